@@ -39,4 +39,6 @@ def read_json(path: str | os.PathLike) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not readable as JSON ({error}); delete it and run again") from error
+        raise ValueError(
+            f"{path} is not readable as JSON ({error}); delete it and run again"
+        ) from error

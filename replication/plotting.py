@@ -1,0 +1,144 @@
+"""One style for every figure, and figures that carry their numbers and their provenance.
+
+Colours are Okabe and Ito's (2008), which people with any colour vision tell apart; ordered things,
+such as layers, take `depth_colours` from the perceptually uniform map viridis.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from replication._files import atomic
+
+COLUMN = 3.4  # width of a paper's column, inches
+PAGE = 7.0  # width of a paper's page, inches
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLE = {
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 200,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "lines.linewidth": 1.2,
+    "svg.hashsalt": "replication",  # the same figure gives the same file
+    "svg.fonttype": "none",
+}
+
+
+def style() -> AbstractContextManager:
+    """Return the style as a context: ``with plotting.style(): ...``."""
+    return mpl.rc_context(STYLE)
+
+
+def use_style() -> None:
+    """Set the style for the rest of a notebook."""
+    mpl.rcParams.update(STYLE)
+
+
+def depth_colours(count: int) -> list[tuple[float, ...]]:
+    """Return `count` colours from dark (first layer) to light (last)."""
+    return [tuple(colour) for colour in mpl.colormaps["viridis"](np.linspace(0, 0.92, count))]
+
+
+def band(ax: Axes, x: Sequence[float], values: np.ndarray, label: str = "", **line) -> None:
+    """Draw the mean over seeds, and a band from the smallest to the largest seed.
+
+    `values` is (seeds, points); NaN where a seed has no value. `line` goes to ``ax.plot``.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 2 or values.shape[1] != len(x):
+        raise ValueError(f"values: expected (seeds, {len(x)}), found {values.shape}")
+    frame = pd.DataFrame(values)  # its mean, min and max pass over NaN without a warning
+    (drawn,) = ax.plot(x, frame.mean(), label=label, **line)
+    ax.fill_between(x, frame.min(), frame.max(), color=drawn.get_color(), alpha=0.2, linewidth=0)
+
+
+def heatmap(
+    ax: Axes,
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    label: str,
+    limits: tuple[float, float] | None = None,
+    cmap: str = "viridis",
+) -> None:
+    """Draw a matrix with its rows and columns named and one colour bar labelled `label`."""
+    values = np.asarray(values, dtype=float)
+    if values.shape != (len(rows), len(columns)):
+        raise ValueError(
+            f"values: expected shape {(len(rows), len(columns))}, found {values.shape}"
+        )
+    low, high = limits or (None, None)
+    image = ax.imshow(values, vmin=low, vmax=high, cmap=cmap, aspect="auto")
+    ax.set_xticks(range(len(columns)), columns, rotation=90 if len(columns) > 6 else 0)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.grid(False)
+    ax.figure.colorbar(image, ax=ax, label=label)
+
+
+def log_y(ax: Axes) -> None:
+    """Make the y axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def legend_outside(fig: Figure, handles: Sequence, labels: Sequence[str], **options) -> None:
+    """Put one legend to the right of all panels."""
+    fig.legend(handles, labels, **{"loc": "outside right upper", **options})
+
+
+def save(
+    fig: Figure,
+    name: str,
+    folder: str | Path,
+    numbers: pd.DataFrame | Mapping[str, Sequence],
+    stamp: str,
+) -> None:
+    """Write the figure as PNG and SVG, the plotted numbers as Parquet, and a stamp at its foot.
+
+    Parameters
+    ----------
+    fig : matplotlib Figure
+    name : str
+        File name without ending.
+    folder : path
+    numbers : DataFrame or mapping of column to values
+        What is plotted, tidy: one row a point.
+    stamp : str
+        What the figure stands on: profile, data set, seeds, and any substitute or smaller scale.
+    """
+    if not stamp:
+        raise ValueError("stamp: expected what the figure stands on, found an empty text")
+    fig.supxlabel(stamp, fontsize=5.5, color="#555555", x=0.01, ha="left")
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")  # laid out once, not again for each file
+    folder = Path(folder)
+    for ending, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+        with atomic(folder / f"{name}{ending}") as temporary:
+            fig.savefig(temporary, metadata=metadata)
+    with atomic(folder / f"{name}.parquet") as temporary:
+        pd.DataFrame(numbers).to_parquet(temporary, index=False)
+
+
+def close(fig: Figure) -> None:
+    """Close `fig`, so that a notebook does not draw it a second time."""
+    plt.close(fig)

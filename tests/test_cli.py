@@ -1,0 +1,396 @@
+"""The command line, on small notebooks in a folder of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from replication import _notebooks, cli, data, paths, profiles
+from replication._readers import Location
+
+V4 = nbformat.v4
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    # Braces because papermill formats the paths it is given, blanks because people have them.
+    folder = tmp_path / "a {b} c"
+    (folder / "notebooks").mkdir(parents=True)
+    monkeypatch.setenv("REPLICATION_ROOT", str(folder))
+    return folder
+
+
+def make(root, name, *cells, parameters="profile = 'quick'"):
+    notebook = V4.new_notebook()
+    first = V4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    notebook.cells = [V4.new_markdown_cell("# Title"), first, *map(V4.new_code_cell, cells)]
+    path = root / "notebooks" / f"{name}.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+def output_of(root, name, profile="smoke"):
+    return nbformat.read(root / "figures" / profile / name / f"{name}.ipynb", as_version=4)
+
+
+def printed(notebook):
+    return "".join(
+        output.text
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.output_type == "stream"
+    )
+
+
+def without_bar(text):
+    """Return what stderr shows besides the progress bar, which overwrites its own line."""
+    lines = [line for part in text.split("\n") for line in part.split("\r")]
+    return [line for line in lines if line.strip() and "notebook" not in line]
+
+
+LOOK = """\
+import json, os, sys
+from replication import profiles
+print(json.dumps([profiles.resolve(profile), profile, sys.executable, os.getcwd()]))
+import matplotlib.pyplot as plt
+print(plt.get_backend())
+"""
+
+
+def test_a_run_its_repetition_and_what_makes_it_run_again(root, monkeypatch, capfd, tmp_path):
+    # Neither the caller's profile, nor a kernel of the same name, nor a backend gets in the way.
+    spec = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(
+        '{"argv": ["/bin/false", "{connection_file}"], "display_name": "x", "language": "python"}'
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("REPLICATION_PROFILE", "paper")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    path = make(root, "01_one", LOOK)
+    before = dict(os.environ)
+    command = ["figures", "--profile", "smoke"]
+
+    assert cli.main(command) == 0
+    out, err = capfd.readouterr()
+    assert out.startswith("01_one: done in ")
+    assert "1/1" in err and without_bar(err) == []
+    assert dict(os.environ) == before
+    seen, backend = printed(output_of(root, "01_one")).splitlines()
+    assert json.loads(seen) == ["smoke", "smoke", sys.executable, str(root)]
+    assert "inline" in backend
+    folder = root / "figures" / "smoke" / "01_one"
+    assert sorted(file.name for file in folder.iterdir()) == ["01_one.ipynb", "run.json"]
+
+    stamp = (folder / "run.json").stat().st_mtime_ns
+    assert cli.main(command) == 0
+    assert "up to date" in capfd.readouterr().out
+    assert (folder / "run.json").stat().st_mtime_ns == stamp
+
+    assert cli.main([*command, "--force"]) == 0
+    assert "done in" in capfd.readouterr().out
+
+    make(root, "01_one", "print('changed')")
+    assert cli.main(command) == 0
+    assert "done in" in capfd.readouterr().out
+    assert printed(output_of(root, "01_one")) == "changed\n"
+    assert nbformat.read(path, as_version=4).cells[2].outputs == []
+
+
+def test_failures_do_not_stop_the_others(root, capfd):
+    make(root, "01_raises", "raise KeyError('no such\\nthing')", parameters="profile = device = ''")
+    make(root, "02_dies", "import os; os._exit(3)", parameters="profile: str = ''\ndevice = 'x'")
+    make(root, "03_lacks", "open('ran', 'w')")
+    make(root, "04_works", "print(device)", parameters="profile = ''\ndevice = 'auto'  # any")
+    status = cli.main(["figures", "--profile", "smoke", "--device", "cpu"])
+    out, err = capfd.readouterr()
+    assert status == 1
+    assert "01_raises: failed after" in out and "KeyError: 'no such" in out
+    assert "02_dies: failed after" in out and "DeadKernelError" in out
+    assert "03_lacks: not run: it has no parameter device (it has profile)" in out
+    assert "04_works: done" in out and printed(output_of(root, "04_works")) == "cpu\n"
+    assert without_bar(err) == ["replication: error: failed: 01_raises, 02_dies, 03_lacks"]
+    assert not (root / "ran").exists()
+    kept = root / "figures" / "smoke" / "01_raises" / "01_raises.ipynb"
+    assert str(kept) in out
+    errors = [o for c in output_of(root, "01_raises").cells for o in c.get("outputs", [])]
+    assert [o.ename for o in errors if o.output_type == "error"] == ["KeyError"]
+    for name in ("01_raises", "02_dies", "03_lacks"):
+        assert not (root / "figures" / "smoke" / name / "run.json").exists()
+
+
+def gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
+def test_a_killed_run_is_run_again(root, capfd):
+    make(
+        root,
+        "01_slow",
+        "from pathlib import Path; import os, time\n"
+        "if not Path('pid').exists():\n"
+        "    Path('pid.new').write_text(str(os.getpid())); Path('pid.new').rename('pid')\n"
+        "    time.sleep(60)",
+        "print('to the end')",
+    )
+    command = [sys.executable, "-m", "replication", "figures", "--profile", "smoke"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 60
+    while not (root / "pid").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    folder = root / "figures" / "smoke" / "01_slow"
+    assert not (folder / "run.json").exists()
+
+    assert cli.main(command[3:]) == 0
+    assert "01_slow: done" in capfd.readouterr().out
+    assert printed(output_of(root, "01_slow")) == "to the end\n"
+    assert sorted(file.name for file in folder.iterdir()) == ["01_slow.ipynb", "run.json"]
+    if Path("/proc/self/stat").exists():  # the orphaned kernel ends by itself
+        kernel = int((root / "pid").read_text())
+        while not gone(kernel) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert gone(kernel)
+
+
+def test_in_place_writes_back_without_what_is_volatile(root, capfd):
+    path = make(
+        root,
+        "01_here",
+        "from replication import profiles; print(profiles.resolve(profile))",
+        "import ipywidgets; ipywidgets.IntSlider()",
+    )
+    before = json.loads(path.read_text())
+    before["cells"][2]["metadata"] = {
+        "tags": ["nbval-check-output"],
+        "execution": {"iopub.execute_input": "2025-01-01"},
+        "scrolled": True,
+    }
+    path.write_text(json.dumps(before))
+    assert cli.main(["figures", "--profile", "smoke", "--in-place"]) == 0
+    text = path.read_text()
+    after = json.loads(text)
+    assert text == json.dumps(after, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    assert [c["id"] for c in after["cells"]] == [c["id"] for c in before["cells"]]
+    assert [c["source"] for c in after["cells"]] != []
+    assert [c["metadata"] for c in after["cells"]] == [
+        {},
+        {"tags": ["parameters"]},
+        {"tags": ["nbval-check-output"]},
+        {},
+    ]
+    assert [c.get("execution_count") for c in after["cells"]] == [None, 1, 2, 3]
+    assert after["cells"][2]["outputs"][0]["text"] == ["smoke\n"]
+    assert after["cells"][3]["outputs"] == []
+    assert after["metadata"] == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    # What was run in place need not be run again.
+    capfd.readouterr()
+    assert cli.main(["figures", "--profile", "smoke"]) == 0
+    assert "up to date" in capfd.readouterr().out
+
+
+def test_a_failure_in_place_leaves_the_notebook(root, capfd):
+    path = make(root, "01_here", "1 / 0")
+    before = path.read_bytes()
+    assert cli.main(["figures", "--profile", "smoke", "--in-place"]) == 1
+    assert path.read_bytes() == before
+    assert "ZeroDivisionError" in capfd.readouterr().out
+
+
+def test_the_key_depends_on_code_parameters_package_data_and_versions(root):
+    read = lambda: nbformat.read(make(root, "01_one", "1"), as_version=4)  # noqa: E731
+    around = {"sources": {"a.py": "1"}, "data": {"mnist": "None"}, "versions": {"torch": "2"}}
+    key = _notebooks._key(read(), {"profile": "smoke"}, around)
+    prose = read()
+    prose.cells[0].source = "# Another title"
+    assert _notebooks._key(prose, {"profile": "smoke"}, around) == key
+    code = read()
+    code.cells[2].source = "2"
+    others = [
+        _notebooks._key(code, {"profile": "smoke"}, around),
+        _notebooks._key(read(), {"profile": "quick"}, around),
+        _notebooks._key(read(), {"profile": "smoke", "device": "cpu"}, around),
+    ]
+    for part in around:
+        changed = {**around, part: {"else": "3"}}
+        others.append(_notebooks._key(read(), {"profile": "smoke"}, changed))
+    assert len({key, *others}) == 1 + len(others)
+    assert "cli.py" in _notebooks._surroundings()["sources"]
+
+
+def test_a_missing_figure_is_not_up_to_date(tmp_path):
+    output, record = tmp_path / "n.ipynb", tmp_path / "run.json"
+    (tmp_path / "a.png").touch()
+    output.touch()
+    record.write_text(json.dumps({"key": "k", "files": ["a.png", "n.ipynb"]}))
+    assert _notebooks._up_to_date(record, output, "k")
+    assert not _notebooks._up_to_date(record, output, "other")
+    (tmp_path / "a.png").unlink()
+    assert not _notebooks._up_to_date(record, output, "k")
+    for broken in ("{", "[]", '{"key": "k"}'):
+        record.write_text(broken)
+        assert not _notebooks._up_to_date(record, output, "k")
+
+
+def test_only_takes_numbers_and_beginnings(root):
+    for name in ("01_one", "02_two", "03_three"):
+        make(root, name)
+    (root / "notebooks" / "scratch.ipynb").touch()
+    stems = lambda wanted: [path.stem for path in _notebooks.select(wanted)]  # noqa: E731
+    assert stems(None) == ["01_one", "02_two", "03_three"]
+    assert stems(["02"]) == ["02_two"]
+    assert stems(["03_thr", "01", "01_one"]) == ["01_one", "03_three"]
+    for wanted in ("04", "", "scratch"):
+        with pytest.raises(ValueError, match=r"01_one, 02_two, 03_three"):
+            _notebooks.select([wanted])
+
+
+def test_a_notebook_without_usable_parameters_is_refused(root, capfd):
+    make(root, "01_syntax", parameters="profile = ")
+    path = make(root, "02_untagged")
+    nbformat.write(V4.new_notebook(cells=[V4.new_code_cell("1")]), path)
+    (root / "notebooks" / "03_broken.ipynb").write_text("{")
+    assert cli.main(["figures", "--profile", "smoke"]) == 1
+    out = capfd.readouterr().out
+    assert "01_syntax: not run: its parameters cell is not valid Python" in out
+    assert "02_untagged: not run: it has no code cell tagged 'parameters'" in out
+    assert "03_broken: not readable as a notebook" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["figures", "--only", "77"], "there is no notebook '77'; there are 01_one"),
+        (["figures", "--dataset", "minst"], "there is no data set 'minst'; there are mnist"),
+        (["figures", "--in-place", "--device", "cpu"], "leave out --device"),
+        (["data", "minst"], "there is no data set 'minst'"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(root, capsys, arguments, message):
+    make(root, "01_one")
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("replication: error: ") and message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["figures", "--profile", "huge"], "invalid choice: 'huge'"),
+        (["figures", "--device", "gpu"], "'gpu' is not cpu, cuda, cuda:N or auto"),
+        ([], "required: COMMAND"),
+        (["paint"], "invalid choice: 'paint'"),
+    ],
+)
+def test_a_wrong_argument_is_told_with_the_usage(capsys, arguments, message):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_other_mistakes(root, capsys, monkeypatch):
+    assert cli.main(["figures"]) == 2
+    assert "there are no notebooks in" in capsys.readouterr().err
+    make(root, "01_one")
+    monkeypatch.setenv("REPLICATION_PROFILE", "huge")
+    assert cli.main(["figures"]) == 2
+    assert "REPLICATION_PROFILE is 'huge'" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    assert cli.main(["figures", "--profile", "smoke"]) == 2
+    assert "needs papermill: pip install -e '.[notebooks]'" in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback_and_an_interruption_is_130(root, monkeypatch, capsys):
+    def raising(error):
+        def command(wanted):
+            raise error
+
+        return command
+
+    monkeypatch.setattr(_notebooks, "select", raising(TypeError("a bug")))
+    with pytest.raises(TypeError, match="a bug"):
+        cli.main(["figures"])
+    monkeypatch.setattr(_notebooks, "select", raising(KeyboardInterrupt()))
+    assert cli.main(["figures"]) == 130
+    assert capsys.readouterr().err == "replication: interrupted\n"
+
+
+def test_doctor_tells_what_there_is(root, capsys):
+    assert cli.main(["doctor"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for part in ("python", "torch threads", "cuda", "safetensors", "nothing yet", *data.NAMES):
+        assert part in out
+    assert str(paths.root()) in out
+
+
+def test_data_lists_fetches_and_goes_on(root, capsys, monkeypatch):
+    def at(name, folder, fault=""):
+        return Location(name, "torchvision", "data/", Path(folder), (), (), fault)
+
+    there = {
+        "mnist": at("mnist", "/some/where"),
+        "cifar100": at("cifar100", "/here", "no test file"),
+    }
+    fetched = []
+
+    def fetch(name):
+        fetched.append(name)
+        if name == "cifar10":
+            raise OSError("no answer\nfrom the network")
+        there[name] = at(name, "/downloaded")
+
+    monkeypatch.setattr(data, "locate", there.get)
+    monkeypatch.setattr(data, "fetch", fetch)
+    assert cli.main(["data"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(data.NAMES) and fetched == []
+    assert any(line.startswith("mnist ") and line.endswith(": /some/where") for line in lines)
+    assert any("incomplete: no test file; `python -m replication" in line for line in lines)
+    assert any("`python -m replication data cifar10` downloads it" in line for line in lines)
+
+    assert cli.main(["data", "mnist", "cifar10", "fashion_mnist", "cifar100"]) == 1
+    assert fetched == ["cifar10", "fashion_mnist", "cifar100"]
+    out, err = capsys.readouterr()
+    assert out.count("/downloaded") == 2
+    assert err == "replication: error: cifar10: no answer from the network\n"
+
+
+def test_help_needs_no_heavy_import():
+    code = (
+        "import sys; from replication import cli; cli._parser();"
+        "print([n for n in ('torch', 'papermill', 'numpy', 'matplotlib') if n in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_environment_wins_over_a_notebooks_profile(monkeypatch):
+    monkeypatch.delenv("REPLICATION_PROFILE", raising=False)
+    assert profiles.resolve("full") == "full"
+    with pytest.raises(ValueError, match=r"profile is 'huge'; expected one of smoke, quick"):
+        profiles.resolve("huge")
+    monkeypatch.setenv("REPLICATION_PROFILE", "smoke")
+    assert profiles.resolve("full") == "smoke"
+    monkeypatch.setenv("REPLICATION_PROFILE", "tiny")
+    with pytest.raises(ValueError, match=r"REPLICATION_PROFILE is 'tiny'"):
+        profiles.resolve("full")

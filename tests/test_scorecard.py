@@ -1,0 +1,201 @@
+import re
+
+import pytest
+
+from replication import scorecard
+from replication.claims import Claim, Rule, save, settle
+from replication.scorecard import BEGIN, END, collect, select, summary, update_readme, write
+
+VALUES = {
+    "reproduced": [1.0, 1.1, 0.9],
+    "not reproduced": [-1.0, -1.1, -0.9],
+    "inconclusive": [1.0, -1.0, 0.2],
+}
+
+
+def item(id, verdict="reproduced", paper="Novak et al. 2018", statement="it rises", **where):
+    where = {"dataset": "MNIST", "profile": "full", "notebook": "04_noise"} | where
+    claim = Claim(id, paper, statement, Rule("slope", ">", 0.0), "Fig. 2", "0.5")
+    found = settle(claim, VALUES[verdict], **where)
+    assert found.verdict == verdict
+    return found
+
+
+def put(folder, *items):
+    places = {(i.profile, i.notebook) for i in items}
+    for profile, notebook in places:
+        here = [i for i in items if (i.profile, i.notebook) == (profile, notebook)]
+        save(here, folder / profile / notebook)
+    return folder
+
+
+def some(folder):
+    return put(
+        folder,
+        item("B10"),
+        item("B2", "not reproduced", note="a | pipe\nand `EV1` <b> *fell*", scale="5k images"),
+        item("B1", "inconclusive"),
+        item("Z1", paper="Zhang et al. 2017", notebook="01_labels"),
+        item("B1", profile="paper"),
+        item("B1", "not reproduced", profile="quick"),
+    )
+
+
+def rows_of(text):
+    """The tables' lines as lists of cells, split at unescaped pipes."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def test_collect_reads_all_and_orders_naturally(tmp_path):
+    found = [(r["paper"][:5], r["id"], r["profile"]) for r in collect(some(tmp_path))]
+    assert found == [
+        ("Novak", "B1", "quick"),
+        ("Novak", "B1", "full"),
+        ("Novak", "B1", "paper"),
+        ("Novak", "B2", "full"),
+        ("Novak", "B10", "full"),
+        ("Zhang", "Z1", "full"),
+    ]
+
+
+def test_collect_looks_in_the_projects_figures(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPLICATION_ROOT", str(tmp_path))
+    put(tmp_path / "figures", item("B1"))
+    assert [row["id"] for row in collect()] == ["B1"]
+    assert write() == tmp_path.resolve() / "figures" / "SCORECARD.md"
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_no_figures_says_what_to_run(tmp_path, make):
+    folder = tmp_path / "figures"
+    if make:
+        folder.mkdir()
+    for act in (collect, write):
+        with pytest.raises(ValueError, match=r"no claims in .*figures; run `make figures` first"):
+            act(folder)
+
+
+def test_a_malformed_file_is_named(tmp_path):
+    some(tmp_path)
+    bad = tmp_path / "smoke" / "03" / "claims.json"
+    bad.parent.mkdir(parents=True)
+    bad.write_text("[{", encoding="utf-8")
+    for act in (collect, write):
+        with pytest.raises(ValueError, match=re.escape(str(bad))):
+            act(tmp_path)
+    assert not (tmp_path / "SCORECARD.md").exists()
+
+
+def test_a_file_in_another_profiles_folder_is_refused(tmp_path):
+    save([item("B1", profile="quick")], tmp_path / "full" / "04_noise")
+    with pytest.raises(ValueError, match="B1 is of profile 'quick'"):
+        collect(tmp_path)
+
+
+def test_scorecard_shows_committed_profiles_only(tmp_path):
+    text = write(some(tmp_path)).read_text(encoding="utf-8")
+    assert "quick" not in text and "smoke" not in text
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        "## Novak et al. 2018",
+        "## Zhang et al. 2017",
+    ]
+    body = [cells for cells in rows_of(text) if cells[0] in ("B1", "B2", "B10", "Z1")]
+    assert [cells[0] for cells in body] == ["B1", "B1", "B2", "B10", "Z1"]
+    assert all(len(cells) == len(scorecard._COLUMNS) for cells in body)
+    assert dict(zip(scorecard._COLUMNS, body[3], strict=True)) == {
+        "Claim": "B10",
+        "Figure": "Fig. 2",
+        "Statement": "it rises",
+        "The paper reports": "0.5",
+        "Ours, with interval": "1.000 [0.752, 1.248]",
+        "Verdict": "✔ reproduced",
+        "Data set": "MNIST",
+        "Profile and scale": "full",
+        "Seeds": "3",
+        "Notebook": "[04_noise](<../notebooks/04_noise.ipynb>)",
+        "Rule": "slope: the 95% t interval of the mean lies above 0; at least 3 seeds.",
+    }
+    assert [cells[5].split("<br>")[0] for cells in body[:3]] == [
+        "○ inconclusive",
+        "✔ reproduced",
+        "✘ not reproduced",
+    ]
+
+
+def test_cells_are_escaped(tmp_path):
+    text = write(some(tmp_path)).read_text(encoding="utf-8")
+    assert r"✘ not reproduced<br>a \| pipe and \`EV1\` &lt;b> \*fell\* |" in text
+    assert "full: 5k images" in text
+
+
+def test_without_a_committed_profile_the_page_says_so(tmp_path):
+    put(tmp_path, item("B1", profile="quick"), item("B2", profile="smoke"))
+    text = write(tmp_path).read_text(encoding="utf-8")
+    assert "**Profile smoke, quick only: a quick look, not the evidence.**" in text
+    assert [c[7] for c in rows_of(text) if c[0].startswith("B")] == ["quick", "smoke"]
+    asked = write(tmp_path, profiles=("smoke",)).read_text(encoding="utf-8")
+    assert "not the evidence" not in asked
+    assert [c[7] for c in rows_of(asked) if c[0].startswith("B")] == ["smoke"]
+
+
+def test_the_same_claims_give_the_same_page(tmp_path):
+    one = write(some(tmp_path / "a")).read_bytes()
+    assert one == write(some(tmp_path / "b")).read_bytes() == write(tmp_path / "b").read_bytes()
+
+
+def test_a_write_that_fails_leaves_the_old_page(tmp_path, monkeypatch):
+    path = write(some(tmp_path))
+    before = path.read_bytes()
+    put(tmp_path, item("B3", notebook="09_more"))
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("replication._files.os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write(tmp_path)
+    assert path.read_bytes() == before
+    assert [p for p in tmp_path.iterdir() if p.is_file()] == [path]
+
+
+def test_summary_counts_by_paper_and_profile(tmp_path):
+    header, rule, *body = rows_of(summary(select(collect(some(tmp_path)))))
+    assert header == ["Paper", "Profile", "✔ reproduced", "✘ not reproduced", "○ inconclusive"]
+    assert set(rule) == {"---"}
+    assert body == [
+        ["Novak et al. 2018", "full", "1", "1", "1"],
+        ["Novak et al. 2018", "paper", "1", "0", "0"],
+        ["Zhang et al. 2017", "full", "1", "0", "0"],
+        ["**All**", "full", "2", "1", "1"],
+        ["**All**", "paper", "1", "0", "0"],
+    ]
+
+
+def test_select_falls_back_to_what_there_is(tmp_path):
+    rows = collect(some(tmp_path))
+    assert {row["profile"] for row in select(rows)} == {"full", "paper"}
+    assert {row["profile"] for row in select(rows, ("quick",))} == {"quick"}
+    assert select(rows, ("none",)) == rows
+
+
+def test_readme_changes_between_the_markers_only(tmp_path):
+    rows = select(collect(some(tmp_path / "figures")))
+    path = tmp_path / "README.md"
+    path.write_text(f"# é\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    update_readme(path, rows)
+    expected = f"# é\n{BEGIN}\n\n{summary(rows)}\n{END}\nafter\n"
+    assert path.read_text(encoding="utf-8") == expected
+    update_readme(path, rows)
+    assert path.read_text(encoding="utf-8") == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", BEGIN, END, f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}", f"{BEGIN}{END}{END}"]
+)
+def test_readme_without_its_markers_is_refused(tmp_path, text):
+    path = tmp_path / "README.md"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"README\.md must hold"):
+        update_readme(path, [])
+    assert path.read_text(encoding="utf-8") == text

@@ -170,7 +170,7 @@ def noise_spectrum(
     labels: Tensor | None = None,
     steps: int = 7,
     seed: int = 0,
-    images_per_batch: int = 8,
+    images_per_batch: int | None = None,
     progress: Callable[[Iterator], Iterator] = iter,
 ) -> NoiseSpectrum:
     """Return the singular values of each image's group of perturbed copies, layer by layer.
@@ -200,8 +200,9 @@ def noise_spectrum(
     labels : (N,) tensor, optional
         Classes that the attacks lead away from; by default the model's own on the clean images.
     seed : int
-    images_per_batch : int
-        Images a forward pass, each with all its copies; memory depends on this and not on N.
+    images_per_batch : int, optional
+        Images a forward pass, each with all its copies; memory depends on this and not on N. By
+        default 2 on a CPU, which measured fastest, and 32 on a GPU.
     progress : callable, optional
         Wraps the iterator over batches, for example ``tqdm``.
 
@@ -220,6 +221,8 @@ def noise_spectrum(
     if labels is not None and labels.shape != images.shape[:1]:
         raise ValueError(f"labels: expected shape {(len(images),)}, found {tuple(labels.shape)}")
     parameter = next(model.parameters(), images)
+    if images_per_batch is None:
+        images_per_batch = 2 if parameter.device.type == "cpu" else 32
     recorded = None if layers is None else [name for name in layers if name != "input"]
     pieces: dict[str, list[Tensor]] = {}
 

@@ -51,8 +51,9 @@ def run(
         raised again; results finished before stay in the store.
     """
     name = getattr(fn, "__name__", type(fn).__name__)
+    silent = {} if progress else {"disable": True}  # not False: TQDM_DISABLE then has its say
     tables = []
-    for spec in tqdm(specs, desc=name, leave=False, disable=not progress):
+    for spec in tqdm(specs, desc=name, leave=False, **silent):
         path = Path(store) / name / f"{_key(name, version, spec)}.parquet"
         table = _read(path)
         if table is None:

@@ -56,7 +56,9 @@ class Spec:
     checkpoints
         Epochs, possibly fractions, after which the weights are kept, besides the first and last.
     stop_at_train_accuracy
-        Stop after the first epoch that reaches it. None: never.
+        Stop at the first evaluation that reaches it. None: never.
+    evaluate_every
+        Epochs between rows of the history; checkpoints and the last step have a row in any case.
     evaluation_images
         How many training images the train loss and accuracy are measured on (the first ones).
         None: all. Not allowed together with `stop_at_train_accuracy`.
@@ -79,6 +81,7 @@ class Spec:
     augment: Mapping[str, float] = field(default_factory=dict)
     checkpoints: tuple[float, ...] = ()
     stop_at_train_accuracy: float | None = None
+    evaluate_every: float = 1
     evaluation_images: int | None = None
     seed: int = 0
     dtype: str = "float32"
@@ -95,7 +98,7 @@ class Spec:
         if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
             known = [n for n in dir(torch.optim) if n[0].isupper()]
             raise ValueError(f"optimizer: {self.optimizer!r}; {nearest(self.optimizer, known)}")
-        for name in ("learning_rate", "epochs", "batch_size"):
+        for name in ("learning_rate", "epochs", "batch_size", "evaluate_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected more than 0, found {getattr(self, name)}")
         if unknown := set(self.augment) - {"shift", "flip"}:
@@ -128,8 +131,8 @@ class Run:
         ``"finished"``, ``"stopped"`` by the stopping rule, or ``"diverged"`` (loss not finite).
     history : pandas.DataFrame
         Columns step, epoch, train_loss, train_accuracy, test_loss, test_accuracy; a row for step 0,
-        every epoch and every checkpoint. Accuracies are shares; train columns are measured on the
-        (corrupted) training labels in eval mode.
+        every `evaluate_every` epochs and every checkpoint. Accuracies are shares; train columns are
+        measured on the (corrupted) training labels in eval mode.
     checkpoints : dict of epoch to step
     """
 
@@ -175,7 +178,7 @@ def fit(
     store : path, optional
         Folder that keeps runs, each in a subfolder named by `Spec.key`: weights as safetensors, the
         rest as JSON, every file written whole or not at all. A killed run goes on from its last
-        epoch or checkpoint. Without a store the run lives in memory.
+        evaluation. Without a store the run lives in memory.
     device : str
         ``"cpu"``, ``"cuda"`` or ``"auto"``. On one device the same call gives the same numbers.
     progress : bool
@@ -204,7 +207,7 @@ def fit(
         desc=f"{spec.model}, seed {spec.seed}",
         unit="step",
         leave=False,
-        disable=not progress,
+        **({} if progress else {"disable": True}),  # not False: TQDM_DISABLE then has its say
     ) as bar:
         while True:
             if training.at_event(checkpoints):
@@ -275,14 +278,15 @@ class _Training:
         self.train = data.Examples(images[0].to(device, dtype), labels.to(device))
         self.test = data.Examples(images[1].to(device, dtype), split.test.labels.to(device))
         self.epoch_steps = math.ceil(len(self.train) / spec.batch_size)
-        self.last_step = self.step_at(spec.epochs)
+        self.row_steps = max(1, self.step_at(spec.evaluate_every))
+        self.last_step = max(1, self.step_at(spec.epochs))
 
     def step_at(self, epoch: float) -> int:
         return round(epoch * self.epoch_steps)
 
     def at_event(self, checkpoints: Mapping[float, int]) -> bool:
         """Return whether the current step is to be evaluated and has not been."""
-        due = self.step % self.epoch_steps == 0 or self.step in checkpoints.values()
+        due = self.step % self.row_steps == 0 or self.step in checkpoints.values()
         return due and (not self.rows or self.rows[-1]["step"] != self.step)
 
     def evaluate(self) -> None:
@@ -301,7 +305,7 @@ class _Training:
             return ""
         if not math.isfinite(row["train_loss"]):
             return "diverged"
-        if goal is not None and self.step % self.epoch_steps == 0 and row["train_accuracy"] >= goal:
+        if goal is not None and row["train_accuracy"] >= goal:
             return "stopped"
         return "finished" if self.step >= self.last_step else ""
 

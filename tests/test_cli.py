@@ -1,17 +1,19 @@
 """The command line, on small notebooks in a folder of their own."""
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from replication import _notebooks, cli, data, paths, profiles
+from replication import _kernels, _notebooks, cli, data, paths, profiles
 from replication._readers import Location
 
 V4 = nbformat.v4
@@ -134,7 +136,11 @@ def gone(pid):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
-def test_a_killed_run_is_run_again(root, capfd):
+def test_a_killed_run_is_run_again(root, capfd, monkeypatch, request):
+    # What a killed run leaves behind, it leaves here; the path of a socket must be short.
+    place = tempfile.TemporaryDirectory(prefix="killed-")
+    request.addfinalizer(place.cleanup)
+    monkeypatch.setenv("TMPDIR", place.name)
     make(
         root,
         "01_slow",
@@ -394,3 +400,21 @@ def test_the_environment_wins_over_a_notebooks_profile(monkeypatch):
     monkeypatch.setenv("REPLICATION_PROFILE", "tiny")
     with pytest.raises(ValueError, match=r"REPLICATION_PROFILE is 'tiny'"):
         profiles.resolve("full")
+
+
+def test_missing_extras_are_named(monkeypatch):
+    asked = ["torch>=2", "no-such-thing>=1; extra == 'bench'", 'pytest>=8; extra == "test"']
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: asked)
+    assert cli._missing_extras() == {"bench": ["no-such-thing"]}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Unix sockets")
+def test_kernels_need_no_network_interface(tmp_path):
+    manager = _kernels.own()(kernel_name="python3")
+    folder = Path(manager.ip).parent
+    assert manager.transport == "ipc"
+    assert folder.is_dir() and folder.stat().st_mode & 0o077 == 0  # nobody else may listen
+    assert len(manager.ip) < 100
+    del manager
+    gc.collect()
+    assert not folder.exists()

@@ -5,7 +5,9 @@ from pathlib import Path
 
 # Notebooks run at their smallest scale unless told otherwise, ...
 os.environ.setdefault("REPLICATION_PROFILE", "smoke")
-# ... with the kernel settings of this checkout and not with those of the user.
+# ... without progress bars, ...
+os.environ.setdefault("TQDM_DISABLE", "1")
+# ... and with the kernel settings of this checkout and not with those of the user.
 os.environ.setdefault("IPYTHONDIR", str(Path(__file__).resolve().parent / ".ipython"))
 
 

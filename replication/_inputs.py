@@ -16,11 +16,15 @@ def as_tensor(value: Tensor | np.ndarray, name: str) -> Tensor:
     Raises
     ------
     ValueError
-        If `value` is neither a tensor nor an array, is empty, or holds NaN or infinity.
+        If `value` is neither a tensor nor an array of numbers, is empty, or holds NaN or infinity.
     """
     if isinstance(value, np.ndarray):
-        # A read-only array cannot be shared with torch without a warning.
-        value = torch.from_numpy(value if value.flags.writeable else value.copy())
+        # Read-only arrays cannot be shared with torch without a warning, reversed ones not at all.
+        shared = value.flags.writeable and min(value.strides, default=0) >= 0
+        try:
+            value = torch.from_numpy(value if shared else value.copy())
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: {error}") from None
     if not isinstance(value, Tensor):
         raise ValueError(
             f"{name}: expected a torch tensor or NumPy array, found {type(value).__name__}"

@@ -77,7 +77,13 @@ def run(
     failed = []
     with (
         _environment(profile),
-        tqdm(total=len(notebooks), unit="notebook", file=sys.stderr, dynamic_ncols=True) as bar,
+        tqdm(
+            total=len(notebooks),
+            unit="notebook",
+            file=sys.stderr,
+            dynamic_ncols=True,
+            disable=False,  # whatever TQDM_DISABLE says to the kernels
+        ) as bar,
     ):
         for path in notebooks:
             bar.set_description(path.stem)
@@ -223,6 +229,7 @@ def _environment(profile: str) -> Iterator[None]:
     before = dict(os.environ)
     os.environ[profiles.VARIABLE] = profile
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # debugpy's notice on frozen modules
+    os.environ["TQDM_DISABLE"] = "1"  # nobody watches, and a bar would stay in the notebook
     os.environ.pop("MPLBACKEND", None)  # figures belong into the notebook
     # The kernel runs this very package, also where it is not installed, ...
     python_path = [str(PACKAGE.parent), *filter(None, [before.get("PYTHONPATH")])]

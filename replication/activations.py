@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import as_tensor, nearest
+from replication._inputs import as_integer, as_tensor, nearest
 
 Reduction = str | Callable[[Tensor], Tensor] | None
 
@@ -74,13 +74,13 @@ def record(
         kind are left out with a ``UserWarning`` when `layers` is None.
     """
     inputs = as_tensor(images, "images")
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
+    batch_size = as_integer(batch_size, "batch_size", 1)
     if isinstance(reduction, str) and reduction not in REDUCTIONS:
         raise ValueError(f"reduction: found {reduction!r}; {nearest(reduction, REDUCTIONS)}")
     reduce = REDUCTIONS[reduction] if isinstance(reduction, str) else reduction
     modules = _choose(model, layers)
     kept: dict[str, list[Tensor]] = {}
+    misplaced: dict[str, str] = {}
     calls: Counter[str] = Counter()
     rows = 0
 
@@ -93,7 +93,10 @@ def record(
                 if layers is not None and key not in layers and name not in layers:
                     continue
                 if tensor.ndim == 0 or tensor.shape[0] != rows:
-                    _misplaced(key, tensor, rows, asked=layers is not None)
+                    problem = f"{key!r} gave shape {tuple(tensor.shape)} for {rows} examples"
+                    if layers is not None:
+                        raise ValueError(f"layers: {problem}; expected the examples first")
+                    misplaced[key] = problem
                     continue
                 kept.setdefault(key, []).append(_copy(reduce(tensor) if reduce else tensor))
 
@@ -106,11 +109,14 @@ def record(
             for batch in inputs.split(batch_size):
                 rows = len(batch)
                 calls.clear()
-                model(batch.to(device))
+                model(batch.to(device, copy=True))  # an in-place layer may come first
     finally:
         for handle in hooks:
             handle.remove()
 
+    for key, problem in misplaced.items():
+        kept.pop(key, None)  # another batch may have had as many rows by chance
+        warn(f"left out: {problem}, not with the examples first", stacklevel=2)
     if layers is not None:
         for name in layers:
             if not any(key == name or _module_name(key) == name for key in kept):
@@ -161,13 +167,6 @@ def _tensors(output: object, suffix: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(output, (tuple, list)):
         for index, value in enumerate(output):
             yield from _tensors(value, f"{suffix}[{index}]")
-
-
-def _misplaced(key: str, tensor: Tensor, rows: int, asked: bool) -> None:
-    problem = f"{key!r} gave shape {tuple(tensor.shape)} for {rows} examples"
-    if asked:
-        raise ValueError(f"layers: {problem}; expected the examples in the first dimension")
-    warn(f"left out: {problem}, examples not in the first dimension", stacklevel=4)
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -85,7 +85,8 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **option
     if name not in MODELS:
         raise ValueError(f"model: found {name!r}; {nearest(name, MODELS)}")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "init"))
+        # torch.manual_seed would seed every GPU as well, and no one would set them back.
+        torch.default_generator.manual_seed(derive_seed(seed, "init"))
         try:
             return MODELS[name](**options).to(dtype)
         except TypeError as error:

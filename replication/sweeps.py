@@ -1,5 +1,6 @@
 """Many configurations to results: each computed once, kept in a file, never computed again."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -7,9 +8,9 @@ from pathlib import Path
 from warnings import warn
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from replication._files import atomic
+from replication._progress import bar
 
 Result = pd.DataFrame | Sequence[Mapping] | Mapping
 
@@ -27,10 +28,11 @@ def run(
     Parameters
     ----------
     fn : callable
-        Takes a spec as a dict and returns one row (a mapping), rows, or a DataFrame.
+        Takes a spec as a dict and returns one row (a mapping), rows, or a DataFrame. It needs a
+        name: no lambda, no partial, whose results could not be told from those of another.
     specs : sequence of mapping
-        JSON-able settings. All that decides a result must be in the spec: results are found again
-        by the hash of the function's name, `version` and the spec.
+        JSON-able settings by name. All that decides a result must be in the spec: results are found
+        again by the hash of the function's name, `version` and the spec.
     store : path
         Folder of the results; one Parquet file a spec, written whole or not at all, in a subfolder
         named by the function.
@@ -47,32 +49,42 @@ def run(
     Raises
     ------
     ValueError
-        If a spec is not JSON-able or a result repeats a column of its spec. What `fn` raises is
-        raised again; results finished before stay in the store.
+        If `fn` has no name, a spec is not JSON-able (before anything is computed), or a result is
+        no table or repeats a column of its spec. What `fn` raises is raised again; results finished
+        before stay in the store.
+
+    Warns
+    -----
+    UserWarning
+        Where a stored result is damaged and therefore computed again.
     """
-    name = getattr(fn, "__name__", type(fn).__name__)
-    silent = {} if progress else {"disable": True}  # not False: TQDM_DISABLE then has its say
+    name = getattr(fn, "__name__", "<none>")
+    if name.startswith("<"):
+        raise ValueError(f"fn: expected a function with a name to keep its results by, found {fn}")
+    specs = list(specs)
+    paths = [Path(store) / name / f"{_key(name, version, spec)}.parquet" for spec in specs]
     tables = []
-    for spec in tqdm(specs, desc=name, leave=False, **silent):
-        path = Path(store) / name / f"{_key(name, version, spec)}.parquet"
+    for spec, path in bar(list(zip(specs, paths, strict=True)), show=progress, desc=name):
         table = _read(path)
         if table is None:
-            table = _table(fn(dict(spec)))
-            if repeated := set(table.columns) & set(spec):
+            result = _table(fn(copy.deepcopy(dict(spec))))
+            if repeated := set(result.columns) & set(spec):
                 raise ValueError(f"fn: its result repeats columns of the spec: {sorted(repeated)}")
             with atomic(path) as temporary:
-                table.to_parquet(temporary)
-        tables.append(table.assign(**spec)[[*spec, *table.columns]])
+                result.to_parquet(temporary)
+            table = pd.read_parquet(path)  # the same types now as whenever it is found again
+        tables.append(_labelled(spec, table))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _key(name: str, version: int, spec: Mapping) -> str:
     try:
-        text = json.dumps([name, version, spec], sort_keys=True, allow_nan=False)
+        settings = dict(spec)
+        if not all(isinstance(entry, str) for entry in settings):
+            raise TypeError("its names are not all strings")
+        text = json.dumps([name, version, settings], sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"specs: expected JSON-able values, found {dict(spec)} ({error})"
-        ) from None
+        raise ValueError(f"specs: expected JSON-able values, found {spec} ({error})") from None
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
@@ -81,12 +93,22 @@ def _read(path: Path) -> pd.DataFrame | None:
         return None
     try:
         return pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's errors are among these
+    except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's errors are among these
         warn(f"computed again: {path.name} in the store is damaged ({error})", stacklevel=3)
         return None
 
 
 def _table(result: Result) -> pd.DataFrame:
-    if isinstance(result, Mapping):
-        result = [result]
-    return result if isinstance(result, pd.DataFrame) else pd.DataFrame(list(result))
+    if isinstance(result, pd.DataFrame):
+        return result
+    rows = [result] if isinstance(result, Mapping) else result
+    if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
+        raise ValueError(f"fn: expected a mapping, several, or a DataFrame, found {result!r}")
+    return pd.DataFrame(rows)
+
+
+def _labelled(spec: Mapping, table: pd.DataFrame) -> pd.DataFrame:
+    """Return `table` behind columns that repeat the spec, a list among its values as a whole."""
+    settings = {name: [value] * len(table) for name, value in spec.items()}
+    index = range(len(table))
+    return pd.concat([pd.DataFrame(settings, index), table.set_axis(index)], axis="columns")

@@ -1,0 +1,243 @@
+"""One training run, step by step."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from replication import _resume, data, models
+from replication._inputs import derive_seed, generator
+from replication._spec import DTYPES, Spec
+from replication.activations import evaluating
+
+
+class Training:
+    """The state of one training run.
+
+    Parameters
+    ----------
+    spec : Spec
+    split : data.Split
+    device : torch.device
+
+    Attributes
+    ----------
+    step, last_step : int
+        Steps of the optimiser that were taken; at which the run ends.
+    rows : list of dict
+        The history so far: step, epoch and the four columns that `evaluate` adds.
+    train, test : data.Examples
+        What is trained and measured on: corrupted, on the device, in the run's dtype.
+
+    Raises
+    ------
+    ValueError
+        If the network or the optimiser does not take its options.
+    """
+
+    def __init__(self, spec: Spec, split: data.Split, device: torch.device) -> None:
+        self.spec, self.device, self.step, self.rows = spec, device, 0, []
+        self.model = new_model(spec, device)
+        options = dict(spec.optimizer_options)
+        try:
+            self.optimizer = getattr(torch.optim, spec.optimizer)(
+                self.model.parameters(), lr=spec.learning_rate, **options
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"optimizer_options: {spec.optimizer} was given {options} ({error})"
+            ) from None
+        labels = data.corrupt_labels(
+            split.train.labels,
+            spec.label_corruption,
+            split.num_classes,
+            seed=derive_seed(spec.seed, "labels"),
+            keep_marginal=spec.keep_marginal,
+        )
+        images = [split.train.images, split.test.images]
+        if spec.image_corruption is not None:
+            # Shuffled pixels need one permutation for both; noise must not repeat in the test set.
+            kind = spec.image_corruption
+            streams = ["pixels", "pixels" if kind == "shuffled_pixels" else "test pixels"]
+            images = [
+                data.corrupt_images(x, kind, derive_seed(spec.seed, stream))
+                for x, stream in zip(images, streams, strict=True)
+            ]
+        dtype = DTYPES[spec.dtype]
+        self.train = data.Examples(images[0].to(device, dtype), labels.to(device))
+        self.test = data.Examples(images[1].to(device, dtype), split.test.labels.to(device))
+        self.epoch_steps = math.ceil(len(self.train) / spec.batch_size)
+        self.row_steps = max(1, self.step_at(spec.evaluate_every))
+        self.last_step = max(1, self.step_at(spec.epochs))
+
+    def step_at(self, epoch: float) -> int:
+        """Return the step nearest to `epoch`."""
+        return round(epoch * self.epoch_steps)
+
+    def at_event(self, checkpoints: Mapping[float, int]) -> bool:
+        """Return whether the current step is to be evaluated and has not been."""
+        due = self.step % self.row_steps == 0 or self.step in checkpoints.values()
+        return due and (not self.rows or self.rows[-1]["step"] != self.step)
+
+    def evaluate(self) -> None:
+        """Add a row to the history."""
+        shown = self.spec.evaluation_images
+        some = data.Examples(self.train.images[:shown], self.train.labels[:shown])
+        row = {"step": self.step, "epoch": self.step / self.epoch_steps}
+        row["train_loss"], row["train_accuracy"] = evaluate(self.model, some)
+        row["test_loss"], row["test_accuracy"] = evaluate(self.model, self.test)
+        self.rows.append(row)
+
+    def status(self) -> str:
+        """Return how the run ended if it ends at this step, or "" to go on."""
+        if not self.rows or self.rows[-1]["step"] != self.step:
+            return ""
+        row, goal = self.rows[-1], self.spec.stop_at_train_accuracy
+        if not math.isfinite(row["train_loss"]):
+            return "diverged"
+        if goal is not None and row["train_accuracy"] >= goal:
+            return "stopped"
+        return "finished" if self.step >= self.last_step else ""
+
+    def advance(self) -> None:
+        """Take one step of the optimiser."""
+        epoch, index = divmod(self.step, self.epoch_steps)
+        size = self.spec.batch_size
+        if index == 0 or not hasattr(self, "order"):  # resumed in mid-epoch: the order is not kept
+            source = generator(self.spec.seed, "order", epoch)
+            self.order = torch.randperm(len(self.train), generator=source).to(self.device)
+        chosen = self.order[index * size : (index + 1) * size]
+        source = generator(self.spec.seed, "augment", self.step)
+        images = augment(self.train.images[chosen], self.spec.augment, source)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        self.model.train()
+
+        def closure() -> Tensor:
+            # Seeded at every call: a line search (L-BFGS) must see one function, not new dropout.
+            self._seed_dropout()
+            self.optimizer.zero_grad()
+            loss = F.cross_entropy(self.model(images), self.train.labels[chosen])
+            loss.backward()
+            return loss
+
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), deterministic():
+            self.optimizer.step(closure)
+        self.step += 1
+
+    def _seed_dropout(self) -> None:
+        # torch.manual_seed would seed every GPU of the machine, and no one would set them back.
+        seed = derive_seed(self.spec.seed, "dropout", self.step)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(seed)
+
+    def _learning_rate(self) -> float:
+        rate = self.spec.learning_rate
+        if self.spec.schedule == "exponential":
+            return rate * self.spec.decay ** (self.step // self.epoch_steps)
+        if self.spec.schedule == "cosine":
+            return rate * 0.5 * (1 + math.cos(math.pi * self.step / self.last_step))
+        return rate
+
+    def save(self, path: Path) -> None:
+        """Write all that is needed to go on from this step, in one file."""
+        _resume.save(path, self.model, self.optimizer, self.step, self.rows)
+
+    def resume(self, path: Path) -> None:
+        """Go on from `path` if it is there and whole."""
+        if (found := _resume.load(path, self.model, self.optimizer)) is not None:
+            self.step, self.rows = found
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, examples: data.Examples, batch_size: int = 512
+) -> tuple[float, float]:
+    """Return the mean cross-entropy (nats) and the accuracy (share, 0 to 1) of `model`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Gives logits (N, classes). Measured in eval mode; every module is put back in its own.
+    examples : data.Examples
+        Images (N, C, H, W) and labels (N,) on the model's device, the images in its dtype.
+    batch_size : int
+        Examples a forward pass; bounds the memory.
+
+    Raises
+    ------
+    ValueError
+        If there are no examples.
+    """
+    if not len(examples):
+        raise ValueError("examples: expected at least one, found none")
+    loss = correct = 0.0
+    batches = zip(examples.images.split(batch_size), examples.labels.split(batch_size), strict=True)
+    with evaluating(model), deterministic():
+        for images, labels in batches:
+            logits = model(images)
+            loss += F.cross_entropy(logits.double(), labels, reduction="sum").item()
+            correct += (logits.argmax(1) == labels).sum().item()
+    return loss / len(examples), correct / len(examples)
+
+
+def new_model(spec: Spec, device: torch.device) -> nn.Module:
+    """Return the network that `spec` names with its initial weights, on `device`."""
+    model = models.build(spec.model, spec.seed, DTYPES[spec.dtype], **spec.model_options)
+    # Channels last makes convolutions about twice as fast on a CPU; the numbers stay in place.
+    # L-BFGS views each gradient as one vector, which that layout does not allow.
+    channels_last = spec.optimizer != "LBFGS"
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return model.to(device, memory_format=layout)
+
+
+def augment(images: Tensor, how: Mapping[str, float], source: torch.Generator) -> Tensor:
+    """Return images flipped left to right and shifted at random, with zeros moving in.
+
+    Parameters
+    ----------
+    images : (N, C, H, W) tensor
+    how : mapping
+        ``"flip"``: the probability, for each image; ``"shift"``: the most pixels in each direction,
+        drawn for each image and axis. What is missing is not done.
+    source : torch.Generator
+        On the CPU, so that a seed means the same on every device.
+
+    Returns
+    -------
+    (N, C, H, W) tensor
+    """
+    count, channels, height, width = images.shape
+    device = images.device
+    if "flip" in how:
+        flip = torch.rand(count, generator=source) < how["flip"]
+        images = torch.where(flip.to(device)[:, None, None, None], images.flip(3), images)
+    if pixels := int(how.get("shift", 0)):
+        padded = F.pad(images, (pixels,) * 4)
+        moves = torch.randint(2 * pixels + 1, (2, count), generator=source).to(device)
+        rows = (moves[0, :, None] + torch.arange(height, device=device))[:, None, :, None]
+        columns = (moves[1, :, None] + torch.arange(width, device=device))[:, None, None]
+        index = torch.arange(count, device=device)[:, None, None, None]
+        channel = torch.arange(channels, device=device)[None, :, None, None]
+        images = padded[index, channel, rows, columns]
+    return images
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Let cuDNN choose only algorithms that repeat their numbers, whatever is chosen globally."""
+    # Not cudnn.flags(), which also turns TF32 on and fails where the new precision API was used.
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before

@@ -1,0 +1,190 @@
+"""Centring, rank and orthonormal bases of layers: what the similarity indices share.
+
+A layer is X (examples, neurons). Its subspace is spanned by the centred columns. Bases come from
+QR and SVD of X itself; its covariance, which squares the condition number, is never inverted.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from replication._inputs import as_integer, as_tensor
+
+Array = Tensor | np.ndarray
+
+
+def as_layer(value: Array, name: str) -> Tensor:
+    """Return a layer as a floating (examples, neurons) tensor; integers become float64.
+
+    Raises
+    ------
+    ValueError
+        If `value` is not (at least 2 examples, at least 1 neuron) or holds NaN or infinity.
+    """
+    layer = as_tensor(value, name)
+    if not layer.is_floating_point():
+        layer = layer.double()
+    if layer.ndim != 2 or layer.shape[0] < 2:
+        raise ValueError(
+            f"{name}: expected (examples >= 2, neurons), found shape {tuple(layer.shape)}"
+        )
+    return layer
+
+
+def as_pair(x: Array, y: Array) -> tuple[Tensor, Tensor]:
+    """Return two layers of the same examples, in the wider of their dtypes.
+
+    Raises
+    ------
+    ValueError
+        As `as_layer`, and if the numbers of examples or the devices differ.
+    """
+    first, second = as_layer(x, "x"), as_layer(y, "y")
+    if len(first) != len(second):
+        raise ValueError(
+            f"y: expected the {len(first)} examples of x, found {len(second)} examples"
+        )
+    if first.device != second.device:
+        raise ValueError(f"y: expected the device of x, {first.device}, found {second.device}")
+    dtype = torch.promote_types(first.dtype, second.dtype)
+    return first.to(dtype), second.to(dtype)
+
+
+def like(value: Array) -> Callable[[Tensor], Array]:
+    """Return what turns a tensor result into the caller's kind: that of `value`."""
+    if isinstance(value, np.ndarray):
+        return lambda result: result.detach().cpu().numpy()
+    return lambda result: result
+
+
+def centred(x: Tensor) -> Tensor:
+    """Return x minus its mean over examples, with constant neurons exactly 0.
+
+    Rounding leaves a constant neuron a residue of about eps |mean|, which scaling would blow up to
+    a direction of pure noise; a column that small against its mean is set to 0.
+    """
+    mean = x.mean(-2, keepdim=True)
+    result = x - mean
+    floor = 4 * torch.finfo(x.dtype).eps * mean.abs()
+    return result * (result.abs().amax(-2, keepdim=True) > floor)
+
+
+def default_tolerance(x: Tensor) -> float:
+    """Return max(examples, neurons) eps, below which a relative singular value counts as 0."""
+    return max(x.shape[-2:]) * torch.finfo(x.dtype).eps
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """An orthonormal basis of a layer's centred columns.
+
+    With D = diag(scale), the centred layer is ``basis @ coordinates @ D`` up to the tolerance.
+
+    Attributes
+    ----------
+    basis : (examples, rank) tensor
+    coordinates : (rank, neurons) tensor
+    scale : (neurons,) tensor
+        What each column was divided by before the decomposition.
+    examples : int
+        What the rank is to be judged by; more than the rows of `basis` for a streamed layer.
+    """
+
+    basis: Tensor
+    coordinates: Tensor
+    scale: Tensor
+    examples: int
+
+    @property
+    def width(self) -> int:
+        """The number of neurons."""
+        return len(self.scale)
+
+    @property
+    def rank(self) -> int:
+        """The number of independent directions."""
+        return self.basis.shape[-1]
+
+    def solve(self, rotation: Tensor) -> Tensor:
+        """Return weights (neurons, k): the centred layer times them is ``basis @ rotation``."""
+        if self.rank == self.width:  # coordinates are triangular or a rotation: solve exactly
+            weights = torch.linalg.solve(self.coordinates, rotation)
+        else:  # the rows of coordinates are orthogonal
+            squares = self.coordinates.square().sum(1, keepdim=True)
+            weights = self.coordinates.mT @ (rotation / squares)
+        return weights / self.scale[:, None]
+
+
+def subspace(x: Tensor, tolerance: float | None = None) -> Subspace:
+    """Return an orthonormal basis of the space that the centred columns of x span.
+
+    Columns are scaled to length 1 first, which changes neither the space nor any index that is
+    invariant to invertible maps, and makes the rank independent of the neurons' units. Then
+    X = Q R, and the rank is the number of singular values of R above `tolerance` times the largest.
+
+    Parameters
+    ----------
+    x : (examples, neurons) tensor
+    tolerance : float, optional
+        By default `default_tolerance`.
+    """
+    columns = centred(x)
+    scale = _lengths(columns)
+    columns = columns / scale
+    q, r = torch.linalg.qr(columns)
+    u, s, vh = torch.linalg.svd(r, full_matrices=False)
+    rank = _rank(s, len(x), default_tolerance(x) if tolerance is None else tolerance)
+    if rank == x.shape[1]:
+        return Subspace(q, r, scale, len(x))
+    return Subspace(q @ u[:, :rank], s[:rank, None] * vh[:rank], scale, len(x))
+
+
+def principal_subspace(
+    x: Tensor, variance: float = 0.99, dims: int | None = None, squares: bool = False
+) -> Subspace:
+    """Return the first singular directions of the centred layer, in the neurons' own units.
+
+    As many as `dims`, or as hold the share `variance` of the sum of the singular values (or of
+    their squares), and never more than the rank.
+
+    Raises
+    ------
+    ValueError
+        For `variance` outside (0, 1] or `dims` below 1.
+    """
+    if not 0 < variance <= 1:
+        raise ValueError(f"variance: expected a number in (0, 1], found {variance!r}")
+    if dims is not None:
+        as_integer(dims, "dims", 1)
+    columns = centred(x)
+    scale = columns.abs().max()
+    scale = scale.where(scale > 0, 1)
+    q, r = torch.linalg.qr(columns / scale)
+    u, s, vh = torch.linalg.svd(r, full_matrices=False)
+    kept = _rank(s, len(x), default_tolerance(x))
+    if dims is None and kept:
+        share = (s.square() if squares else s)[:kept].double().cumsum(0)
+        # The last share is the whole, whatever its rounding.
+        kept = min(kept, 1 + int((share < variance * share[-1]).sum()))
+    elif kept:
+        kept = min(kept, dims)
+    scale = scale.expand(x.shape[1])
+    return Subspace(q @ u[:, :kept], s[:kept, None] * vh[:kept], scale, len(x))
+
+
+def _lengths(columns: Tensor) -> Tensor:
+    """Return the length of each column, 1 for a column of zeros."""
+    # Twice, as the squares of 1e-200 or 1e200 leave the range.
+    largest = columns.abs().amax(0)
+    largest = largest.where(largest > 0, 1)
+    length = torch.linalg.vector_norm(columns / largest, dim=0)
+    return largest * length.where(length > 0, 1)
+
+
+def _rank(singular_values: Tensor, examples: int, tolerance: float) -> int:
+    """Count the singular values above rounding; centring takes one direction off the examples."""
+    largest = singular_values[0] if len(singular_values) else 0
+    return min(examples - 1, int((singular_values > tolerance * largest).sum()))

@@ -1,0 +1,303 @@
+"""Figures that carry their numbers and their stamp, and look the same twice."""
+
+import xml.etree.ElementTree as ET
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgba
+
+from replication import plotting
+
+NUMBERS = {"epoch": [0, 1, 2], "layer": ["conv1", "conv1", "fc2"], "ev1": [0.1, float("nan"), 1e-9]}
+STAMP = "smoke, MNIST <1,000 & fewer>, seeds 0–2"
+
+
+@pytest.fixture(autouse=True)
+def quiet_backend():
+    backend = plt.get_backend()
+    plt.switch_backend("Agg")
+    with plotting.style():
+        yield
+    plt.close("all")
+    plt.switch_backend(backend)
+
+
+def draw():
+    fig, axes = plt.subplots(1, 2, figsize=(plotting.PAGE, 2.5))
+    plotting.band(axes[0], [0, 1, 2], [[1, 2, 3], [2, 3, 5]], "first")
+    plotting.band(axes[1], [0, 1, 2], [[10, 20, 300]], "second")
+    plotting.log_y(axes[1])
+    return fig, axes
+
+
+def svg_text(path):
+    texts = ET.parse(path).iter("{http://www.w3.org/2000/svg}text")
+    return ["".join(text.itertext()).strip() for text in texts]
+
+
+# --- save --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [dict, pd.DataFrame])
+def test_save_writes_the_pictures_and_their_numbers(tmp_path, kind):
+    fig, _ = draw()
+    numbers = kind(NUMBERS)
+    plotting.save(fig, "curves", tmp_path / "new" / "folder", numbers, STAMP)
+    folder = tmp_path / "new" / "folder"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "curves.parquet",
+        "curves.png",
+        "curves.svg",
+    ]
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(folder / "curves.parquet"), pd.DataFrame(NUMBERS), check_dtype=False
+    )
+    assert STAMP in svg_text(folder / "curves.svg")
+    pixels = plt.imread(folder / "curves.png")
+    assert pixels.shape[:2] == (500, 1400)  # 200 dots an inch
+    assert pixels[..., :3].min() < 0.5
+
+
+def test_the_numbers_do_not_keep_an_index(tmp_path):
+    fig, _ = draw()
+    table = pd.DataFrame(NUMBERS, index=[7, 8, 9])
+    plotting.save(fig, "curves", tmp_path, table[table.epoch > 0], STAMP)
+    found = pd.read_parquet(tmp_path / "curves.parquet")
+    assert list(found.index) == [0, 1] and list(found.columns) == ["epoch", "layer", "ev1"]
+    assert list(found.epoch) == [1, 2]
+
+
+@pytest.mark.parametrize("again", ["the same figure", "drawn anew"])
+@pytest.mark.parametrize("settings", [{}, {"svg.hashsalt": None, "svg.fonttype": "path"}])
+def test_the_same_figure_gives_the_same_files(tmp_path, again, settings):
+    for folder in "ab":
+        if folder == "a" or again == "drawn anew":
+            fig, axes = draw()
+            plotting.legend_outside(fig, *axes[0].get_legend_handles_labels())
+        with mpl.rc_context(settings):  # also where the caller has left the style
+            plotting.save(fig, "curves", tmp_path / folder, NUMBERS, STAMP)
+    for ending in ("png", "svg", "parquet"):
+        left, right = (tmp_path / x / f"curves.{ending}" for x in "ab")
+        assert left.read_bytes() == right.read_bytes(), ending
+    assert STAMP in svg_text(tmp_path / "b" / "curves.svg")
+
+
+def test_another_stamp_replaces_the_first(tmp_path):
+    fig, _ = draw()
+    for stamp in ("one", "two"):
+        plotting.save(fig, "curves", tmp_path, NUMBERS, stamp)
+    texts = svg_text(tmp_path / "curves.svg")
+    assert "two" in texts and "one" not in texts
+
+
+def test_another_figure_gives_other_files(tmp_path):
+    for name in "ab":
+        fig, axes = draw()
+        axes[0].set_title(name)
+        plotting.save(fig, name, tmp_path, NUMBERS, STAMP)
+    for ending in ("png", "svg"):
+        left, right = (tmp_path / f"{x}.{ending}" for x in "ab")
+        assert left.read_bytes() != right.read_bytes()
+
+
+def test_no_stamp_no_figure(tmp_path):
+    fig, _ = draw()
+    with pytest.raises(ValueError, match="stamp: expected what the figure stands on"):
+        plotting.save(fig, "curves", tmp_path / "new", NUMBERS, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_stamp_lies_below_the_panels(tmp_path):
+    fig, axes = draw()
+    for ax in axes:
+        ax.set_xlabel("epoch")
+    plotting.save(fig, "curves", tmp_path, NUMBERS, STAMP)
+    fig.draw_without_rendering()
+    stamp = fig._supxlabel.get_window_extent()
+    assert all(stamp.y1 <= ax.get_tightbbox().y0 for ax in axes)
+    assert stamp.x0 >= 0 and stamp.y0 >= 0
+
+
+def test_a_failing_write_leaves_the_old_files(tmp_path, monkeypatch):
+    fig, _ = draw()
+    plotting.save(fig, "curves", tmp_path, NUMBERS, STAMP)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def half(path, **more):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(fig, "savefig", half)
+    with pytest.raises(OSError, match="disk full"):
+        plotting.save(fig, "curves", tmp_path, NUMBERS, "another")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+# --- style -------------------------------------------------------------------------------------
+
+
+def test_colours_are_okabe_and_itos():
+    okabe_ito = {
+        "#000000": "black",
+        "#E69F00": "orange",
+        "#56B4E9": "sky blue",
+        "#009E73": "bluish green",
+        "#F0E442": "yellow",  # too light for lines on white
+        "#0072B2": "blue",
+        "#D55E00": "vermillion",
+        "#CC79A7": "reddish purple",
+    }
+    assert set(plotting.COLOURS) == set(okabe_ito) - {"#F0E442"}
+    assert len(plotting.COLOURS) == 7
+    _, ax = plt.subplots()
+    drawn = [ax.plot([0, 1])[0].get_color() for _ in plotting.COLOURS]
+    assert drawn == list(plotting.COLOURS)
+
+
+def test_style_is_a_context_and_use_style_stays():
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        plain = mpl.rcParams["font.size"]
+        with plotting.style():
+            assert mpl.rcParams["font.size"] == 8 != plain
+        assert mpl.rcParams["font.size"] == plain
+        plotting.use_style()
+        assert mpl.rcParams["font.size"] == 8
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_depth_colours_grow_lighter(count):
+    colours = plotting.depth_colours(count)
+    light = [np.dot(c[:3], (0.2126, 0.7152, 0.0722)) for c in colours]
+    assert len(set(colours)) == count and light == sorted(light)
+
+
+# --- band --------------------------------------------------------------------------------------
+
+
+def drawn_band(ax):
+    (area,) = ax.collections
+    vertices = area.get_paths()[0].vertices
+    return {
+        x: (vertices[vertices[:, 0] == x, 1].min(), vertices[vertices[:, 0] == x, 1].max())
+        for x in np.unique(vertices[:, 0])
+    }
+
+
+def test_band_draws_the_mean_and_the_range():
+    _, ax = plt.subplots()
+    plotting.band(ax, [1, 2, 4], [[1, 5, 2], [3, 1, 4], [2, 0, 9]], "conv1", color="#D55E00")
+    (line,) = ax.lines
+    assert line.get_label() == "conv1" and line.get_color() == "#D55E00"
+    assert list(line.get_xdata()) == [1, 2, 4] and list(line.get_ydata()) == [2, 2, 5]
+    assert drawn_band(ax) == {1: (1, 3), 2: (0, 5), 4: (2, 9)}
+    assert ax.collections[0].get_facecolor()[0][:3] == pytest.approx(to_rgba("#D55E00")[:3])
+
+
+def test_band_of_one_seed_and_without_a_label():
+    _, ax = plt.subplots()
+    plotting.band(ax, [1, 2], [[3.0, 4.0]])
+    assert list(ax.lines[0].get_ydata()) == [3, 4]
+    assert drawn_band(ax) == {1: (3, 3), 2: (4, 4)}
+    assert ax.get_legend_handles_labels() == ([], [])
+
+
+def test_band_passes_over_nan_and_leaves_a_gap_where_all_are():
+    nan = float("nan")
+    fig, ax = plt.subplots()
+    plotting.band(ax, [1, 2, 3], [[1, nan, nan], [3, 2, nan]])
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [2, 2, nan])
+    assert drawn_band(ax) == {1: (1, 3), 2: (2, 2)}
+    fig.draw_without_rendering()
+
+
+@pytest.mark.parametrize("values", [[1, 2, 3], [[1, 2]], np.ones((2, 3, 1)), np.ones((3, 2))])
+def test_band_of_the_wrong_shape(values):
+    _, ax = plt.subplots()
+    with pytest.raises(ValueError, match=r"values: expected \(seeds, 3\), found \("):
+        plotting.band(ax, [1, 2, 3], values)
+
+
+# --- heatmap, axes, legend ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limits", [None, (0, 1)])
+def test_heatmap(limits):
+    fig, ax = plt.subplots()
+    values = np.array([[0.1, 0.2, 0.3], [0.4, np.nan, 0.6]])
+    plotting.heatmap(ax, values, ["a", "b"], ["x", "y", "z"], "CKA", limits)
+    fig.draw_without_rendering()
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["x", "y", "z"]
+    assert list(ax.get_xticks()) == [0, 1, 2] and list(ax.get_yticks()) == [0, 1]
+    (image,) = ax.images
+    np.testing.assert_array_equal(image.get_array().filled(np.nan), values)
+    assert image.get_clim() == (limits or (0.1, 0.6))
+    assert len(fig.axes) == 2 and fig.axes[1].get_ylabel() == "CKA"
+    assert fig.axes[1].get_ylim() == pytest.approx(image.get_clim())
+
+
+@pytest.mark.parametrize(("columns", "rotation"), [(6, 0), (7, 90)])
+def test_many_columns_are_written_upwards(columns, rotation):
+    _, ax = plt.subplots()
+    names = [f"layer {i}" for i in range(columns)]
+    plotting.heatmap(ax, np.ones((1, columns)), ["a"], names, "CKA", (0, 1))
+    assert {t.get_rotation() for t in ax.get_xticklabels()} == {rotation}
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2,), (2, 3, 1)])
+def test_heatmap_of_the_wrong_shape(shape):
+    fig, ax = plt.subplots()
+    with pytest.raises(ValueError, match=r"values: expected shape \(2, 3\), found \("):
+        plotting.heatmap(ax, np.ones(shape), ["a", "b"], ["x", "y", "z"], "CKA")
+    assert len(fig.axes) == 1
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ((0.9, 110), ["1", "2", "5", "10", "20", "50", "100"]),
+        ((0.0009, 0.011), ["0.001", "0.002", "0.005", "0.01"]),
+    ],
+)
+def test_log_y_has_plain_numbers(limits, expected):
+    fig, ax = plt.subplots()
+    ax.plot([1, 2], limits)
+    plotting.log_y(ax)
+    ax.set_ylim(limits)
+    fig.draw_without_rendering()
+    low, high = limits
+    shown = [
+        label.get_text()
+        for tick, label in zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)
+        if low <= tick <= high
+    ]
+    assert ax.get_yscale() == "log" and shown == expected
+    assert not any(label.get_text() for label in ax.get_yticklabels(minor=True))
+
+
+@pytest.mark.parametrize("options", [{}, {"title": "layer", "ncols": 2}])
+def test_the_legend_lies_outside_the_panels(tmp_path, options):
+    fig, axes = draw()
+    handles, labels = (
+        left + right
+        for left, right in zip(*(a.get_legend_handles_labels() for a in axes), strict=True)
+    )
+    plotting.legend_outside(fig, handles, labels, **options)
+    plotting.save(fig, "curves", tmp_path, NUMBERS, STAMP)
+    fig.draw_without_rendering()
+    (legend,) = fig.legends
+    box = legend.get_window_extent()
+    assert [t.get_text() for t in legend.get_texts()] == ["first", "second"]
+    assert legend.get_title().get_text() == options.get("title", "")
+    assert not any(box.overlaps(ax.get_tightbbox()) for ax in axes)
+    assert box.x0 >= 0 and box.x1 <= fig.bbox.x1
+
+
+def test_close():
+    fig, _ = draw()
+    plotting.close(fig)
+    assert not plt.fignum_exists(fig.number)

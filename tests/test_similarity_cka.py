@@ -1,0 +1,513 @@
+"""CKA: closed forms, reference formulas, invariances, unbiasedness, degenerate input."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replication.similarity.cka import CHANCE, cka, index, minibatch_cka, prepare, product
+
+few_examples = pytest.mark.filterwarnings("ignore:.*few examples")
+BOTH = pytest.mark.parametrize("unbiased", [False, True])
+KERNELS = pytest.mark.parametrize("kernel", ["linear", "rbf"])
+
+
+def related(n, dx, dy, seed=0, shared=3):
+    """Two layers with common signals, their own noise, and means that are not 0."""
+    r = np.random.default_rng(seed)
+    z = r.normal(size=(n, shared))
+    x = z @ r.normal(size=(shared, dx)) + r.normal(size=(n, dx)) + 3
+    y = z @ r.normal(size=(shared, dy)) + r.normal(size=(n, dy)) - 2
+    return x, y
+
+
+def rotation(d, seed=0):
+    return np.linalg.qr(np.random.default_rng(seed).normal(size=(d, d)))[0]
+
+
+def linear_gram(x):
+    return x @ x.T
+
+
+def rbf_gram(x, sigma=0.5):
+    d = np.sqrt(((x[:, None] - x) ** 2).sum(-1))
+    median = np.median(d[np.triu_indices(len(x), 1)])
+    return np.exp(-(d**2) / (2 * (sigma * median) ** 2))
+
+
+def hsic(k, m, unbiased):
+    """Gretton 2005, and Song et al. 2012 (eq. 5) as printed, on uncentred kernel matrices."""
+    n, one = len(k), np.ones(len(k))
+    if not unbiased:
+        h = np.eye(n) - 1 / n
+        return np.trace(k @ h @ m @ h) / (n - 1) ** 2
+    k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+    sums = (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+    return (np.trace(k @ m) + sums - 2 / (n - 2) * (one @ k @ m @ one)) / (n * (n - 3))
+
+
+def reference(x, y, unbiased=False, gram=linear_gram):
+    k, m = gram(x), gram(y)
+    own = hsic(k, k, unbiased) * hsic(m, m, unbiased)
+    return hsic(k, m, unbiased) / np.sqrt(own)
+
+
+# -- values --------------------------------------------------------------------------------------
+
+
+def test_one_neuron_each_is_the_squared_correlation():
+    x, y = related(200, 1, 1)
+    assert cka(x, y) == pytest.approx(np.corrcoef(x[:, 0], y[:, 0])[0, 1] ** 2, abs=1e-14)
+
+
+def test_orthogonal_layers_are_0():
+    q = np.linalg.qr(np.c_[np.ones(100), np.random.default_rng(0).normal(size=(100, 6))])[0]
+    assert cka(q[:, 1:4], q[:, 4:]) == pytest.approx(0, abs=1e-25)
+
+
+@few_examples
+@BOTH
+@pytest.mark.parametrize(("dx", "dy"), [(1, 1), (5, 7), (5, 60), (60, 5), (19, 20), (50, 60)])
+def test_both_spaces_give_the_n_by_n_formula(dx, dy, unbiased):
+    x, y = related(20, dx, dy)
+    assert cka(x, y, unbiased=unbiased) == pytest.approx(reference(x, y, unbiased), abs=1e-10)
+
+
+@few_examples
+@BOTH
+@pytest.mark.parametrize("sigma", [0.2, 0.5, 1.0, 30.0])
+@pytest.mark.parametrize("n", [20, 21])
+def test_rbf_is_the_n_by_n_formula(n, sigma, unbiased):
+    x, y = related(n, 4, 30)
+    expected = reference(x, y, unbiased, lambda layer: rbf_gram(layer, sigma))
+    value = cka(x, y, "rbf", unbiased=unbiased, sigma=sigma)
+    # As printed, the formula loses digits where K is all but 1.
+    assert value == pytest.approx(expected, abs=1e-8 if sigma > 1 else 1e-11)
+
+
+def test_wide_rbf_kernel_is_the_squared_euclidean_one():
+    """For sigma to infinity exp(-d) is 1 - d, and -d is a linear kernel once centred."""
+    x, y = related(60, 3, 4)
+    assert cka(x, y, "rbf", sigma=1e5) == pytest.approx(cka(x, y), abs=1e-8)
+
+
+@few_examples
+@BOTH
+def test_index_of_prepared_layers_is_cka(unbiased):
+    layers = [torch.from_numpy(x) for d in (4, 15, 40) for x in related(20, d, d + 1, seed=d)]
+    prepared = [prepare(x, unbiased=unbiased) for x in layers]
+    squares = torch.stack([p.square for p in prepared])
+    grid = torch.stack([torch.stack([product(p, q) for q in prepared]) for p in prepared])
+    grid = index(grid, squares[:, None], squares)
+    for i, x in enumerate(layers):
+        for j, y in enumerate(layers):
+            assert grid[i, j].item() == pytest.approx(
+                cka(x, y, unbiased=unbiased).item(), abs=1e-12
+            )
+
+
+@few_examples
+@BOTH
+@KERNELS
+@pytest.mark.parametrize("d", [3, 19, 20, 50])
+def test_equal_layers_are_exactly_1(d, kernel, unbiased):
+    for seed in range(5):
+        x = np.random.default_rng(seed).normal(size=(20, d)).astype(["f4", "f8"][seed % 2])
+        assert cka(x, x.copy(), kernel, unbiased) == 1
+        assert cka(x, x.copy(), kernel, unbiased, confounder=related(20, 2, 2)[0]) == 1
+
+
+# -- invariances ---------------------------------------------------------------------------------
+
+
+@few_examples
+@BOTH
+@KERNELS
+@pytest.mark.parametrize("d", [6, 40])
+def test_ignores_rotation_scaling_translation_and_permutation(d, kernel, unbiased):
+    x, y = related(30, d, 9)
+    value = cka(x, y, kernel, unbiased)
+    r = np.random.default_rng(1)
+    moved = {
+        "rotation": x @ rotation(d),
+        "scaling": -7.5 * x,
+        "translation": x + 10 * r.normal(size=d),
+        "permutation": x[:, r.permutation(d)],
+    }
+    for name, other in moved.items():
+        assert cka(other, y, kernel, unbiased) == pytest.approx(value, abs=1e-11), name
+    order = r.permutation(30)
+    assert cka(x[order], y[order], kernel, unbiased) == pytest.approx(value, abs=1e-12)
+
+
+@few_examples
+@BOTH
+@KERNELS
+def test_sees_invertible_maps_and_shuffled_examples(kernel, unbiased):
+    x, y = related(200, 6, 6)
+    stretched = x * np.array([100, 1, 1, 1, 1, 1])
+    assert abs(cka(stretched, y, kernel, unbiased) - cka(x, y, kernel, unbiased)) > 0.05
+    shuffled = x[np.random.default_rng(0).permutation(200)]
+    assert cka(shuffled, y, kernel, unbiased) < cka(x, y, kernel, unbiased) - 0.2
+
+
+# -- bias ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("d", [200, 2000])
+def test_unrelated_layers_wider_than_examples_are_0_only_where_unbiased(d):
+    r = np.random.default_rng(d)
+    values = []
+    for _ in range(20):
+        x, y = r.normal(size=(2, 40, d))
+        with pytest.warns(UserWarning, match="unbiased=True"):
+            assert cka(x, y) > 0.8
+        values.append(cka(x, y, unbiased=True))
+    assert abs(np.mean(values)) < 0.03
+    assert max(np.abs(values)) < 0.15
+    assert min(values) < 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@KERNELS
+@pytest.mark.parametrize("d", [3, 30])
+def test_the_warning_states_the_mean_over_shuffles(d, kernel):
+    x, y = related(16, d, d)
+    a, b = (prepare(torch.from_numpy(layer), kernel) for layer in (x, y))
+    stated = index(a.diagonal.sum() * b.diagonal.sum() / 15, a.square, b.square).item()
+    r = np.random.default_rng(0)
+    shuffled = [cka(x[r.permutation(16)], y, kernel) for _ in range(400)]
+    assert np.mean(shuffled) == pytest.approx(stated, abs=4 * np.std(shuffled) / 20)
+
+
+def test_warns_by_what_the_spectra_leave_to_chance():
+    r = np.random.default_rng(0)
+    x, y = r.normal(size=(2, 120, 10))
+    cka(x, y)  # 12 examples a feature: 10 / 130 < 0.1
+    with pytest.warns(UserWarning, match=r"biased CKA of 0\.1"):
+        cka(x[:80], y[:80])
+    # Many features of which few matter are no reason to warn.
+    decay = 2.0 ** -np.arange(200)
+    x, y = r.normal(size=(2, 120, 200)) * decay
+    cka(x, y)
+    assert CHANCE == 0.1
+
+
+# -- minibatches ---------------------------------------------------------------------------------
+
+
+@few_examples
+@BOTH
+@pytest.mark.parametrize("d", [5, 50])
+def test_one_minibatch_is_the_whole(d, unbiased):
+    x, y = related(30, d, 8)
+    assert minibatch_cka([(x, y)], unbiased) == pytest.approx(
+        cka(x, y, unbiased=unbiased), abs=1e-13
+    )
+
+
+@few_examples
+@BOTH
+def test_minibatches_average_hsic_weighted_by_examples(unbiased):
+    x, y = related(50, 6, 9)
+    cuts = [slice(0, 20), slice(20, 40), slice(40, 50)]
+
+    def mean(u, v):
+        return sum(len(u[c]) * hsic(linear_gram(u[c]), linear_gram(v[c]), unbiased) for c in cuts)
+
+    expected = mean(x, y) / np.sqrt(mean(x, x) * mean(y, y))
+    value = minibatch_cka(((x[c], y[c]) for c in cuts), unbiased)
+    assert value == pytest.approx(expected, abs=1e-12)
+
+
+@few_examples
+def test_unbiased_minibatches_do_not_depend_on_their_size():
+    x, y = related(6000, 20, 20)
+    whole = cka(x, y, unbiased=True)
+    biased = []
+    for size in (8, 50, 600):
+        batches = [(x[i : i + size], y[i : i + size]) for i in range(0, 6000, size)]
+        assert minibatch_cka(batches) == pytest.approx(whole, abs=0.03)
+        biased.append(minibatch_cka(batches, unbiased=False))
+    assert biased[0] > biased[1] > biased[2] > whole
+    assert biased[0] > whole + 0.05
+
+
+def test_minibatches_keep_scales_kind_and_equality():
+    x, y = related(40, 5, 5)
+    halves = [(x[:20], y[:20]), (x[20:], y[20:])]
+    value = minibatch_cka(halves)
+    tiny = [(torch.from_numpy(u) * 1e-12, torch.from_numpy(v) * 1e12) for u, v in halves]
+    assert isinstance(minibatch_cka(tiny), torch.Tensor)
+    assert minibatch_cka(tiny).item() == pytest.approx(value, abs=1e-12)
+    assert minibatch_cka([(x, x.copy())] * 3) == 1
+
+
+# -- deconfounded --------------------------------------------------------------------------------
+
+
+@few_examples
+@BOTH
+@pytest.mark.parametrize(("dx", "dy", "dc"), [(5, 6, 4), (30, 6, 50), (30, 40, 3)])
+def test_deconfounded_regresses_the_confounders_kernel_out(dx, dy, dc, unbiased):
+    """The regression on vec(C) with intercept, as in the authors' code, on n x n matrices."""
+    x, y = related(20, dx, dy)
+    c = np.random.default_rng(5).normal(size=(20, dc)) + x[:, :1]
+    off = ~np.eye(20, dtype=bool) if unbiased else np.ones((20, 20), dtype=bool)
+
+    def centred(layer):
+        layer = layer - layer.mean(0)
+        gram = linear_gram(layer)
+        if not unbiased:
+            return gram
+        np.fill_diagonal(gram, 0)
+        rows = gram.sum(1) / 18
+        gram = gram - rows[:, None] - rows + gram.sum() / (18 * 19)
+        np.fill_diagonal(gram, 0)
+        return gram
+
+    def residual(layer):
+        design = np.c_[np.ones(off.sum()), centred(c)[off]]
+        target = centred(layer)[off]
+        return target - design @ np.linalg.lstsq(design, target, rcond=None)[0]
+
+    k, m = residual(x), residual(y)
+    value = cka(x, y, unbiased=unbiased, confounder=c)
+    assert value == pytest.approx(k @ m / np.sqrt((k @ k) * (m @ m)), abs=1e-10)
+
+
+def test_random_networks_look_less_alike_without_the_inputs_structure():
+    r = np.random.default_rng(0)
+    inputs = np.repeat(4 * r.normal(size=(5, 20)), 60, 0) + r.normal(size=(300, 20))
+
+    def network():
+        hidden = np.maximum(inputs @ r.normal(size=(20, 100)) / 4, 0)
+        return np.maximum(hidden @ r.normal(size=(100, 100)) / 10, 0)
+
+    x, y = network(), network()
+    plain = cka(x, y)
+    assert plain > 0.7
+    assert cka(x, y, confounder=inputs) < plain - 0.2
+    assert cka(x, y, unbiased=True, confounder=inputs) < plain - 0.2
+
+
+def test_confounder_that_explains_all_or_nothing():
+    x, y = related(100, 5, 6)
+    with pytest.warns(UserWarning, match="x: constant, or without"):
+        assert cka(x, y, confounder=x @ rotation(5)) == 0
+    constant = np.ones((100, 2))
+    assert cka(x, y, confounder=constant) == pytest.approx(cka(x, y), abs=1e-14)
+
+
+# -- degenerate input ----------------------------------------------------------------------------
+
+
+@few_examples
+@BOTH
+@KERNELS
+def test_constant_neurons_duplicates_and_rank_deficiency(kernel, unbiased):
+    x, y = related(30, 4, 5)
+    value = cka(x, y, kernel, unbiased)
+    constant = np.c_[x, np.full((30, 3), 7.3), np.zeros((30, 40))]
+    assert cka(constant, y, kernel, unbiased) == pytest.approx(value, abs=1e-12)
+    twice = np.c_[x, x]  # every direction sqrt(2) longer
+    assert cka(twice, y, kernel, unbiased) == pytest.approx(value, abs=1e-12)
+    deficient = x @ np.linalg.qr(np.random.default_rng(1).normal(size=(25, 4)))[0].T
+    assert cka(deficient, y, kernel, unbiased) == pytest.approx(value, abs=1e-11)
+
+
+@few_examples
+@BOTH
+@KERNELS
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_scales(scale, dtype, kernel, unbiased):
+    x, y = (layer.astype(dtype) for layer in related(30, 4, 40))
+    value = cka(x, y, kernel, unbiased)
+    atol = 1e-5 if dtype == "f4" else 1e-12
+    for u, v in ((x * scale, y), (x, y * scale), (x * scale, y / scale)):
+        u, v = u.astype(dtype), v.astype(dtype)
+        assert cka(u, v, kernel, unbiased) == pytest.approx(value, abs=atol)
+    mixed = (x * np.array([1e-12, 1e12, 1, 1e-6])).astype(dtype)
+    loudest = cka(mixed[:, 1:2], y, kernel, unbiased)
+    assert cka(mixed, y, kernel, unbiased) == pytest.approx(loudest, abs=atol)
+
+
+@BOTH
+@KERNELS
+def test_constant_layer_is_0_with_a_warning(kernel, unbiased):
+    x, _ = related(100, 3, 3)
+    for constant in (np.full((100, 2), 0.1), np.full((100, 200), 0.1, "f4")):
+        with pytest.warns(UserWarning, match="y: constant"):
+            assert cka(x, constant, kernel, unbiased) == 0
+    with pytest.warns(UserWarning, match="x, y: constant"):
+        assert cka(np.ones((100, 3)), np.ones((100, 3)), kernel, unbiased) == 0
+    with pytest.warns(UserWarning, match="y: constant"):
+        assert minibatch_cka([(x, np.ones((100, 2)))], unbiased) == 0
+
+
+@pytest.mark.parametrize("d", [1, 3, 40])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_a_single_example_apart_says_nothing_where_unbiased(d, dtype):
+    x, _ = related(30, 3, 3)
+    apart = np.zeros((30, d), dtype)
+    apart[4] = np.arange(1, d + 1) / 3
+    with pytest.warns(UserWarning, match="y: constant, or without structure"):
+        assert cka(x.astype(dtype), apart, unbiased=True) == 0
+
+
+@few_examples
+def test_duplicated_examples_do_not_break_the_median():
+    x, y = related(10, 3, 3)
+    many = np.r_[np.repeat(x[:1], 90, 0), x]
+    other = np.r_[np.repeat(y[:1], 90, 0), y]
+    value = cka(many, other, "rbf")
+    assert 0 < value < 1
+    rotated = cka(1e6 * many @ rotation(3), other, "rbf")
+    assert rotated == pytest.approx(value, abs=1e-9)
+
+
+def test_two_examples_are_always_alike():
+    r = np.random.default_rng(0)
+    for kernel in ("linear", "rbf"):
+        with pytest.warns(UserWarning, match="few examples"):
+            assert cka(r.normal(size=(2, 3)), r.normal(size=(2, 5)), kernel) == pytest.approx(1)
+
+
+def test_narrow_layers_need_no_n_by_n_matrix():
+    x, y = (torch.from_numpy(layer) for layer in related(20_000, 8, 8))
+    start = time.process_time()
+    cka(x, y)
+    cka(x, y, unbiased=True, confounder=x[:, :3])
+    assert time.process_time() - start < 2  # a matrix product of 3 GB takes longer
+    a = prepare(x, unbiased=True)
+    assert a.values.shape == (20_000, 8)
+
+
+def test_wide_layers_need_no_d_by_d_matrix():
+    x = torch.randn(10, 20_000, generator=torch.Generator().manual_seed(0))
+    assert prepare(x).values.shape == (10, 10)
+
+
+# -- kinds and precision -------------------------------------------------------------------------
+
+
+@few_examples
+@BOTH
+@KERNELS
+@pytest.mark.parametrize(("dx", "dy"), [(20, 30), (20, 300), (300, 200), (5000, 5000)])
+def test_float32_is_close_to_float64(dx, dy, kernel, unbiased):
+    x, y = related(100, dx, dy)
+    exact = cka(x.astype("f4").astype("f8"), y.astype("f4").astype("f8"), kernel, unbiased)
+    value = cka(x.astype("f4"), y.astype("f4"), kernel, unbiased)
+    assert value.dtype == np.float32
+    assert value == pytest.approx(exact, abs=2e-6)
+
+
+@few_examples
+def test_returns_the_callers_kind_and_dtype():
+    x, y = related(30, 3, 4)
+    assert type(cka(x, y)) is np.float64
+    assert type(cka(x.astype("f4"), y.astype("f4"))) is np.float32
+    assert type(cka(x.astype("f4"), y)) is np.float64
+    tx, ty = torch.from_numpy(x), torch.from_numpy(y)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        value = cka(tx.to(dtype), ty.to(dtype))
+        expected = torch.float64 if dtype == torch.float64 else torch.float32
+        assert (value.dtype, value.ndim, value.device) == (expected, 0, tx.device)
+    assert isinstance(cka(tx, y), torch.Tensor)
+    assert type(cka(x, ty)) is np.float64
+    assert cka((100 * x).astype(int), (100 * y).astype(int)).dtype == np.float64
+
+
+@few_examples
+@BOTH
+@pytest.mark.parametrize("d", [3, 15])
+def test_gradient(d, unbiased):
+    x, y = (torch.from_numpy(layer).requires_grad_() for layer in related(10, d, 4))
+    c = torch.from_numpy(related(10, 2, 2, seed=3)[0])
+    assert torch.autograd.gradcheck(lambda x, y: cka(x, y, unbiased=unbiased), (x, y))
+    assert torch.autograd.gradcheck(lambda x, y: cka(x, y, unbiased=unbiased, confounder=c), (x, y))
+    cka(x, y, "rbf", unbiased).backward()
+    assert x.grad.isfinite().all()
+    assert x.grad.any()
+
+
+# -- bad input -----------------------------------------------------------------------------------
+
+
+def test_bad_input_names_the_argument():
+    x, y = related(30, 3, 3)
+    nan = x.copy()
+    nan[0, 0] = np.nan
+    cases = [
+        ("x: expected finite", lambda: cka(nan, y)),
+        ("y: expected finite", lambda: cka(x, nan)),
+        ("y: expected the 30 examples", lambda: cka(x, y[:20])),
+        ("x: expected .*examples >= 2", lambda: cka(x[:, 0], y)),
+        ("x: expected .* >= 2", lambda: cka(x[:1], y[:1])),
+        ("x: expected at least 4", lambda: cka(x[:3], y[:3], unbiased=True)),
+        ("x: expected at least one entry", lambda: cka(x[:0], y)),
+        ("kernel: .*did you mean 'linear'", lambda: cka(x, y, "linaer")),
+        ("kernel: unknown None", lambda: cka(x, y, None)),
+        ("sigma: .*positive", lambda: cka(x, y, "rbf", sigma=0)),
+        ("sigma: .*nan", lambda: cka(x, y, "rbf", sigma=float("nan"))),
+        ("sigma: .*'1'", lambda: cka(x, y, "rbf", sigma="1")),
+        ("confounder: expected 30 examples", lambda: cka(x, y, confounder=x[:9])),
+        ("confounder: expected finite", lambda: cka(x, y, confounder=nan)),
+        ("batches: expected at least one", lambda: minibatch_cka([])),
+        (r"batches\[1\]: expected a pair", lambda: minibatch_cka([(x, y), x])),
+        (r"batches\[1\]: x: .*at least 4", lambda: minibatch_cka([(x, y), (x[:3], y[:3])])),
+        (r"batches\[0\]: y: expected finite", lambda: minibatch_cka([(x, nan)])),
+    ]
+    for message, call in cases:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+# -- properties ----------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=150, deadline=None)
+@given(
+    n=st.integers(4, 15),
+    dx=st.integers(1, 20),
+    dy=st.integers(1, 20),
+    seed=st.integers(0, 2**32 - 1),
+    levels=st.sampled_from([2, 3, 1000]),
+    kernel=st.sampled_from(["linear", "rbf"]),
+    unbiased=st.booleans(),
+)
+def test_range_symmetry_and_self(n, dx, dy, seed, levels, kernel, unbiased):
+    r = np.random.default_rng(seed)
+    x, y = r.integers(0, levels, (n, dx)) / 7, r.integers(0, levels, (n, dy)) / 3
+    value = cka(x, y, kernel, unbiased)
+    assert (-1 if unbiased else 0) <= value <= 1
+    assert cka(y, x, kernel, unbiased) == pytest.approx(value, abs=1e-9)
+    assert cka(x, x.copy(), kernel, unbiased) in (0, 1)
+    if kernel == "linear" and 0 < abs(value) < 1:
+        # The formula's own rounding, where nearly all structure is one example's.
+        assert value == pytest.approx(reference(x, y, unbiased), abs=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@few_examples
+@BOTH
+@KERNELS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gpu_equals_cpu(dtype, kernel, unbiased):
+    x, y = (torch.from_numpy(layer).to(dtype) for layer in related(200, 30, 400))
+    value = cka(x.cuda(), y.cuda(), kernel, unbiased)
+    assert value.device.type == "cuda"
+    atol = 1e-5 if dtype == torch.float32 else 1e-12
+    assert value.item() == pytest.approx(cka(x, y, kernel, unbiased).item(), abs=atol)
+    assert cka(x.cuda(), x.cuda(), kernel, unbiased) == 1
+    with pytest.raises(ValueError, match="y: expected the device"):
+        cka(x.cuda(), y, kernel, unbiased)
+    with pytest.raises(ValueError, match="confounder: expected 200 examples on cuda"):
+        cka(x.cuda(), y.cuda(), kernel, unbiased, confounder=x)

@@ -1,0 +1,505 @@
+"""DFT-CCA: parity with the reference and with plain NumPy, theory, invariances, degenerate input.
+
+`reference/fourier.npz` holds the two convolutional cases of google/svcca (its DFT-CCA run in NumPy
+at complex128), copied from the project's `svcca_reference.npz`: inputs (examples, height, width,
+channels) and a row of coefficients per frequency, row-major in FFT order.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replication.similarity import fourier
+from replication.similarity.cca import cca
+from replication.similarity.fourier import correlate_spectra, dft_cca, spectrum
+
+REFERENCE = np.load(Path(__file__).parent / "reference" / "fourier.npz")
+CASES = sorted({key.split("/")[0] for key in REFERENCE.files})
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def pair(n=40, cx=3, cy=4, size=(6, 6), seed=0, noise=1.0):
+    """Return layers that share three channels of signal."""
+    r = np.random.default_rng(seed)
+    z = r.normal(size=(n, 3, *size))
+    x = np.einsum("nchw,cd->ndhw", z, r.normal(size=(3, cx)))
+    y = np.einsum("nchw,cd->ndhw", z, r.normal(size=(3, cy)))
+    return x + noise * r.normal(size=x.shape) + 2, y + noise * r.normal(size=y.shape) - 1
+
+
+def mixed(x, seed=0):
+    """Return x with its channels multiplied by an invertible, well-conditioned matrix."""
+    c = x.shape[1]
+    mixing = np.linalg.qr(draw(c, c, seed=seed))[0] * np.linspace(0.5, 2, c)
+    return np.einsum("nchw,cd->ndhw", x, mixing)
+
+
+def kept(n, size):
+    """Return where fftfreq(n) holds -size/2 <= f < size/2."""
+    f = np.fft.fftfreq(n, 1 / n)
+    return np.flatnonzero((f >= -size / 2 - 1e-9) & (f < size / 2 - 1e-9))
+
+
+def naive(x, y):
+    """Return the correlations over the full spectrum, one complex SVD per layer and frequency."""
+    size = np.minimum(x.shape[2:], y.shape[2:])
+    spectra = []
+    for z in (x, y):
+        f = np.fft.fft2(z, axes=(2, 3)).transpose(2, 3, 0, 1)
+        f = f[np.ix_(kept(z.shape[2], size[0]), kept(z.shape[3], size[1]))]
+        spectra.append(f - f.mean(2, keepdims=True))
+    rho = np.zeros((*size, min(x.shape[1], y.shape[1])))
+    for f in np.ndindex(*size):
+        u, v = (np.linalg.svd(z[f], full_matrices=False)[0] for z in spectra)
+        rho[f] = np.linalg.svd(u.conj().T @ v, compute_uv=False)
+    return rho
+
+
+def as_float(result):
+    return float(result.mean)
+
+
+# -- parity ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_reference_values(case):
+    x, y = (REFERENCE[f"{case}/acts{i}"].transpose(0, 3, 1, 2) for i in (1, 2))
+    expected = REFERENCE[f"{case}/complex128/coef"]
+    found = dft_cca(x, y)
+    rows, columns = REFERENCE[f"{case}/complex128/location"].T
+    # The README of the reference asks for 1e-8 with its epsilon of 1e-10, 1e-12 with none.
+    assert np.abs(found.correlations[rows, columns] - expected).max() < 1e-12
+    assert found.mean == pytest.approx(expected.mean(), abs=1e-12)
+    single = dft_cca(x.astype(np.float32), y.astype(np.float32))
+    assert np.abs(single.correlations[rows, columns] - expected).max() < 1e-5
+
+
+SIZES = [
+    ((6, 6), (6, 6)),
+    ((5, 5), (5, 5)),
+    ((4, 7), (4, 7)),
+    ((8, 8), (4, 4)),
+    ((8, 8), (5, 5)),
+    ((7, 7), (4, 4)),
+    ((7, 7), (3, 3)),
+    ((8, 3), (4, 6)),
+    ((2, 1), (6, 6)),
+    ((1, 1), (5, 4)),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), SIZES, ids=str)
+def test_half_spectrum_equals_the_full_one(first, second):
+    x, y = draw(25, 3, *first), draw(25, 4, *second, seed=1)
+    h, w = np.minimum(first, second)
+    x[:, :, :h, :w] += y[:, :3, :h, :w]
+    expected = naive(x, y)
+    for found in (dft_cca(x, y), correlate_spectra(spectrum(x), spectrum(y))):
+        assert np.abs(found.correlations - expected).max() < 1e-10
+        assert found.mean == pytest.approx(expected.mean(), abs=1e-10)
+        assert np.abs(found.frequency_means - expected.mean(2)).max() < 1e-10
+        assert (found.ranks == 3).all()
+    swapped = dft_cca(y, x)
+    assert np.abs(swapped.correlations - expected).max() < 1e-10
+
+
+@pytest.mark.parametrize("size", [(6, 6), (5, 5), (4, 7), (1, 1), (16, 16)], ids=str)
+def test_each_frequency_is_held_once_and_self_conjugate_ones_weigh_one(size):
+    held = spectrum(draw(9, 2, *size))
+    index, conjugate = held.index, held.conjugate
+    assert tuple(index.shape) == size
+    counts = index.flatten().bincount(minlength=len(held.bases))
+    rows, columns = (torch.arange(n) for n in size)
+    own = ((2 * rows) % size[0] == 0)[:, None] & ((2 * columns) % size[1] == 0)
+    assert (counts[index] == torch.where(own, 1, 2)).all()
+    assert len(held.bases) == (index.numel() + int(own.sum())) // 2
+    assert not conjugate[own].any() and int(conjugate.sum()) == int((counts == 2).sum())
+    assert (held.bases[index[own]].imag == 0).all()
+
+
+def test_the_spectrum_at_a_frequency_spans_the_transform():
+    x = draw(20, 3, 4, 5)
+    held = spectrum(x)
+    f = np.fft.fft2(x, axes=(2, 3))
+    f -= f.mean(0)
+    for i, j in np.ndindex(4, 5):
+        basis = held.bases[held.index[i, j]].numpy()
+        basis = basis.conj() if held.conjugate[i, j] else basis
+        assert np.abs(basis.conj().T @ basis - np.eye(3)).max() < 1e-13
+        assert np.abs(basis @ (basis.conj().T @ f[:, :, i, j]) - f[:, :, i, j]).max() < 1e-12
+
+
+def test_one_spectrum_serves_partners_of_every_size():
+    layers = [draw(30, 2 + i, n, n, seed=i) for i, n in enumerate((8, 5, 4, 1))]
+    held = [spectrum(x) for x in layers]
+    for i, x in enumerate(layers):
+        for j, y in enumerate(layers):
+            whole, part = correlate_spectra(held[i], held[j]), dft_cca(x, y)
+            assert np.array_equal(whole.correlations, part.correlations)
+
+
+def test_chunks_change_nothing(monkeypatch):
+    x, y = pair()
+    expected = dft_cca(x, y).correlations
+    monkeypatch.setattr(fourier, "CHUNK", 1)
+    assert np.abs(dft_cca(x, y).correlations - expected).max() < 1e-14
+
+
+# -- theory ----------------------------------------------------------------------------------------
+
+
+def closed_layers(images, channels, size, seed=0):
+    """Return two circular convolutions, with ReLU, of all cyclic shifts of a few random images."""
+    source = torch.Generator().manual_seed(seed)
+    z = torch.randn(images, 1, size, size, generator=source, dtype=torch.float64)
+    shifts = [torch.roll(z, (i, j), (2, 3)) for i in range(size) for j in range(size)]
+    z = torch.cat(shifts)
+    layers = []
+    for c in channels:
+        kernel = torch.randn(c, 1, 3, 3, generator=source, dtype=torch.float64)
+        padded = torch.nn.functional.pad(z, (1, 1, 1, 1), mode="circular")
+        layers.append(torch.relu(torch.nn.functional.conv2d(padded, kernel)))
+    return layers
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_on_translation_closed_data_it_is_full_cca(size):
+    x, y = closed_layers(12, (3, 4), size)
+    blocks = dft_cca(x, y).correlations.flatten().sort(descending=True).values
+    full = cca(x.flatten(1), y.flatten(1)).correlations
+    assert blocks.shape == full.shape
+    assert full.min() > 0.05 and full.mean() < 0.99
+    assert (blocks - full).abs().max() < 1e-8
+    assert dft_cca(x, y).mean.item() == pytest.approx(full.mean().item(), abs=1e-8)
+
+
+def test_on_other_data_it_is_not():
+    x, y = closed_layers(12, (3, 4), 4)
+    some = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: 3 * len(x) // 4]
+    x, y = x[some], y[some]
+    blocks = dft_cca(x, y).correlations.flatten().sort(descending=True).values
+    full = cca(x.flatten(1), y.flatten(1)).correlations
+    assert (blocks - full).abs().max() > 0.01
+
+
+def test_only_the_zero_frequency_has_a_mean_on_closed_data():
+    x, _ = closed_layers(6, (2, 2), 4)
+    mean = torch.fft.fft2(x).mean(0).abs()
+    mean[:, 0, 0] = 0
+    assert mean.max() < 1e-12
+
+
+def test_a_dense_layer_meets_the_spatial_means():
+    x, _ = pair(40, 4, size=(6, 5))
+    dense = x.mean((2, 3)) @ draw(4, 3) + 0.1 * draw(40, 3, seed=2)
+    expected = cca(x.mean((2, 3)), dense)
+    for found in (dft_cca(x, dense), dft_cca(dense, x), dft_cca(x, dense[:, :, None, None])):
+        assert found.correlations.shape == (1, 1, 3)
+        assert np.abs(found.correlations[0, 0] - expected.correlations).max() < 1e-12
+        assert found.mean == pytest.approx(expected.mean, abs=1e-12)
+
+
+def test_two_dense_layers_are_cca():
+    x, y = draw(30, 3), draw(30, 5, seed=1)
+    assert np.abs(dft_cca(x, y).correlations[0, 0] - cca(x, y).correlations).max() < 1e-13
+
+
+# -- invariances -----------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    channels=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+)
+def test_properties(seed, size, channels):
+    x, y = pair(20, *channels, size=size, seed=seed)
+    found = dft_cca(x, y)
+    rho, k = found.correlations, min(channels)
+    assert rho.shape == (*size, k) and rho.min() >= 0 and rho.max() <= 1
+    assert (np.diff(rho, axis=2) <= 1e-12).all()
+    assert np.abs(rho - naive(x, y)).max() < 1e-9
+    mirror = np.roll(rho[::-1, ::-1], (1, 1), (0, 1))
+    assert np.array_equal(rho, mirror)
+    assert np.abs(rho - dft_cca(y, x).correlations).max() < 1e-9
+
+
+def test_what_it_ignores():
+    x, y = pair()
+    expected = dft_cca(x, y).correlations
+    scales = np.array([1e-12, 1.0, 1e12])[:, None, None]
+    for same in (
+        x[:, [2, 0, 1]],
+        -3 * x,
+        x + draw(3, 6, 6),
+        x * scales,
+        mixed(x),
+        np.roll(x, (2, 5), (2, 3)),
+        np.concatenate([x, x[:, :1] - x[:, 1:2]], 1),
+        np.concatenate([x, np.full_like(x[:, :2], 0.1)], 1),
+    ):
+        assert np.abs(dft_cca(same, y).correlations - expected).max() < 1e-9
+    order = np.random.default_rng(1).permutation(len(x))
+    assert np.abs(dft_cca(x[order], y[order]).correlations - expected).max() < 1e-12
+    flipped = dft_cca(x[:, :, ::-1], y[:, :, ::-1])  # f becomes -f along one axis, up to phase
+    assert flipped.mean == pytest.approx(expected.mean(), abs=1e-12)
+
+
+def test_what_it_does_not_ignore():
+    x, y = pair(noise=0.1)
+    expected = as_float(dft_cca(x, y))
+    r = np.random.default_rng(0)
+    jittered = np.stack([np.roll(z, r.integers(0, 6, 2), (1, 2)) for z in x])
+    for other in (jittered, x[:, :, r.permutation(6)], x[r.permutation(len(x))]):
+        assert as_float(dft_cca(other, y)) < expected - 0.1
+
+
+# -- degenerate input ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_identical_layers_are_exactly_one(dtype):
+    x = pair(60, 8, size=(7, 6))[0].astype(dtype)
+    found = dft_cca(x, x)
+    assert (found.correlations == 1).all() and found.mean == 1
+    again = dft_cca(x, mixed(x).astype(dtype))
+    assert again.mean == pytest.approx(1, abs=1e-12 if dtype == np.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_scales(dtype, scale):
+    x, y = pair()
+    expected = dft_cca(x, y).correlations
+    found = dft_cca((scale * x).astype(dtype), (y / scale).astype(dtype))
+    bound = 1e-10 if dtype == np.float64 else 5e-4
+    assert np.abs(found.correlations - expected).max() < bound
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dead_channels_change_nothing(dtype):
+    x, y = (z.astype(dtype) for z in pair())
+    expected = dft_cca(x, y)
+    dead = np.concatenate([x[:, :1], np.zeros_like(x[:, :1]), x[:, 1:]], 1)
+    dead = np.concatenate([dead, np.full_like(x[:, :1], 1e6), x[:, :1]], 1)
+    found = dft_cca(dead, y)
+    assert (found.ranks == 3).all()
+    tolerance = 1e-12 if dtype == np.float64 else 1e-5
+    assert np.abs(found.correlations - expected.correlations).max() < tolerance
+    assert found.mean == pytest.approx(expected.mean, abs=tolerance)
+
+
+def band_limited(x, limit):
+    f = np.fft.fft2(x, axes=(2, 3))
+    rows, columns = (np.abs(np.fft.fftfreq(n, 1 / n)) > limit for n in x.shape[2:])
+    f[:, :, rows] = 0
+    f[:, :, :, columns] = 0
+    return np.fft.ifft2(f, axes=(2, 3)).real
+
+
+@pytest.mark.parametrize("offset", [0, 100])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_empty_bands_have_rank_zero(dtype, offset):
+    x, y = pair(size=(8, 8))
+    units = np.array([1e-12, 1.0, 1e12])[:, None, None]
+    x = ((band_limited(x - 2, 2) + offset) * units).astype(dtype)  # empty bands hold its rounding
+    found = dft_cca(x, y.astype(dtype))
+    low = np.abs(np.fft.fftfreq(8, 1 / 8)) <= 2
+    low = low[:, None] & low
+    assert (found.ranks[low] == 3).all() and (found.ranks[~low] == 0).all()
+    assert (found.correlations[~low] == 0).all() and (found.frequency_means[~low] == 0).all()
+    expected = dft_cca(*pair(size=(8, 8))).correlations
+    bound = 1e-9 if dtype == np.float64 else 5e-4
+    assert np.abs(found.correlations[low] - expected[low]).max() < bound
+    assert found.mean == pytest.approx(expected[low].mean(), abs=bound)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_channel_without_a_band_lowers_the_rank_there(dtype):
+    x, y = pair(size=(8, 8))
+    x[:, 1:2] = band_limited(x[:, 1:2], 2)
+    found = dft_cca(x.astype(dtype), y.astype(dtype))
+    assert found.ranks[0, 0] == 3 and found.ranks[4, 4] == 2
+    alone = dft_cca(x[:, [0, 2]], y).correlations[4, 4]
+    assert found.correlations.shape == (8, 8, 3) and found.correlations[4, 4, 2] == 0
+    bound = 1e-9 if dtype == np.float64 else 5e-4
+    assert np.abs(found.correlations[4, 4, :2] - alone).max() < bound
+    total = found.correlations.sum(dtype=np.float64) / found.ranks.sum()
+    assert found.mean == pytest.approx(total, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_images_without_structure_have_only_the_zero_frequency(dtype):
+    flat, y = np.ones((1, 1, 6, 6)) * draw(40, 3, 1, 1), pair()[1]
+    found = dft_cca(flat.astype(dtype), y.astype(dtype))
+    assert found.ranks[0, 0] == 3 and found.ranks.sum() == 3
+    expected = cca(flat[:, :, 0, 0], y.mean((2, 3))).mean
+    assert found.mean == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_layer_constant_over_the_examples_correlates_with_nothing():
+    x, y = pair()
+    constant = np.broadcast_to(x[:1], x.shape)
+    with pytest.warns(UserWarning, match="constant over the examples"):
+        found = dft_cca(constant, y)
+    assert found.mean == 0 and found.correlations.shape == (6, 6, 0) and not found.ranks.any()
+    assert np.isfinite(found.frequency_means).all()
+
+
+def test_one_channel_is_the_modulus_of_the_coherence():
+    x, y = pair(30, 1, 1)
+    found = dft_cca(x, y).correlations[..., 0]
+    f, g = (np.fft.fft2(z[:, 0]) for z in (x, y))
+    f, g = f - f.mean(0), g - g.mean(0)
+    inner = np.abs((f.conj() * g).sum(0))
+    expected = inner / np.sqrt((np.abs(f) ** 2).sum(0) * (np.abs(g) ** 2).sum(0))
+    assert np.abs(found - expected).max() < 1e-12
+
+
+@pytest.mark.parametrize("channels", [9, 10, 25])
+def test_as_many_channels_as_examples_warn(channels):
+    x, y = draw(10, channels, 4, 4), draw(10, 2, 4, 4, seed=1)
+    with pytest.warns(UserWarning, match="take more examples"):
+        found = dft_cca(x, y)
+    assert found.mean == pytest.approx(1, abs=1e-12) and (found.ranks == 2).all()
+
+
+def test_many_channels_of_low_rank_do_not_warn():
+    x, y = pair(20, 2)
+    wide = np.einsum("nchw,cd->ndhw", x, draw(2, 50))
+    found = dft_cca(wide, y[:20])
+    assert (found.ranks == 2).all()
+    assert np.abs(found.correlations - dft_cca(x, y).correlations).max() < 1e-10
+
+
+@pytest.mark.parametrize("size", [(6, 6), (1, 1)], ids=str)
+def test_float32_is_close_to_float64(size):
+    x, y = pair(200, 16, 12, size)
+    exact = dft_cca(x, y)
+    found = dft_cca(x.astype(np.float32), y.astype(np.float32))
+    assert found.correlations.dtype == np.float32
+    assert np.abs(found.correlations - exact.correlations).max() < 5e-4
+    assert found.mean == pytest.approx(exact.mean, abs=1e-5)
+
+
+def test_independent_noise_lies_at_its_null():
+    x, y = draw(300, 4, 6, 6), draw(300, 4, 6, 6, seed=1)
+    found = dft_cca(x, y, null=5, seed=3)
+    assert found.null.shape == (5,) and found.null.std() < 0.01
+    assert abs(found.mean - found.null.mean()) < 0.01
+    assert found.mean < 0.15
+    assert np.array_equal(found.null, dft_cca(x, y, null=5, seed=3).null)
+    assert not np.array_equal(found.null, dft_cca(x, y, null=5, seed=4).null)
+    related = dft_cca(*pair(300), null=5)
+    assert related.mean > related.null.max() + 0.3
+
+
+# -- interface -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_kind_and_dtype(dtype):
+    x, y = (torch.from_numpy(z).to(dtype) for z in pair())
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    found = dft_cca(x, y, null=2)
+    for value in (found.correlations, found.mean, found.frequency_means, found.null):
+        assert isinstance(value, torch.Tensor) and value.dtype == wide
+    assert found.ranks.dtype == torch.int64
+    assert spectrum(x).bases.dtype == wide.to_complex()
+    if dtype != torch.bfloat16:
+        values = dft_cca(x.numpy(), y, null=2)
+        for value in (values.correlations, values.mean, values.frequency_means, values.null):
+            assert isinstance(value, np.ndarray) and value.dtype == str(wide).split(".")[1]
+        assert np.array_equal(values.correlations, found.correlations.numpy())
+    assert dft_cca(x, y.double()).correlations.dtype == torch.float64
+    assert correlate_spectra(spectrum(x), spectrum(y.double())).mean.dtype == torch.float64
+
+
+def test_integers_are_read_as_float64_and_input_is_left_alone():
+    x, y = (np.round(4 * z).astype(np.int32) for z in pair())
+    assert np.array_equal(dft_cca(x, y).mean, dft_cca(x.astype(float), y.astype(float)).mean)
+    x, y = (torch.from_numpy(z).requires_grad_() for z in pair())
+    before = x.detach().clone()
+    assert not dft_cca(x, y).mean.requires_grad
+    assert torch.equal(x.detach(), before)
+
+
+def test_layout_in_memory_does_not_matter():
+    x, y = (torch.from_numpy(z) for z in pair())
+    expected = dft_cca(x, y).correlations
+    found = dft_cca(x.to(memory_format=torch.channels_last), y)
+    assert (found.correlations - expected).abs().max() < 1e-13
+
+
+def bad(value):
+    x = draw(10, 3, 4, 4)
+    x[1, 2, 3, 0] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("x", "match"),
+    [
+        (draw(10, 3, 4), r"x: expected real \(examples >= 2.*found shape \(10, 3, 4\)"),
+        (draw(10), r"x: expected real .*\(10,\)"),
+        (draw(1, 3, 4, 4), r"x: expected real .*\(1, 3, 4, 4\)"),
+        (draw(10, 0, 4, 4), r"x: expected at least one entry.*\(10, 0, 4, 4\)"),
+        (draw(10, 3, 4, 4) + 0j, "x: expected real .*complex128"),
+        (bad(np.nan), "x: expected finite numbers"),
+        (bad(-np.inf), "x: expected finite numbers"),
+        ("layer", "x: expected a torch tensor or NumPy array, found str"),
+        (draw(12, 3, 4, 4), "y: expected the 12 examples of x, found 10 examples"),
+    ],
+)
+def test_bad_input(x, match):
+    with pytest.raises(ValueError, match=match):
+        dft_cca(x, draw(10, 2, 4, 4))
+
+
+def test_bad_second_input():
+    x = draw(10, 2, 4, 4)
+    with pytest.raises(ValueError, match="y: expected finite numbers"):
+        dft_cca(x, bad(np.nan))
+    with pytest.raises(ValueError, match="x: expected finite numbers"):
+        spectrum(bad(np.nan))
+    with pytest.raises(ValueError, match="null: expected an integer >= 0"):
+        dft_cca(x, x, null=-1)
+    with pytest.raises(ValueError, match="y: expected the 10 examples of x, found 9"):
+        correlate_spectra(spectrum(x), spectrum(x[:9]))
+
+
+# -- GPU -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gpu_equals_cpu(dtype):
+    x, y = (torch.from_numpy(z).to(dtype) for z in pair(200, 16, 12, (8, 7)))
+    found, expected = dft_cca(x.cuda(), y.cuda(), null=1), dft_cca(x, y, null=1)
+    assert found.correlations.device.type == found.null.device.type == "cuda"
+    bound = 1e-10 if dtype == torch.float64 else 5e-4
+    assert (found.correlations.cpu() - expected.correlations).abs().max() < bound
+    assert torch.equal(found.ranks.cpu(), expected.ranks)
+    cropped = correlate_spectra(spectrum(x.cuda()), spectrum(y[..., :4].cuda()))
+    expected = dft_cca(x, y[..., :4])
+    assert (cropped.correlations.cpu() - expected.correlations).abs().max() < bound
+    dense = dft_cca(x.cuda(), y.cuda().mean((2, 3))).mean.cpu()
+    assert abs(dense - dft_cca(x, y.mean((2, 3))).mean) < bound
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_layers_on_two_devices():
+    x = torch.from_numpy(draw(10, 2, 4, 4))
+    with pytest.raises(ValueError, match="y: expected the device of x, cuda:0, found cpu"):
+        dft_cca(x.cuda(), x)

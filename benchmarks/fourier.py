@@ -88,8 +88,7 @@ def rows() -> list[Row]:
             "pair, float32": lambda: fourier.dft_cca(*single[:2]),
             "float64": lambda: ours(double),
             "float32": lambda: ours(single),
-        },
-        repeats=3,
+        }
     )
     exact = torch.from_numpy(by_svd(x, y))
     table = []

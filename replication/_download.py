@@ -10,7 +10,7 @@ import urllib.request
 import uuid
 from pathlib import Path
 
-from replication import _readers, paths
+from replication import _locations, paths
 
 _failures: dict[str, str] = {}  # why a download failed, by data set; "" when nothing answered
 
@@ -26,14 +26,14 @@ class UnavailableError(ValueError):
 def fetch(name: str, timeout: float = 10.0) -> Path:
     """Do what `replication.data.fetch` says, for a known `name`."""
     root = paths.data()
-    location, _ = _readers.find(name, [("data/", root)])
+    location, _ = _locations.find(name, [("data/", root)])
     if location is not None and not location.fault:
         return location.folder
     if os.environ.get("REPLICATION_OFFLINE", "0") not in ("", "0"):
         raise UnavailableError("REPLICATION_OFFLINE is set")
     from replication._torchvision import datasets
 
-    info = _readers.INFO[name]
+    info = _locations.INFO[name]
     kind = getattr(datasets, info.torchvision)
     if info.meta:
         _first_answer([kind.url], timeout)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Real
@@ -123,7 +122,7 @@ class Spec:
                 object.__setattr__(self, name, as_integer(value, name, least))
         for name in ("learning_rate", "decay", "epochs", "evaluate_every"):
             value = getattr(self, name)
-            if not (isinstance(value, Real) and 0 < value < math.inf):
+            if not (isinstance(value, Real) and value > 0):
                 raise ValueError(f"{name}: expected a number of more than 0, found {value!r}")
         goal = self.stop_at_train_accuracy
         for name, value in (

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from replication import _download, _readers
+from replication import _download, _locations, _readers
 from replication._corruption import KINDS, corrupt_images, corrupt_labels
 from replication._inputs import as_integer, choose_device, generator, nearest
-from replication._readers import Location
+from replication._locations import Location
 
 __all__ = [
     "KINDS",
@@ -87,7 +87,7 @@ class Split:
         train, test = (
             f"{n:,}" if n == of else f"{n:,} of {of:,}" for n, of in zip(sizes, known, strict=True)
         )
-        title = _readers.INFO[self.name].title if self.name in _readers.INFO else self.name
+        title = _locations.INFO[self.name].title if self.name in _locations.INFO else self.name
         note = " (a substitute for MNIST)" if self.substitute else ""
         return f"{title}, {train} training and {test} test images{note}"
 
@@ -140,16 +140,16 @@ def load(
     """
     wanted, counts = _known(name), _counts(subset)
     seed, device = as_integer(seed, "seed", 0), choose_device(device)
-    location, passed_over = _readers.find(wanted)
+    location, passed_over = _locations.find(wanted)
     note = ""
     if location is None:
         try:
             _download.fetch_once(wanted)
-            location, passed_over = _readers.find(wanted)
+            location, passed_over = _locations.find(wanted)
         except _download.UnavailableError as error:
             if name != "auto":
                 raise ValueError(_absent(wanted, str(error), passed_over)) from error
-            location, _ = _readers.find("mnist5k")
+            location, _ = _locations.find("mnist5k")
             note = f", in place of MNIST, which is not here and was not downloaded ({error})"
             _announce(str(error))
     halves = [_readers.read(location, part) for part in ("train", "test")]
@@ -159,7 +159,7 @@ def load(
         counts = [None if n is None else min(n, of) for n, of in zip(asked, held, strict=True)]
         for part, n, of in zip(("training", "test"), asked, held, strict=True):
             note += f"; {of:,} {part} images where {n:,} were asked for" if n and n > of else ""
-    info, parts, jpeg = _readers.INFO[location.name], [], False
+    info, parts, jpeg = _locations.INFO[location.name], [], False
     for part, half, count in zip(("training", "test"), halves, counts, strict=True):
         chosen = None
         if count is not None:
@@ -184,7 +184,7 @@ def locate(name: str) -> Location | None:
     ``"auto"`` stands for MNIST. None means that it would have to be downloaded. The `Location`
     prints as a phrase without paths; its `fingerprint` changes when files do.
     """
-    return _readers.find(_known(name))[0]
+    return _locations.find(_known(name))[0]
 
 
 def fetch(name: str, timeout: float = 10.0) -> Path:
@@ -284,12 +284,12 @@ def _announce(reason: str) -> None:
 
 def _absent(name: str, reason: str, passed_over: str) -> str:
     """Return what to tell the user who asked for a data set that cannot be had."""
-    places = dict(_readers.folders())
+    places = dict(_locations.folders())
     searched = " and ".join(f"{where} ({path})" for where, path in places.items())
     unset = "" if "$REPLICATION_DATA" in places else " ($REPLICATION_DATA is not set)"
     passed_over = f"; {passed_over}" if passed_over else ""
     return (
-        f"{_readers.INFO[name].title} was not found in {searched}{unset}{passed_over}, and was not "
-        f"downloaded ({reason}). Run `python -m replication data {name}` with a network, or put "
-        "the files there (data/README.md lists the layouts)"
+        f"{_locations.INFO[name].title} was not found in {searched}{unset}{passed_over}, and was "
+        f"not downloaded ({reason}). Run `python -m replication data {name}` with a network, or "
+        "put the files there (data/README.md lists the layouts)"
     )

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 
 from replication import _kernels, _notebooks, cli, data, paths, profiles
-from replication._readers import Location
+from replication._locations import Location
 
 V4 = nbformat.v4
 

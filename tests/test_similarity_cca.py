@@ -243,7 +243,9 @@ def test_a_constant_neuron_changes_nothing(dtype, level):
 def test_scales_from_1e_12_to_1e12_in_one_layer():
     x, y = correlated_pair()
     mixed = x * torch.logspace(-12, 12, 11, dtype=x.dtype)
-    torch.testing.assert_close(cca(mixed, y).correlations, cca(x, y).correlations, atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        cca(mixed, y).correlations, cca(x, y).correlations, atol=1e-9, rtol=0
+    )
     assert math.isfinite(pwcca(mixed, y))
     assert math.isfinite(svcca(mixed, y).mean)
 

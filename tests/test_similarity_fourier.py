@@ -276,7 +276,7 @@ def test_identical_layers_are_exactly_one(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("scale", [1e-12, 1e12])
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
 def test_scales(dtype, scale):
     x, y = pair()
     expected = dft_cca(x, y).correlations

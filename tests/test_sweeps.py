@@ -335,34 +335,37 @@ run(measure, MANY, store=store / "undisturbed")
 duration = time.perf_counter() - start
 print("seed", {seed}, "a sweep takes", round(duration, 3), "s", flush=True)
 partial = 0
-for number in range(8):
-    for _ in range(2):
-        child = os.fork()
-        if not child:
-            run(measure, MANY, store=store / str(number))
-            os._exit(0)
-        delay = source.uniform(0, 0.6 * duration)
-        time.sleep(delay)
-        os.kill(child, signal.SIGKILL)
-        killed = os.waitpid(child, 0)[1] == signal.SIGKILL
-        files = visible(store / str(number))
-        for file in files:
-            pd.read_parquet(file)
-        partial += 0 < len(files) < len(MANY)
-        print("killed" if killed else "done", round(delay, 3), len(files), flush=True)
-print("broken off", partial, flush=True)
+number = 0
+while partial < 8:  # each time the child was too fast, the next is given less time
+    child = os.fork()
+    if not child:
+        run(measure, MANY, store=store / str(number))
+        os._exit(0)
+    delay = source.uniform(0, duration)
+    time.sleep(delay)
+    os.kill(child, signal.SIGKILL)
+    killed = os.waitpid(child, 0)[1] == signal.SIGKILL
+    files = visible(store / str(number))
+    for file in files:
+        pd.read_parquet(file)
+    partial += 0 < len(files) < len(MANY)
+    print("killed" if killed else "done", round(delay, 3), len(files), flush=True)
+    if len(files) == len(MANY):
+        number, duration = number + 1, 0.9 * duration
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_sweep_survives_kill_9(tmp_path):
     program = KILLED.format(tests=str(Path(__file__).parent), store=str(tmp_path), seed=3)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300
+    )
     print(done.stdout, done.stderr)  # shown when the test fails
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) >= 5
-    for number in range(8):
-        store = tmp_path / str(number)
+    for store in tmp_path.iterdir():
+        if store.name == "warm":
+            continue
         missing = len(MANY) - len([*store.rglob("[!.]*.parquet")])
         measure.calls.clear()
         equal(run(measure, MANY, store=store), expected(MANY))

@@ -84,6 +84,15 @@ def regular(inputs=64, classes=10, dropout=0.3):
     )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads that wait for one another cost more than such small sums, and sums depend on them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def more_models(monkeypatch):
     monkeypatch.setitem(models.MODELS, "regular", regular)
@@ -253,19 +262,29 @@ def test_global_randomness_is_neither_used_nor_touched(monkeypatch):
     assert_same(run, expected)
 
 
+def alike():
+    """A split of equal images with equal labels: the order in which they are drawn is nothing."""
+    image = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    train = data.Examples(image.repeat(60, 1, 1, 1), torch.zeros(60, dtype=torch.int64))
+    return dataclasses.replace(SPLIT, train=train)
+
+
 def test_dropout_differs_by_step_and_is_one_function_within_a_step(monkeypatch):
     """L-BFGS calls the closure several times a step: it must see the same units dropped."""
     losses = []
+    monkeypatch.setitem(
+        models.MODELS,
+        "dropout",
+        lambda: nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, 10)),
+    )
     monkeypatch.setattr(
         torch.optim.SGD,
         "step",
         lambda self, closure: losses.append([closure().item() for _ in range(3)]),
     )
-    spec = make(model="regular", model_options={}, batch_size=60, epochs=2)
-    fit(spec)  # the weights stay, the images are the same up to their order
-    assert len(losses) == 2
+    fit(make(model="dropout", model_options={}, batch_size=60, epochs=3), alike())
     assert all(len(set(step)) == 1 for step in losses)
-    assert abs(losses[0][0] - losses[1][0]) > 1e-3
+    assert len({step[0] for step in losses}) == 3
 
 
 def test_the_user_s_cudnn_settings_hold_but_for_determinism(monkeypatch):
@@ -476,23 +495,23 @@ def test_augmentation_repeats_with_its_generator():
     assert not torch.equal(once, _steps.augment(images, how, seeded(2)))
 
 
-def test_augmentation_changes_every_step_and_what_is_trained_on_but_not_what_is_measured(
-    monkeypatch,
-):
+def test_augmentation_is_of_what_is_trained_on_alone_and_new_at_every_step(monkeypatch):
     seen, plain = [], _steps.augment
 
     def spy(images, how, source):
-        seen.append((images, plain(images, how, source)))
-        return seen[-1][1]
+        seen.append(plain(images, how, source))
+        return seen[-1]
 
     monkeypatch.setattr(_steps, "augment", spy)
-    spec = make(augment={"shift": 2}, batch_size=60)
-    run = fit(spec)
-    assert len(seen) == 2
-    assert all(not torch.equal(before, after) for before, after in seen)
-    monkeypatch.setattr(_steps, "augment", lambda images, how, source: seen.pop(0)[1])
-    assert same_weights(run.state(), fit(spec).state())
-    measured = training.evaluate(run.model(), SPLIT.train)
+    spec, split = make(augment={"shift": 2}, batch_size=60, epochs=3), alike()
+    run = fit(spec, split)
+    assert len(seen) == 3
+    assert not any(
+        torch.equal(a, b) for a, b in zip(seen, [split.train.images, *seen], strict=False)
+    )
+    monkeypatch.setattr(_steps, "augment", lambda images, how, source: seen.pop(0))
+    assert same_weights(run.state(), fit(spec, split).state())
+    measured = training.evaluate(run.model(), split.train)
     assert tuple(run.history.iloc[-1][["train_loss", "train_accuracy"]]) == measured
 
 
@@ -834,7 +853,7 @@ KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-torch.set_num_threads(1)  # a forked child has no pool of threads
+torch.set_num_threads(1)  # as here, and a forked child has no pool of them
 sys.path.insert(0, {tests!r})
 from test_training import LONG, SPLIT, fit
 import safetensors, json
@@ -851,7 +870,7 @@ fit(LONG, store=Path({store!r}) / "undisturbed")
 duration = time.perf_counter() - start
 source, number, broken = random.Random({seed}), 0, 0
 print("seed", {seed}, "a run takes", round(duration, 3), "s", flush=True)
-for _ in range(12):
+while broken < 7:  # each time the child was too fast, the next is given less time
     store = Path({store!r}) / str(number)
     delay = source.uniform(0, duration)
     child = os.fork()
@@ -865,7 +884,8 @@ for _ in range(12):
     assert all(whole(f) for f in files), files
     broken += killed and bool(files) and not any(f.name == "run.json" for f in files)
     print("killed" if killed else "done", round(delay, 3), len(files), flush=True)
-    number += any(f.name == "run.json" for f in files)
+    if any(f.name == "run.json" for f in files):
+        number, duration = number + 1, 0.9 * duration
 print("stores", number + 1, "broken off", broken, flush=True)
 """
 
@@ -883,18 +903,14 @@ LONG = make(
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_run_survives_kill_9(tmp_path):
     program = KILLED.format(tests=str(Path(__file__).parent), store=str(tmp_path), seed=20)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300
+    )
     print(done.stdout, done.stderr)  # shown when the test fails
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) >= 3
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums depend on their number
-    try:
-        expected = fit(LONG)
-        for store in tmp_path.iterdir():
-            assert_same(fit(LONG, store=store), expected)
-    finally:
-        torch.set_num_threads(threads)
+    expected = fit(LONG)
+    for store in tmp_path.iterdir():
+        assert_same(fit(LONG, store=store), expected)
 
 
 def cut(path, share):

@@ -201,8 +201,9 @@ def pwcca(x: Array, y: Array, *, symmetric: bool = False) -> Array:
     """
     first, second = as_pair(x, y)
     with full_precision():
-        value = weighted(subspace(first), subspace(second), symmetric)
-    return like(x)(value)
+        spaces = subspace(first), subspace(second)
+        warn_if_trivial(*spaces, stacklevel=3)
+        return like(x)(weighted(*spaces, symmetric))
 
 
 def correlate(
@@ -228,14 +229,12 @@ def correlate(
 
 def mean_correlation(x: Subspace, y: Subspace) -> Tensor:
     """Return the mean correlation over the smaller rank, without directions."""
-    warn_if_trivial(x, y)
     values = as_correlations(torch.linalg.svdvals(x.basis.mT @ y.basis))
     return values.sum() / max(1, len(values))
 
 
 def weighted(x: Subspace, y: Subspace, symmetric: bool = False) -> Tensor:
     """Return PWCCA of two layers already reduced to subspaces."""
-    warn_if_trivial(x, y)
     u, s, vh = torch.linalg.svd(x.basis.mT @ y.basis, full_matrices=False)
     rho = as_correlations(s)
     value = _weighted_mean(rho, x, u)
@@ -249,17 +248,20 @@ def as_correlations(singular_values: Tensor) -> Tensor:
     return torch.where(near, torch.ones_like(singular_values), singular_values)
 
 
-def warn_if_trivial(x: Subspace, y: Subspace) -> None:
+def warn_if_trivial(x: Subspace, y: Subspace, stacklevel: int = 4) -> None:
     """Warn when a layer spans all that examples can span, or nothing."""
     examples = x.examples
     if max(x.rank, y.rank) >= examples - 1:
         warn(
             f"a layer of rank {max(x.rank, y.rank)} spans all {examples} centred examples: its "
             "canonical correlations with anything are 1; take more examples, or CKA",
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
     if min(x.rank, y.rank) == 0:
-        warn("a layer is constant over the examples: it correlates with nothing", stacklevel=4)
+        warn(
+            "a layer is constant over the examples: it correlates with nothing",
+            stacklevel=stacklevel,
+        )
 
 
 def _weighted_mean(rho: Tensor, x: Subspace, rotation: Tensor) -> Tensor:

@@ -1,13 +1,10 @@
-"""Every layer against every layer, each reduced once and then only multiplied.
+"""Every layer against every layer, each reduced once and then only multiplied."""
 
-For one layer an index needs a reduced form (an orthonormal basis, a spectrum, a normalised matrix);
-for a pair, a small product of two of them. L layers take L reductions in place of L^2.
-"""
-
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import product as pairs
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -22,99 +19,14 @@ from replication import plotting
 from replication._inputs import as_integer, as_tensor, generator, nearest
 from replication._precision import full_precision
 from replication.activations import flatten, spatial_mean
-from replication.similarity._linalg import Array, as_layer, like, principal_subspace, subspace
-from replication.similarity.baselines import DISTANCES, distance_ranks, explained, rank_correlation
-from replication.similarity.cca import CCAResult, correlate, mean_correlation, weighted
-from replication.similarity.cka import Prepared, check_kernel, index, prepare
-from replication.similarity.cka import product as inner_product
-from replication.similarity.fourier import correlate_spectra, spectrum
-from replication.similarity.procrustes import distance_of, narrowed, normalised
-from replication.similarity.streaming import TOLERANCE, Accumulator
+from replication.similarity import _metrics
+from replication.similarity._linalg import Array, like
 
-
-@dataclass(frozen=True)
-class Metric:
-    """An index as a reduction of one layer and a product of two reduced ones.
-
-    `symmetric` says that the order of a pair does not matter; `similarity`, that equal layers give
-    1 rather than 0.
-    """
-
-    reduce: Callable[[Tensor], Any]
-    pair: Callable[[Any, Any], Any]
-    symmetric: bool = True
-    similarity: bool = True
-
-
-def _cca(tolerance: float | None = None) -> Metric:
-    return Metric(partial(subspace, tolerance=tolerance), mean_correlation)
-
-
-def _svcca(variance: float = 0.99, dims: int | None = None, squares: bool = False) -> Metric:
-    cut = partial(principal_subspace, variance=variance, dims=dims, squares=squares)
-    return Metric(cut, mean_correlation)
-
-
-def _pwcca(symmetric: bool = False, tolerance: float | None = None) -> Metric:
-    reduce = partial(subspace, tolerance=tolerance)
-    return Metric(reduce, partial(weighted, symmetric=symmetric), symmetric)
-
-
-def _cka(kernel: str = "linear", unbiased: bool = False, sigma: float = 0.5) -> Metric:
-    check_kernel(kernel, sigma)
-    reduce = partial(prepare, kernel=kernel, unbiased=unbiased, sigma=sigma)
-
-    def pair(a: Prepared, b: Prepared) -> Tensor:
-        return index(inner_product(a, b), a.square, b.square, -1.0 if unbiased else 0)
-
-    return Metric(reduce, pair)
-
-
-def _procrustes(angular: bool = False) -> Metric:
-    def pair(a: Tensor, b: Tensor) -> Tensor:
-        distance = distance_of(a, b)
-        return 2 * torch.asin(distance.sqrt() / 2) if angular else distance
-
-    def reduce(layer: Tensor) -> Tensor:
-        return narrowed(normalised(layer))
-
-    return Metric(reduce, pair, similarity=False)
-
-
-def _regression(tolerance: float | None = None) -> Metric:
-    def reduce(layer: Tensor) -> tuple[Tensor, Tensor]:
-        return subspace(layer, tolerance).basis, normalised(layer)
-
-    return Metric(reduce, lambda a, b: explained(a[0], b[1]), symmetric=False)
-
-
-def _rsa(distance: str = "correlation") -> Metric:
-    if distance not in DISTANCES:
-        raise ValueError(f"distance: found {distance!r}; {nearest(distance, DISTANCES)}")
-    reduce = partial(distance_ranks, distance=distance)
-    return Metric(reduce, rank_correlation)
-
-
-def _dft_cca() -> Metric:
-    return Metric(spectrum, lambda a, b: correlate_spectra(a, b).mean)
-
-
-METRICS: dict[str, Callable[..., Metric]] = {
-    "cca": _cca,
-    "svcca": _svcca,
-    "pwcca": _pwcca,
-    "cka": _cka,
-    "procrustes": _procrustes,
-    "regression": _regression,
-    "rsa": _rsa,
-    "dft_cca": _dft_cca,
-}
 CONV: dict[str, Callable[[Tensor], Tensor]] = {
     "spatial_mean": spatial_mean,
     "flatten": flatten,
     "positions": lambda layer: layer.movedim(1, -1).flatten(0, -2),
 }
-STREAMED = ("cca", "svcca", "pwcca", "cka", "procrustes", "regression")
 
 
 @dataclass(frozen=True)
@@ -144,7 +56,7 @@ class SimilarityGrid:
         axes = {"row": self.rows, "column": self.columns}
         if self.checkpoints is not None:
             axes = {"checkpoint": self.checkpoints, **axes}
-        frame = pd.DataFrame(list(pairs(*axes.values())), columns=list(axes))
+        frame = pd.DataFrame(list(product(*axes.values())), columns=list(axes))
         frame["value"] = _flat(self.values)
         if self.null is not None:
             frame["null"] = _flat(self.null)
@@ -154,17 +66,24 @@ class SimilarityGrid:
         """Return a figure: a heatmap, or one a checkpoint, on one colour scale."""
         values = _flat(self.values).reshape(-1, len(self.rows), len(self.columns))
         limits = limits or (min(0.0, np.nanmin(values)), max(1.0, np.nanmax(values)))
+        across = min(4, len(values))
+        down = -(-len(values) // across)
+        size = (plotting.COLUMN, 2.8) if len(values) == 1 else (plotting.PAGE, 0.7 + 1.6 * down)
         with plotting.style():
-            width = min(plotting.PAGE, plotting.COLUMN * len(values))
-            fig, axes = plt.subplots(1, len(values), figsize=(width, 3), squeeze=False, sharey=True)
-            for ax, panel in zip(axes[0], values, strict=True):
+            fig, axes = plt.subplots(down, across, figsize=size, squeeze=False)
+            for place, (ax, panel) in enumerate(zip(axes.flat, values, strict=False)):
                 image = ax.imshow(panel, vmin=limits[0], vmax=limits[1], cmap="viridis")
-                turned = 90 if len(self.columns) > 4 else 0
-                ax.set_xticks(range(len(self.columns)), self.columns, rotation=turned)
-                ax.set_yticks(range(len(self.rows)), self.rows)
+                below, left = place + across >= len(values), place % across == 0
+                turned = 90 if len(values) > 1 or len(self.columns) > 4 else 0
+                columns = self.columns if below else [""] * len(self.columns)
+                ax.set_xticks(range(len(self.columns)), columns, rotation=turned)
+                ax.set_yticks(range(len(self.rows)), self.rows if left else [""] * len(self.rows))
+                ax.tick_params(labelsize=8 if len(values) == 1 else 6)
                 ax.grid(False)
-            for ax, checkpoint in zip(axes[0], self.checkpoints or (), strict=False):
-                ax.set_title(str(checkpoint))
+                if self.checkpoints is not None:
+                    ax.set_title(str(self.checkpoints[place]))
+            for ax in axes.flat[len(values) :]:
+                ax.set_axis_off()
             fig.colorbar(image, ax=axes, label=self.metric)
         return fig
 
@@ -182,6 +101,10 @@ def compare(
 ) -> SimilarityGrid:
     """Return the similarity of all layers of one network to all layers of another.
 
+    Values have the widest dtype among the layers and are of the kind of the first. Where an index
+    has sides, a row is its x and a column its y: "pwcca" weights by the row's layer, "regression"
+    predicts the column's.
+
     Parameters
     ----------
     acts_a : mapping of name to layer, or of checkpoint to such a mapping
@@ -190,7 +113,8 @@ def compare(
     acts_b : mapping of name to layer, optional
         By default `acts_a` itself, for checkpoints the last one.
     metric : str or callable
-        A name in `METRICS`, or a function of two (examples, neurons) tensors.
+        "cca", "svcca", "pwcca", "cka", "procrustes", "regression", "rsa", "dft_cca", or a function
+        of two (examples, neurons) tensors that returns a number or a CCAResult.
     conv : "spatial_mean", "positions", "flatten" or "dft"
         What becomes of convolutional layers: channels averaged over space (Morcos et al. 2018b);
         every position an example (Raghu et al. 2017, for one layer in two networks; the sizes must
@@ -203,125 +127,88 @@ def compare(
     progress : bool
         Show a progress bar over pairs.
     options
-        Of the metric, as in the function of that name.
+        Of the metric, as in the function of that name, but for the confounder of `cka`.
 
     Raises
     ------
     ValueError
         For an unknown metric or option, no layers, or layers that do not fit; it names the layer.
+
+    Warns
+    -----
+    UserWarning
+        Once for all layers that are constant, once for those whose rank leaves an index that
+        ignores invertible maps without meaning, and for a biased CKA of few examples.
     """
-    if conv == "dft" and metric == "cca":
-        metric = "dft_cca"
-    if conv not in CONV and metric != "dft_cca":
-        raise ValueError(f"conv: found {conv!r} with metric {metric!r}; {nearest(conv, CONV)}")
-    chosen = _metric(metric, options)
+    if conv == "dft" and metric in ("cca", "dft_cca"):
+        metric, conv = "dft_cca", "spatial_mean"
+    if conv not in CONV:
+        raise ValueError(f"conv: found {conv!r} for {metric!r}; {nearest(str(conv), CONV)}")
+    chosen = _metrics.find(metric, options)
     as_integer(null, "null", 0)
-    staged = _is_staged(acts_a)
+    staged = isinstance(acts_a, Mapping) and any(isinstance(v, Mapping) for v in acts_a.values())
     stages = acts_a if staged else {None: acts_a}
+    _require_layers("acts_a", *stages.values())
     if acts_b is None:
         acts_b = list(stages.values())[-1]
-    _require_layers("acts_a", *stages.values())
     _require_layers("acts_b", acts_b)
-    prepare = partial(_prepare, chosen, None if metric == "dft_cca" else CONV[conv])
-    kind = like(next(iter(acts_b.values())))
 
-    with full_precision():
-        right = {name: prepare(layer, name) for name, layer in acts_b.items()}
-        shuffled = [
-            {name: prepare(_shuffled(layer, i, seed), name) for name, layer in acts_b.items()}
-            for i in range(null)
-        ]
-        found, baseline = [], []
-        for acts in tqdm(stages.values(), leave=False, **({} if progress else {"disable": True})):
-            mirrored = acts is acts_b and chosen.symmetric
-            left = right if acts is acts_b else {n: prepare(x, n) for n, x in acts.items()}
-            found.append(_grid(chosen, left, right, mirrored))
-            if null:
-                grids = [_grid(chosen, left, other, False) for other in shuffled]
-                baseline.append(torch.stack(grids).mean(0))
+    lefts = [
+        _checked(acts, f"acts_a[{stage!r}]" if staged else "acts_a")
+        for stage, acts in stages.items()
+    ]
+    same = [left for left, acts in zip(lefts, stages.values(), strict=True) if acts is acts_b]
+    right = same[-1] if same else _checked(acts_b, "acts_b")
+    layers = {label: layer for part in (*lefts, right) for label, layer in part.items()}
+    first = next(iter(layers.values()))
+    positions = _require_fit(layers, conv == "positions" and metric != "dft_cca")
+    examples = len(first) * positions
+    dtype = functools.reduce(torch.promote_types, [layer.dtype for layer in layers.values()])
+
+    def reduced(part: Mapping[str, Tensor]) -> dict[str, Any]:
+        policy = None if metric == "dft_cca" else CONV[conv]
+        return {
+            label: chosen.reduce((policy(x) if policy and x.ndim == 4 else x).to(dtype))
+            for label, x in part.items()
+        }
+
+    orders = [_order(len(first), positions, i, seed).to(first.device) for i in range(null)]
+    steps = (1 + null) * len(lefts) * len(lefts[0])
+    found, baseline, noted = [], [], {}
+    # `disable=False` would overrule a user's TQDM_DISABLE.
+    shown = {} if progress else {"disable": True}
+    with full_precision(), tqdm(total=steps, leave=False, **shown) as bar:
+        b = reduced(right)
+        for left in lefts:
+            a = b if left is right else reduced(left)
+            noted |= _metrics.notes(chosen, {**b, **a}, examples)
+            found.append(_metrics.grid(chosen, a, b, a is b and chosen.symmetric, bar))
+            unrelated = torch.zeros_like(found[-1])
+            for order in orders:
+                c = {label: chosen.reorder(layer, order) for label, layer in b.items()}
+                unrelated += _metrics.grid(chosen, a, c, False, bar) / null
+            baseline.append(unrelated)
+    _metrics.warn(noted, examples, 3)
+
+    def finished(grids: list[Tensor]) -> Array:
+        values = (torch.stack(grids) if staged else grids[0]).to(dtype)
+        return like(next(iter(next(iter(stages.values())).values())))(values)
+
     return SimilarityGrid(
-        values=kind(torch.stack(found) if staged else found[0]),
+        values=finished(found),
         rows=tuple(next(iter(stages.values()))),
         columns=tuple(acts_b),
         metric=metric if isinstance(metric, str) else getattr(metric, "__name__", "metric"),
         checkpoints=tuple(stages) if staged else None,
-        null=kind(torch.stack(baseline) if staged else baseline[0]) if null else None,
+        null=finished(baseline) if null else None,
     )
-
-
-def compare_streamed(
-    accumulator: Accumulator, metric: str, options: Mapping[str, Any]
-) -> Array | CCAResult | SimilarityGrid:
-    """Return what `Accumulator.result` promises."""
-    if metric not in STREAMED or (metric == "cka" and set(options) & {"kernel", "unbiased"}):
-        raise ValueError(
-            f"metric: found {metric!r} with {dict(options)}; streaming keeps inner products of "
-            f"neurons only, which serve {', '.join(STREAMED)}, linear and biased"
-        )
-    limit = {"tolerance": TOLERANCE} if metric in ("cca", "pwcca", "regression") else {}
-    chosen = _metric(metric, {**options, **limit})
-    reduced = {name: chosen.reduce(layer) for name, layer in accumulator.layers().items()}
-    if metric in ("cca", "svcca", "pwcca"):
-        seen = accumulator.examples
-        reduced = {name: replace(one, examples=seen) for name, one in reduced.items()}
-    names, kind = tuple(reduced), accumulator.kind
-    with full_precision():
-        if not accumulator.paired:
-            values = _grid(chosen, reduced, reduced, chosen.symmetric)
-            return SimilarityGrid(kind(values), names, names, metric)
-        if metric in ("cca", "svcca"):
-            return correlate(reduced["x"], reduced["y"], kind)
-        return kind(chosen.pair(reduced["x"], reduced["y"]))[()]
-
-
-def _metric(metric: str | Callable, options: Mapping[str, Any]) -> Metric:
-    if callable(metric):
-        fixed = partial(metric, **options)
-        return Metric(lambda layer: layer, fixed, symmetric=False)
-    if metric not in METRICS:
-        raise ValueError(f"metric: found {metric!r}; {nearest(str(metric), METRICS)}")
-    try:
-        return METRICS[metric](**options)
-    except TypeError as error:
-        raise ValueError(f"options: {metric} was given {dict(options)} ({error})") from None
-
-
-def _prepare(
-    metric: Metric, conv: Callable[[Tensor], Tensor] | None, value: Array, name: str
-) -> Any:
-    layer = as_tensor(value, name)
-    if conv is None:
-        return metric.reduce(layer if layer.ndim == 4 else as_layer(layer, name)[:, :, None, None])
-    return metric.reduce(as_layer(conv(layer) if layer.ndim == 4 else layer, name))
-
-
-def _grid(
-    metric: Metric, left: Mapping[str, Any], right: Mapping[str, Any], mirrored: bool
-) -> Tensor:
-    rows = []
-    for i, (first, a) in enumerate(left.items()):
-        row = []
-        for j, (second, b) in enumerate(right.items()):
-            if mirrored and j < i:
-                row.append(rows[j][i])
-                continue
-            try:
-                row.append(torch.as_tensor(metric.pair(a, b)))
-            except (RuntimeError, ValueError) as error:
-                reason = str(error).splitlines()[0]
-                raise ValueError(f"layers {first!r} and {second!r} do not fit: {reason}") from error
-        rows.append(row)
-    return torch.stack([torch.stack(row) for row in rows])
-
-
-def _is_staged(acts: Mapping) -> bool:
-    return isinstance(acts, Mapping) and any(isinstance(v, Mapping) for v in acts.values())
 
 
 def _require_layers(name: str, *stages: Mapping[str, Array]) -> None:
     for layers in stages:
         if not isinstance(layers, Mapping) or not layers:
-            raise ValueError(f"{name}: expected a mapping of names to layers, found {layers!r:.80}")
+            found = "an empty one" if isinstance(layers, Mapping) else type(layers).__name__
+            raise ValueError(f"{name}: expected a mapping of names to layers, found {found}")
         if tuple(layers) != tuple(stages[0]):
             raise ValueError(
                 f"{name}: expected the layers {tuple(stages[0])} at every checkpoint, "
@@ -329,10 +216,46 @@ def _require_layers(name: str, *stages: Mapping[str, Array]) -> None:
             )
 
 
-def _shuffled(layer: Array, index: int, seed: int) -> Array:
-    order = torch.randperm(len(layer), generator=generator(seed, "null", index))
-    return layer[order.numpy()] if isinstance(layer, np.ndarray) else layer[order.to(layer.device)]
+def _checked(acts: Mapping[str, Array], name: str) -> dict[str, Tensor]:
+    """Return the layers as floating tensors, by the labels that messages give them."""
+    layers = {}
+    for layer, value in acts.items():
+        label = f"{name}[{layer!r}]"
+        tensor = as_tensor(value, label)
+        if tensor.ndim not in (2, 4) or len(tensor) < 2 or tensor.is_complex():
+            raise ValueError(
+                f"{label}: expected real (examples >= 2, neurons) or (examples >= 2, channels, "
+                f"height, width), found shape {tuple(tensor.shape)}, {tensor.dtype}"
+            )
+        layers[label] = tensor if tensor.is_floating_point() else tensor.double()
+    return layers
 
 
-def _flat(values: Array | Iterable) -> np.ndarray:
+def _require_fit(layers: Mapping[str, Tensor], by_position: bool) -> int:
+    """Check that layers have the same examples; return how many rows each example becomes."""
+    (name, first), *others = layers.items()
+    for label, layer in others:
+        if len(layer) != len(first):
+            raise ValueError(
+                f"{label}: expected the {len(first)} examples of {name}, found {len(layer)}"
+            )
+        if layer.device != first.device:
+            raise ValueError(
+                f"{label}: expected the device of {name}, {first.device}, found {layer.device}"
+            )
+        if by_position and layer.shape[2:] != first.shape[2:]:
+            raise ValueError(
+                f"{label}: conv='positions' expected the size {tuple(first.shape[2:])} of {name}, "
+                f"found {tuple(layer.shape[2:])}"
+            )
+    return math.prod(first.shape[2:]) if by_position else 1
+
+
+def _order(examples: int, positions: int, draw: int, seed: int) -> Tensor:
+    """Return a random order of the rows in which those of one example stay together."""
+    order = torch.randperm(examples, generator=generator(seed, "null", draw))
+    return (order[:, None] * positions + torch.arange(positions)).flatten()
+
+
+def _flat(values: Array) -> np.ndarray:
     return torch.as_tensor(values).detach().double().cpu().numpy().ravel()

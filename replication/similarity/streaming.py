@@ -11,23 +11,30 @@ scaled to unit variance) cannot be told from rounding and counts as missing.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from replication._inputs import as_tensor
 from replication._precision import full_precision
-from replication.activations import REDUCTIONS
+from replication.activations import spatial_mean
+from replication.similarity import _metrics
 from replication.similarity._linalg import Array, like
+from replication.similarity.cca import CCAResult, correlate
+from replication.similarity.compare import SimilarityGrid
 
 TOLERANCE = 1e-7
+METRICS = ("cca", "svcca", "pwcca", "cka", "procrustes", "regression")
 
 
 class Accumulator:
     """The joint covariance of several layers, batch by batch.
 
-    Memory is 8 D^2 bytes for D neurons in all, whatever the number of examples. Partial
-    accumulators, say of several workers, are combined by `merge`.
+    Memory is 8 D^2 bytes for D neurons in all, and a batch in float64, whatever the number of
+    examples. Partial accumulators, say of several workers (they can be pickled), are combined by
+    `merge`. Results are float64. Gradients are not kept.
 
     Examples
     --------
@@ -35,8 +42,8 @@ class Accumulator:
     >>> from replication import similarity
     >>> x, y = torch.randn(2, 1000, 8, dtype=torch.float64)
     >>> streamed = similarity.Accumulator()
-    >>> for start in range(0, 1000, 100):
-    ...     streamed.update(x[start : start + 100], y[start : start + 100])
+    >>> for batch in zip(x.split(100), y.split(100)):
+    ...     streamed.update(*batch)
     >>> abs(streamed.result("cca").mean - similarity.cca(x, y).mean) < 1e-8
     tensor(True)
     """
@@ -44,10 +51,10 @@ class Accumulator:
     def __init__(self) -> None:
         self.examples = 0
         self.widths: dict[str, int] = {}
-        self.paired = False
+        self._paired = False
+        self._sample: Array = torch.empty(0)  # of the kind that results are to have
         self._mean: Tensor | None = None
         self._scatter: Tensor | None = None
-        self.kind = like(torch.empty(0))
 
     def update(self, x: Array | Mapping[str, Array], y: Array | None = None) -> None:
         """Take in a batch: two layers, or a mapping of names to layers of the same examples.
@@ -58,8 +65,9 @@ class Accumulator:
         Raises
         ------
         ValueError
-            If a layer is empty, holds NaN or infinity, or has other examples, names or widths than
-            the rest; nothing of the batch is then taken in.
+            If a layer is empty, holds NaN, infinity or numbers whose squares leave float64, or has
+            other examples, names, widths or another device than the rest; nothing of the batch is
+            then taken in.
         """
         batch = {"x": x, "y": y} if y is not None else x
         if not isinstance(batch, Mapping) or not batch:
@@ -68,16 +76,25 @@ class Accumulator:
         widths = {name: layer.shape[1] for name, layer in layers.items()}
         if self.widths and widths != self.widths:
             raise ValueError(f"x: expected layers and widths {self.widths}, found {widths}")
-        if len({len(layer) for layer in layers.values()}) > 1:
-            found = {name: len(layer) for name, layer in layers.items()}
-            raise ValueError(f"x: expected the same examples in all layers, found {found}")
-        joint = torch.cat([layer.double() for layer in layers.values()], 1)
-        self.widths, self.paired = widths, y is not None
-        self.kind = like(next(iter(batch.values())))
-        mean = joint.mean(0)
-        joint -= mean
-        with full_precision():
-            self._add(len(joint), mean, joint.mT @ joint)
+        counts = {name: len(layer) for name, layer in layers.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"x: expected the same examples in all layers, found {counts}")
+        first = next(iter(layers.values())) if self._mean is None else self._mean
+        if other := {str(x.device) for x in layers.values()} - {str(first.device)}:
+            raise ValueError(f"x: expected the device {first.device}, found {', '.join(other)}")
+        # Also within inference mode, whose tensors could not be added to after it.
+        with torch.inference_mode(False), torch.no_grad(), full_precision():
+            joint = torch.cat([layers[name].double() for name in self.widths or widths], 1)
+            mean = joint.mean(0)
+            joint -= mean
+            scatter = joint.mT @ joint
+        if not scatter.diagonal().isfinite().all():
+            raise ValueError("x: expected numbers whose squares can be summed, found larger ones")
+        if not self.widths:
+            sample = next(iter(batch.values()))
+            self._sample = np.empty(0) if isinstance(sample, np.ndarray) else torch.empty(0)
+            self.widths, self._paired = widths, y is not None
+        self._add(len(joint), mean, scatter)
 
     def merge(self, other: "Accumulator") -> None:
         """Take in all that `other` has seen.
@@ -85,15 +102,20 @@ class Accumulator:
         Raises
         ------
         ValueError
-            If its layers or widths differ.
+            If its layers, their order or widths differ.
         """
-        if self.widths and other.widths and other.widths != self.widths:
+        if not isinstance(other, Accumulator):
+            raise ValueError(f"other: expected an Accumulator, found {type(other).__name__}")
+        if not other.examples:
+            return
+        if self.widths and list(other.widths.items()) != list(self.widths.items()):
             raise ValueError(
                 f"other: expected layers and widths {self.widths}, found {other.widths}"
             )
-        if other.examples:
-            self.widths, self.paired, self.kind = other.widths, other.paired, other.kind
-            self._add(other.examples, other._mean, other._scatter.clone())
+        if not self.widths:
+            self.widths, self._paired, self._sample = other.widths, other._paired, other._sample
+        device = other._mean.device if self._mean is None else self._mean.device
+        self._add(other.examples, other._mean.to(device), other._scatter.to(device, copy=True))
 
     def _add(self, examples: int, mean: Tensor, scatter: Tensor) -> None:
         """Combine two means and two scatter matrices; `scatter` is written over."""
@@ -110,7 +132,7 @@ class Accumulator:
     def layers(self) -> dict[str, Tensor]:
         """Return stand-ins for the centred layers, with the same inner products of neurons.
 
-        Each is (D + 1, neurons): R rotated so that its columns have mean 0, as the indices expect.
+        Each is (D + 1 or 2, neurons): R rotated so that its columns have mean 0, as indices expect.
 
         Raises
         ------
@@ -127,15 +149,16 @@ class Accumulator:
         values, vectors = torch.linalg.eigh(correlation)
         values = values.where(values > TOLERANCE**2 * values[-1], 0)
         root = (values.sqrt() * vectors).mT * (scale * live)
-        # Columns 2, 3, ... of the Householder matrix whose first column is constant.
-        rows = len(root) + 1
+        # Columns 2, 3, ... of the Householder matrix whose first column is constant. Rows are never
+        # as many as the examples, for which they could be taken.
+        rows = len(root) + 1 + (len(root) + 1 == self.examples)
         mirror = root.new_full((rows, 1), -(rows**-0.5))
         mirror[0] += 1
-        lifted = torch.cat([root.new_zeros(1, len(root)), root])
+        lifted = torch.cat([root.new_zeros(rows - len(root), len(root)), root])
         root = lifted - 2 / mirror.square().sum() * mirror @ (mirror.mT @ lifted)
         return dict(zip(self.widths, root.split(list(self.widths.values()), 1), strict=True))
 
-    def result(self, metric: str = "svcca", **options) -> object:
+    def result(self, metric: str = "svcca", **options) -> Array | CCAResult | SimilarityGrid:
         """Return the similarity of what was taken in.
 
         Parameters
@@ -148,18 +171,41 @@ class Accumulator:
         Returns
         -------
         float-like or CCAResult or SimilarityGrid
-            For updates of two layers what the function of that name returns for x and y; for
+            For updates of two layers what the function of that name returns, without variates; for
             mappings the grid of all pairs.
-        """
-        from replication.similarity.compare import compare_streamed
 
-        return compare_streamed(self, metric, options)
+        Raises
+        ------
+        ValueError
+            For a metric or option that cannot be streamed, or fewer than 2 examples.
+        """
+        other = options.get("kernel", "linear") != "linear" or options.get("unbiased", False)
+        if metric not in METRICS or other:
+            raise ValueError(
+                f"metric: found {metric!r} with {options}; streaming keeps inner products of "
+                f"neurons only, which serve {', '.join(METRICS)}, of these cka linear and biased"
+            )
+        if metric in ("cca", "pwcca", "regression"):
+            options = {"tolerance": TOLERANCE, **options}
+        chosen, kind = _metrics.find(metric, options), like(self._sample)
+        with full_precision():
+            layers = {name: chosen.reduce(layer) for name, layer in self.layers().items()}
+            if metric in ("cca", "svcca", "pwcca"):
+                layers = {name: replace(x, examples=self.examples) for name, x in layers.items()}
+            if self._paired and metric in ("cca", "svcca"):
+                return correlate(layers["x"], layers["y"], kind)
+            _metrics.warn(_metrics.notes(chosen, layers, self.examples), self.examples, 3)
+            if self._paired:
+                return kind(chosen.pair(layers["x"], layers["y"]))[()]
+            values = _metrics.grid(chosen, layers, layers, chosen.symmetric)
+        return SimilarityGrid(kind(values), tuple(layers), tuple(layers), metric)
 
 
 def _layer(value: Array, name: str) -> Tensor:
     layer = as_tensor(value, name)
-    if layer.ndim > 2:
-        layer = REDUCTIONS["spatial_mean"](layer)
-    if layer.ndim != 2:
-        raise ValueError(f"{name}: expected (examples, neurons), found {tuple(layer.shape)}")
-    return layer
+    if layer.ndim not in (2, 4) or layer.is_complex():
+        raise ValueError(
+            f"{name}: expected real (examples, neurons) or (examples, channels, height, width), "
+            f"found shape {tuple(layer.shape)}, {layer.dtype}"
+        )
+    return spatial_mean(layer if layer.is_floating_point() else layer.double())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-AVAILABLE = ("fourier", "spectra")
+AVAILABLE = ("spectra", "similarity", "fourier", "peers")
 
 
 def processor() -> str:

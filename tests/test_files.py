@@ -154,6 +154,7 @@ def test_tensors_and_writeable_arrays_are_not_copied():
     ],
 )
 def test_arrays_of_any_layout(array):
+    assert np.array_equal(as_tensor(array, "x").numpy(), array)
     array.flags.writeable = False
     assert np.array_equal(as_tensor(array, "x").numpy(), array)
     as_tensor(array, "x").zero_()
@@ -266,6 +267,15 @@ def test_a_device_that_is_not_there(name):
     assert "\n" not in str(caught.value)
 
 
+def test_only_the_first_line_of_torchs_reason_is_shown(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("out of luck\nCompile with debugging symbols")
+
+    monkeypatch.setattr(torch, "empty", fail)
+    with pytest.raises(ValueError, match=r"'cpu' cannot be used here \(out of luck\)$"):
+        choose_device("cpu")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
 def test_cuda_where_there_is_none():
     with pytest.raises(ValueError, match="device: 'cuda' cannot be used here"):
@@ -335,5 +345,6 @@ def test_the_root_from_the_environment(tmp_path, monkeypatch):
         assert paths.runs() == root / "data" / "runs"
         assert paths.figures() == root / "figures"
         assert not root.exists()  # nothing is created by asking
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REPLICATION_ROOT", "")
     assert paths.root() == Path(__file__).resolve().parent.parent

@@ -261,6 +261,7 @@ def test_heatmap_of_the_wrong_shape(shape):
     [
         ((0.9, 110), ["1", "2", "5", "10", "20", "50", "100"]),
         ((0.0009, 0.011), ["0.001", "0.002", "0.005", "0.01"]),
+        ((1.5, 5.5), ["2", "5"]),  # so narrow that matplotlib would name the minor ticks
     ],
 )
 def test_log_y_has_plain_numbers(limits, expected):

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replication.similarity.cka import CHANCE, cka, index, minibatch_cka, prepare, product
+from replication.similarity.cka import CHANCE, cka, index, prepare, product
+from replication.similarity.minibatch import minibatch_cka
 
 few_examples = pytest.mark.filterwarnings("ignore:.*few examples")
 BOTH = pytest.mark.parametrize("unbiased", [False, True])

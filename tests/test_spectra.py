@@ -103,7 +103,8 @@ RANK_DEFICIENT = {
 @pytest.mark.parametrize("kind", RANK_DEFICIENT)
 def test_rank_deficient_groups(kind):
     groups = RANK_DEFICIENT[kind]()
-    assert error(groups) <= 1e-7
+    few = groups.shape[2] <= 2 * groups.shape[1]  # decomposed themselves, with all digits
+    assert error(groups) <= (1e-12 if few else 1e-7)
     assert error(groups.float()) <= 1e-5
 
 
@@ -572,6 +573,10 @@ def test_attacks_lead_away_from_the_given_labels():
 
     assert torch.equal(attacked(None), attacked(own))
     assert torch.equal(attacked(own), attacked(own.numpy()))
+    one = own.clone()
+    one[3] = other[3]  # alone in the second batch
+    assert torch.equal(attacked(one)[:12], attacked(own)[:12])
+    assert torch.equal(attacked(one)[12:], attacked(other)[12:])
     assert loss(model, attacked(other), other) > loss(model, attacked(own), other)
     assert loss(model, attacked(own), own) > loss(model, attacked(other), own)
 

@@ -5,9 +5,10 @@ Layers are (examples, neurons); every index takes torch tensors or NumPy arrays 
 
 from replication.similarity.baselines import linear_regression_r2, rsa
 from replication.similarity.cca import CCAResult, cca, pwcca, svcca
-from replication.similarity.cka import cka, minibatch_cka
+from replication.similarity.cka import cka
 from replication.similarity.compare import SimilarityGrid, compare
 from replication.similarity.fourier import FourierCCAResult, dft_cca
+from replication.similarity.minibatch import minibatch_cka
 from replication.similarity.procrustes import procrustes
 from replication.similarity.streaming import Accumulator
 

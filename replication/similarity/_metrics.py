@@ -83,7 +83,8 @@ def _cka(kernel: str = "linear", unbiased: bool = False, sigma: float = 0.5) -> 
     reduction = partial(prepare, kernel=kernel, unbiased=unbiased, sigma=sigma)
 
     def pair(a: Prepared, b: Prepared) -> Tensor:
-        return index(product(a, b), a.square, b.square, -1.0 if unbiased else 0.0)
+        shared = a.square if a is b else product(a, b)
+        return index(shared, a.square, b.square, -1.0 if unbiased else 0.0)
 
     return Metric(reduction, pair, rank=lambda layer: int(layer.square > 0))
 
@@ -184,7 +185,7 @@ def notes(metric: Metric, layers: Mapping[str, Any], examples: int) -> dict[str,
     for label, layer in layers.items():
         share = 0.0
         if isinstance(layer, Prepared) and not layer.unbiased and layer.square > 0:
-            share = float(layer.diagonal.sum() / ((examples - 1) * layer.square).sqrt())
+            share = (layer.diagonal.sum() / ((examples - 1) * layer.square).sqrt()).item()
         found[label] = metric.rank(layer), share
     return found
 

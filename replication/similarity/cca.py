@@ -229,6 +229,8 @@ def correlate(
 
 def mean_correlation(x: Subspace, y: Subspace) -> Tensor:
     """Return the mean correlation over the smaller rank, without directions."""
+    if x is y:
+        return x.basis.new_tensor(float(x.rank > 0))
     values = as_correlations(torch.linalg.svdvals(x.basis.mT @ y.basis))
     return values.sum() / max(1, len(values))
 

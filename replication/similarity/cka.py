@@ -12,7 +12,6 @@ needs no more than these. All is differentiable in both layers, RBF CKA at a fix
 import math
 import numbers
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -179,56 +178,9 @@ def cka(
         rounding = 64 * torch.finfo(a.values.dtype).eps * terms[:3].abs()
         terms = rest.where(rest.abs() > rounding, 0)
     xy, xx, yy = terms[:3]
-    _warn(xx, yy, unbiased, chance)
+    warn_about(xx, yy, unbiased, chance)
     lowest = 0.0 if confounder is None and not unbiased else -1.0
     return like(x)(index(xy, xx, yy, lowest).to(a.values.dtype))[()]
-
-
-def minibatch_cka(batches: Iterable[tuple[Array, Array]], unbiased: bool = True) -> Array:
-    """Return the linear CKA of two layers that come in minibatches, a similarity.
-
-    mean HSIC(X_i, Y_i) / sqrt(mean HSIC(X_i, X_i) mean HSIC(Y_i, Y_i)) over the minibatches i,
-    weighted by their examples. HSIC_1 estimates the same number whatever the size of a minibatch;
-    HSIC_0 does not (`unbiased=False`). With one minibatch this is `cka`.
-
-    Parameters
-    ----------
-    batches : iterable of (x, y)
-        Each (examples, features), at least 4 examples where unbiased; read once, one at a time.
-    unbiased : bool
-
-    Returns
-    -------
-    0-d tensor or NumPy float
-        In [-1, 1], biased in [0, 1]; of the first minibatch's kind and dtype.
-
-    Raises
-    ------
-    ValueError
-        For no minibatch at all, and as `cka`, with the minibatch's number. It warns as `cka` does.
-
-    References
-    ----------
-    Nguyen, Raghu & Kornblith 2021, section 2.
-    """
-    total, kind = None, None
-    for number, batch in enumerate(batches):
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise ValueError(f"batches[{number}]: expected a pair (x, y), found {batch!r:.60}")
-        try:
-            a, b, terms = _terms(*batch, "linear", unbiased, 1.0)
-        except ValueError as error:
-            raise ValueError(f"batches[{number}]: {error}") from None
-        n, u, v = len(a.values), a.scale**2, b.scale**2
-        terms = terms * torch.stack([u * v, u * u, v * v, u * v])
-        terms = terms * n / (n * (n - 3) if unbiased else (n - 1) ** 2)
-        total = terms if total is None else total + terms
-        kind = kind or (like(batch[0]), a.values.dtype)
-    if total is None:
-        raise ValueError("batches: expected at least one minibatch, found none")
-    xy, xx, yy, shuffled = total
-    _warn(xx, yy, unbiased, index(shuffled, xx, yy))
-    return kind[0](index(xy, xx, yy, -1.0 if unbiased else 0.0).to(kind[1]))[()]
 
 
 def check_kernel(kernel: str, sigma: float) -> None:
@@ -278,7 +230,8 @@ def _centred_kernel(kernel: Tensor, unbiased: bool) -> Tensor:
     return kernel.masked_fill(diagonal, 0) if unbiased else kernel
 
 
-def _warn(xx: Tensor, yy: Tensor, unbiased: bool, chance: Tensor) -> None:
+def warn_about(xx: Tensor, yy: Tensor, unbiased: bool, chance: Tensor) -> None:
+    """Warn where the index is undefined or, biased, of little worth."""
     if empty := [name for name, square in (("x", xx), ("y", yy)) if square <= 0]:
         names = ", ".join(empty)
         message = f"{names}: constant, or without structure of its own; CKA is undefined, 0 here"

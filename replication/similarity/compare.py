@@ -181,13 +181,14 @@ def compare(
         b = reduced(right)
         for left in lefts:
             a = b if left is right else reduced(left)
-            noted |= _metrics.notes(chosen, {**b, **a}, examples)
+            noted |= _metrics.notes(chosen, a, examples)
             found.append(_metrics.grid(chosen, a, b, a is b and chosen.symmetric, bar))
             unrelated = torch.zeros_like(found[-1])
             for order in orders:
                 c = {label: chosen.reorder(layer, order) for label, layer in b.items()}
                 unrelated += _metrics.grid(chosen, a, c, False, bar) / null
             baseline.append(unrelated)
+        noted |= _metrics.notes(chosen, b, examples)
     _metrics.warn(noted, examples, 3)
 
     def finished(grids: list[Tensor]) -> Array:

@@ -6,7 +6,7 @@ layers. It is added up batch by batch, in float64 and around the mean so far, wh
 when means are large (Chan, Golub and LeVeque 1979). At the end it is factored as R^T R, and R,
 with as many rows as there are neurons, takes the place of the examples.
 
-A covariance squares the condition number: a direction below 1e-7 of a layer's largest (neurons
+A covariance squares the condition number: a direction below 1e-6 of a layer's largest (neurons
 scaled to unit variance) cannot be told from rounding and counts as missing.
 """
 
@@ -25,16 +25,16 @@ from replication.similarity._linalg import Array, like
 from replication.similarity.cca import CCAResult, correlate
 from replication.similarity.compare import SimilarityGrid
 
-TOLERANCE = 1e-7
+TOLERANCE = 1e-6
 METRICS = ("cca", "svcca", "pwcca", "cka", "procrustes", "regression")
 
 
 class Accumulator:
     """The joint covariance of several layers, batch by batch.
 
-    Memory is 8 D^2 bytes for D neurons in all, and a batch in float64, whatever the number of
-    examples. Partial accumulators, say of several workers (they can be pickled), are combined by
-    `merge`. Results are float64. Gradients are not kept.
+    Memory is 16 D^2 bytes for D neurons in all and a batch in float64, whatever the number of
+    examples. Partial accumulators, say of several workers, are combined by `merge`. Results are
+    float64 and without gradients.
 
     Examples
     --------
@@ -75,13 +75,13 @@ class Accumulator:
         layers = {name: _layer(value, name) for name, value in batch.items()}
         widths = {name: layer.shape[1] for name, layer in layers.items()}
         if self.widths and widths != self.widths:
-            raise ValueError(f"x: expected layers and widths {self.widths}, found {widths}")
+            raise ValueError(f"x: expected the widths {self.widths}, found {widths}")
         counts = {name: len(layer) for name, layer in layers.items()}
         if len(set(counts.values())) > 1:
             raise ValueError(f"x: expected the same examples in all layers, found {counts}")
-        first = next(iter(layers.values())) if self._mean is None else self._mean
-        if other := {str(x.device) for x in layers.values()} - {str(first.device)}:
-            raise ValueError(f"x: expected the device {first.device}, found {', '.join(other)}")
+        devices = {str(x.device) for x in (self._mean, *layers.values()) if x is not None}
+        if len(devices) > 1:
+            raise ValueError(f"x: expected one device, found {', '.join(sorted(devices))}")
         # Also within inference mode, whose tensors could not be added to after it.
         with torch.inference_mode(False), torch.no_grad(), full_precision():
             joint = torch.cat([layers[name].double() for name in self.widths or widths], 1)
@@ -108,12 +108,10 @@ class Accumulator:
             raise ValueError(f"other: expected an Accumulator, found {type(other).__name__}")
         if not other.examples:
             return
-        if self.widths and list(other.widths.items()) != list(self.widths.items()):
-            raise ValueError(
-                f"other: expected layers and widths {self.widths}, found {other.widths}"
-            )
         if not self.widths:
             self.widths, self._paired, self._sample = other.widths, other._paired, other._sample
+        if list(other.widths.items()) != list(self.widths.items()):
+            raise ValueError(f"other: expected the widths {self.widths}, found {other.widths}")
         device = other._mean.device if self._mean is None else self._mean.device
         self._add(other.examples, other._mean.to(device), other._scatter.to(device, copy=True))
 
@@ -129,16 +127,8 @@ class Accumulator:
         self._mean = self._mean + shift * (examples / total)
         self.examples = total
 
-    def layers(self) -> dict[str, Tensor]:
-        """Return stand-ins for the centred layers, with the same inner products of neurons.
-
-        Each is (D + 1 or 2, neurons): R rotated so that its columns have mean 0, as indices expect.
-
-        Raises
-        ------
-        ValueError
-            With fewer than 2 examples.
-        """
+    def _stand_ins(self) -> dict[str, Tensor]:
+        """Return for each layer rows of mean 0 with its centred neurons' inner products."""
         if self.examples < 2:
             raise ValueError(f"update: expected at least 2 examples, found {self.examples}")
         squares = self._scatter.diagonal()
@@ -163,10 +153,9 @@ class Accumulator:
 
         Parameters
         ----------
-        metric : str
-            "cca", "svcca", "pwcca", "cka" (linear, biased), "procrustes" or "regression".
-        options
-            Of the metric.
+        metric, options
+            "cca", "svcca", "pwcca", "cka" (linear, biased), "procrustes" or "regression", and what
+            it takes.
 
         Returns
         -------
@@ -189,7 +178,7 @@ class Accumulator:
             options = {"tolerance": TOLERANCE, **options}
         chosen, kind = _metrics.find(metric, options), like(self._sample)
         with full_precision():
-            layers = {name: chosen.reduce(layer) for name, layer in self.layers().items()}
+            layers = {name: chosen.reduce(layer) for name, layer in self._stand_ins().items()}
             if metric in ("cca", "svcca", "pwcca"):
                 layers = {name: replace(x, examples=self.examples) for name, x in layers.items()}
             if self._paired and metric in ("cca", "svcca"):

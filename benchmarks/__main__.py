@@ -31,7 +31,7 @@ def main(names: list[str]) -> int:
         rows += importlib.import_module(f"benchmarks.{name}").rows()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "numpy", "scipy"))
     print(f"{processor()}; Python {platform.python_version()}, {versions}")
-    print("Ratios of CPU time, one thread, median of 5 turns taken side by side.\n")
+    print("Ratios of CPU time, one thread, median of turns taken side by side.\n")
     print("| what | against | times faster | target | largest error |")
     print("|---|---|---|---|---|")
     for row in rows:

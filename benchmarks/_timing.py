@@ -19,17 +19,19 @@ class Row:
     agreement: str
 
 
-def cpu_seconds(functions: Mapping[str, Callable], repeats: int = 5) -> dict[str, float]:
+def cpu_seconds(
+    functions: Mapping[str, Callable], repeats: int = 5, warm: bool = True
+) -> dict[str, float]:
     """Return the median CPU seconds of each function at one thread.
 
-    The functions take turns, so that a slow moment of the machine meets all of them; the first
-    turn warms up and does not count.
+    The functions take turns, so that a slow moment of the machine meets all of them; with
+    `warm` a first turn does not count.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     taken: dict[str, list[float]] = {name: [] for name in functions}
     try:
-        for turn in range(repeats + 1):
+        for turn in range(not warm, repeats + 1):
             for name, function in functions.items():
                 start = time.process_time()
                 function()

@@ -182,11 +182,17 @@ def principal_subspace(
     if dims is not None:
         as_integer(dims, "dims", 1)
     columns = centred(x)
-    scale = columns.abs().max()
-    scale = scale.where(scale > 0, 1)
-    if dims is not None and (top := _top_directions(columns / scale, dims)):
+    values = columns.detach()
+    scale = torch.maximum(values.amax(), -values.amin())
+    info = torch.finfo(x.dtype)
+    if info.tiny**0.25 < scale < info.max**0.25:  # squares stay in range
+        scale = torch.ones_like(scale)
+    else:
+        scale = scale.where(scale > 0, 1)
+        columns = columns / scale
+    if dims is not None and (top := _top_directions(columns, dims)):
         return Subspace(*top, scale.expand(x.shape[1]), len(x))
-    q, r = torch.linalg.qr(columns / scale)
+    q, r = torch.linalg.qr(columns)
     u, s, vh = torch.linalg.svd(r, full_matrices=False)
     kept = _rank(s, len(x), default_tolerance(x))
     if dims is None and kept:

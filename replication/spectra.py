@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from replication import activations
 from replication._inputs import as_integer, as_tensor, generator, nearest
+from replication._precision import full_precision
 
 PERTURBATIONS = ("gaussian", "fgsm", "pgd")
 
@@ -141,15 +142,8 @@ def _by_gram(groups: Tensor) -> Tensor:
 
 
 def _product(rows: Tensor) -> Tensor:
-    """Return rows @ rows^T, without TF32 where a GPU would use it."""
-    if rows.device.type != "cuda":
+    with full_precision():
         return rows @ rows.mT
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        return rows @ rows.mT
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def _mean_first_basis(copies: int, device: torch.device) -> Tensor:

@@ -155,10 +155,8 @@ def statistics(
     found: dict[str, list] = {}
     for claim in CLAIMS:
         values = [one[claim.id] for one in each]
-        # A claim of several rules takes one series a rule.
-        found[claim.id] = (
-            [list(v) for v in zip(*values, strict=True)] if claim.id == "B2" else values
-        )
+        several = isinstance(claim.rule, tuple)  # then one series a rule
+        found[claim.id] = [list(v) for v in zip(*values, strict=True)] if several else values
     return found
 
 

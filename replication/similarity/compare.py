@@ -5,22 +5,22 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from replication import plotting
 from replication._inputs import as_integer, as_tensor, generator, nearest
 from replication._precision import full_precision
+from replication._progress import bar
 from replication.activations import flatten, spatial_mean
 from replication.similarity import _metrics
 from replication.similarity._linalg import Array, like
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CONV: dict[str, Callable[[Tensor], Tensor]] = {
     "spatial_mean": spatial_mean,
@@ -62,8 +62,13 @@ class SimilarityGrid:
             frame["null"] = _flat(self.null)
         return frame
 
-    def plot(self, limits: tuple[float, float] | None = None) -> Figure:
+    def plot(self, limits: tuple[float, float] | None = None) -> "Figure":
         """Return a figure: a heatmap, or one a checkpoint, on one colour scale."""
+        # Here, as the numerics do without what draws.
+        import matplotlib.pyplot as plt
+
+        from replication import plotting
+
         values = _flat(self.values).reshape(-1, len(self.rows), len(self.columns))
         limits = limits or (min(0.0, np.nanmin(values)), max(1.0, np.nanmax(values)))
         across = min(4, len(values))
@@ -175,18 +180,16 @@ def compare(
     orders = [_order(len(first), positions, i, seed).to(first.device) for i in range(null)]
     steps = (1 + null) * len(lefts) * len(lefts[0])
     found, baseline, noted = [], [], {}
-    # `disable=False` would overrule a user's TQDM_DISABLE.
-    shown = {} if progress else {"disable": True}
-    with full_precision(), tqdm(total=steps, leave=False, **shown) as bar:
+    with full_precision(), bar(show=progress, total=steps) as done:
         b = reduced(right)
         for left in lefts:
             a = b if left is right else reduced(left)
             noted |= _metrics.notes(chosen, a, examples)
-            found.append(_metrics.grid(chosen, a, b, a is b and chosen.symmetric, bar))
+            found.append(_metrics.grid(chosen, a, b, a is b and chosen.symmetric, done))
             unrelated = torch.zeros_like(found[-1])
             for order in orders:
                 c = {label: chosen.reorder(layer, order) for label, layer in b.items()}
-                unrelated += _metrics.grid(chosen, a, c, False, bar) / null
+                unrelated += _metrics.grid(chosen, a, c, False, done) / null
             baseline.append(unrelated)
         noted |= _metrics.notes(chosen, b, examples)
     _metrics.warn(noted, examples, 3)

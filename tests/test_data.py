@@ -662,6 +662,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def online(monkeypatch):
     """Let the package ask loopback, without a proxy, and keep the progress bars to ourselves."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        try:
+            socket.create_connection(listener.getsockname(), timeout=1).close()
+        except OSError as error:
+            pytest.skip(f"needs a loopback interface ({error})")
     monkeypatch.delenv("REPLICATION_OFFLINE")
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)

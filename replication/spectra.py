@@ -55,7 +55,7 @@ def explained_variance(singular_values: Tensor) -> Tensor:
 def group_singular_values(groups: Tensor) -> tuple[Tensor, Tensor]:
     r"""Return the singular values of stacked groups, uncentred and centred.
 
-    With the group's mean row m and the deviations D = A - 1 m^T, the Gram matrix of the copies is
+    With the first copy's row m and the deviations D = A - 1 m^T, the Gram matrix of the copies is
 
         A A^T = D D^T + (D m) 1^T + 1 (D m)^T + |m|^2 1 1^T.
 
@@ -108,30 +108,31 @@ def _by_svd(groups: Tensor) -> Tensor:
 
 def _by_gram(groups: Tensor) -> Tensor:
     """Return (images, 2, copies) through the copies x copies Gram matrix."""
-    count, copies, neurons = groups.shape
-    rows = groups.new_empty(count, copies + 1, neurons)
-    mean, deviations = rows[:, :1], rows[:, 1:]
-    torch.mean(groups, 1, keepdim=True, out=mean)
-    torch.sub(groups, mean, out=deviations)
+    copies = groups.shape[1]
+    rows = groups - groups[:, :1]
+    rows[:, 0] = groups[:, 0]  # m in place of its own deviation, which is 0
     scale = torch.maximum(groups.amax((1, 2), keepdim=True), -groups.amin((1, 2), keepdim=True))
     rows /= scale.where(scale > 0, 1)  # squares stay in range
     gram = _product(rows).double()
+    length, cross = gram[:, 0, 0].clone(), gram[:, :1].clone()
+    cross[:, 0, 0] = 0
+    gram[:, 0] = gram[:, :, 0] = 0  # now D D^T
 
-    basis = _mean_first_basis(copies, groups.device)
-    inner = basis.mT @ gram[:, 1:, 1:] @ basis
-    cross = copies**0.5 * (gram[:, :1, 1:] @ basis)
+    basis = _constant_first_basis(copies, groups.device)
+    inner = basis.mT @ gram @ basis
+    cross = copies**0.5 * (cross @ basis)
     whole = inner.clone()
     whole[:, :1, :] += cross
     whole[:, :, :1] += cross.mT
-    whole[:, 0, 0] += copies * gram[:, 0, 0]
-    inner[:, 0] = inner[:, :, 0] = 0  # deviations sum to 0, and rounding shall not say otherwise
+    whole[:, 0, 0] += copies * length
+    inner[:, 0] = inner[:, :, 0] = 0  # which takes off the mean
     # LAPACK keeps the small eigenvalues of a matrix graded from its top corner with UPLO="L".
     squares = torch.linalg.eigvalsh(torch.stack([whole, inner], 1), UPLO="L")
     values = squares.clamp_min(0).sqrt().flip(-1)
 
     if groups.dtype == torch.float32:
         eps = torch.finfo(groups.dtype).eps
-        square = gram[:, 1:, 1:].diagonal(dim1=1, dim2=2).amax(1)
+        square = gram.diagonal(dim1=1, dim2=2).amax(1)
         error = eps * square / values[:, 0, -1].maximum((eps * square).sqrt().clamp_min(1e-300))
         uncertain = error > 1e-6 * values[:, 0, 0]
         if uncertain.any():
@@ -146,7 +147,7 @@ def _product(rows: Tensor) -> Tensor:
         return rows @ rows.mT
 
 
-def _mean_first_basis(copies: int, device: torch.device) -> Tensor:
+def _constant_first_basis(copies: int, device: torch.device) -> Tensor:
     """Return the symmetric Householder matrix whose first column is 1 / sqrt(copies)."""
     vector = torch.full((copies, 1), -(copies**-0.5), dtype=torch.float64, device=device)
     vector[0] += 1

@@ -11,6 +11,7 @@ import torch
 from replication import plotting
 from replication._inputs import generator
 from replication.similarity import (
+    _linalg,
     _metrics,
     cca,
     cka,
@@ -102,6 +103,36 @@ def test_the_diagonal_is_exact(metric):
     copies = {name: layer.clone() for name, layer in layers.items()}
     assert (compare(layers, metric=metric).values.diagonal() == expected).all()
     assert (compare(layers, copies, metric=metric).values.diagonal() == expected).all()
+
+
+def stretched(smallest, dtype=torch.float64, n=600, width=40):
+    """Two correlated layers; the smallest eigenvalue of their columns' Gram is about `smallest`."""
+    factors = torch.ones(width, dtype=torch.float64)
+    factors[-1] = smallest**0.5
+    mixing = torch.linalg.qr(gaussian(width, width, seed=3))[0]
+    x = gaussian(n, width)
+    y = x + gaussian(n, width, seed=1)
+    return [(layer * factors @ mixing).to(dtype) for layer in (x, y)]
+
+
+@pytest.mark.parametrize("smallest", [1e-1, 3e-3, 3e-4, 1e-8])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-11), (torch.float32, 5e-4)])
+def test_the_covariance_is_taken_only_where_it_is_as_good_as_a_qr(smallest, dtype, bound):
+    layers = dict(zip("xy", stretched(smallest, dtype), strict=True))
+    exact = cca(layers["x"].double(), layers["y"].double()).mean
+    with_dead = {"x": torch.cat([layers["x"], torch.full((600, 3), 0.1, dtype=dtype)], 1)}
+    if smallest >= 1e-4 or dtype == torch.float64:  # beyond, float32 data do not hold the layer
+        assert abs(compare(layers, metric="cca").values[0, 1] - exact) < bound
+        assert abs(compare(with_dead, layers, metric="cca").values[0, 1] - exact) < bound
+    taken = isinstance(_linalg.whitening(layers["x"]), _linalg.Whitening)
+    assert taken == (smallest > 1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("width", [1, 2, 40, 200])
+def test_copies_are_exactly_alike_also_through_the_covariance(width, dtype):
+    x = stretched(2e-3, dtype, width=width)[0]
+    assert compare({"x": x}, {"copy": x.clone()}, metric="cca").values == 1
 
 
 @pytest.mark.parametrize("metric", FUNCTIONS)

@@ -66,13 +66,20 @@ def centred(x: Tensor) -> Tensor:
     Rounding leaves a constant neuron a residue of about eps |mean|, which scaling would blow up to
     a direction of pure noise; a column that small against its mean is set to 0.
     """
+    return centred_and_size(x)[0]
+
+
+def centred_and_size(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `centred` and the largest magnitude in each of its columns, (..., 1, neurons)."""
     mean = x.mean(-2, keepdim=True)
     result = x - mean
     floor = 4 * torch.finfo(x.dtype).eps * mean.abs()
     values = result.detach()  # amax and amin apart: aminmax along examples is many times slower
     size = torch.maximum(values.amax(-2, keepdim=True), -values.amin(-2, keepdim=True))
     constant = (size <= floor) & (floor > 0)
-    return result * ~constant if constant.any() else result
+    if constant.any():
+        return result * ~constant, size * ~constant
+    return result, size
 
 
 def default_tolerance(x: Tensor) -> float:
@@ -136,12 +143,9 @@ def subspace(x: Tensor, tolerance: float | None = None) -> Subspace:
     tolerance : float, optional
         By default `default_tolerance`.
     """
-    columns = centred(x)
-    scale = _lengths(columns)
-    columns = columns / scale
+    columns, scale, live = unit_columns(x)
     tolerance = default_tolerance(x) if tolerance is None else tolerance
-    live = columns.detach().any(0)
-    q, r = torch.linalg.qr(columns if live.all() else columns[:, live])
+    q, r = torch.linalg.qr(columns)
     if _has_full_rank(r.detach(), len(x), tolerance):
         coordinates = r
         if not live.all():
@@ -153,6 +157,68 @@ def subspace(x: Tensor, tolerance: float | None = None) -> Subspace:
     coordinates = vh.new_zeros(rank, len(live))
     coordinates[:, live] = s[:rank, None] * vh[:rank]
     return Subspace(q @ u[:, :rank], coordinates, scale, len(x))
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """A layer and what makes its columns orthonormal: ``basis @ inverse(root)`` is a basis.
+
+    Attributes
+    ----------
+    basis : (examples, rank) tensor
+        The centred columns at length 1.
+    root : (rank, rank) float64 tensor
+        Upper triangular; root^T root is the Gram matrix of the columns.
+    """
+
+    basis: Tensor
+    root: Tensor
+
+    @property
+    def rank(self) -> int:
+        """The number of independent directions."""
+        return len(self.root)
+
+
+def whitening(x: Tensor, tolerance: float | None = None) -> Subspace | Whitening:
+    """Return the root of the layer's covariance where that is safe, else its `subspace`.
+
+    The root takes a fifth of the time of a QR. It loses as many digits as the smallest eigenvalue
+    of the unit columns' Gram matrix has behind the point; beyond three the QR is taken.
+    """
+    columns, _, _ = unit_columns(x)
+    if 0 < columns.shape[1] < len(x) - 1:
+        square = gram(columns).double()
+        values = torch.linalg.eigvalsh(square)
+        cut = default_tolerance(x) if tolerance is None else tolerance
+        if values[0] > max(1e-3, cut**2 * values[-1]):
+            return Whitening(columns, torch.linalg.cholesky(square).mT)
+    return subspace(x, tolerance)
+
+
+def unit_columns(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the centred columns of x that are not 0, at length 1; their lengths; which they are.
+
+    A neuron that is constant has length 1 and no column.
+    """
+    columns = centred(x)
+    scale = _lengths(columns)
+    columns = columns / scale
+    live = columns.detach().any(0)
+    return columns if live.all() else columns[:, live], scale, live
+
+
+def gram(x: Tensor, block: int = 128) -> Tensor:
+    """Return x^T x, in blocks of columns, so that most products are taken once, not twice."""
+    width = x.shape[1]
+    if width <= block or x.requires_grad:
+        return x.mT @ x
+    result = x.new_empty(width, width)
+    for start in range(0, width, block):
+        here = slice(start, start + block)
+        result[here, start:] = x[:, here].mT @ x[:, start:]
+        result[start:, here] = result[here, start:].mT
+    return result
 
 
 def _has_full_rank(r: Tensor, examples: int, tolerance: float) -> bool:
@@ -181,9 +247,8 @@ def principal_subspace(
         raise ValueError(f"variance: expected a number in (0, 1], found {variance!r}")
     if dims is not None:
         as_integer(dims, "dims", 1)
-    columns = centred(x)
-    values = columns.detach()
-    scale = torch.maximum(values.amax(), -values.amin())
+    columns, size = centred_and_size(x)
+    scale = size.max()
     info = torch.finfo(x.dtype)
     if info.tiny**0.25 < scale < info.max**0.25:  # squares stay in range
         scale = torch.ones_like(scale)
@@ -214,7 +279,7 @@ def _top_directions(columns: Tensor, dims: int) -> tuple[Tensor, Tensor] | None:
     if not dims < min(columns.shape[1], len(columns) - 1):
         return None
     double = columns.double()
-    values, vectors = torch.linalg.eigh(double.mT @ double)
+    values, vectors = torch.linalg.eigh(gram(double, 64))
     if not values[-dims] > 1e-6 * values[-1]:
         return None
     vectors = vectors[:, -dims:].flip(1).to(columns.dtype)

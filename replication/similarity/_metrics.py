@@ -17,7 +17,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from replication._inputs import nearest
-from replication.similarity._linalg import Subspace, principal_subspace, subspace
+from replication.similarity._linalg import (
+    Subspace,
+    Whitening,
+    principal_subspace,
+    subspace,
+    whitening,
+)
 from replication.similarity.baselines import DISTANCES, distance_ranks, explained, rank_correlation
 from replication.similarity.cca import CCAResult, mean_correlation, weighted
 from replication.similarity.cka import CHANCE, Prepared, check_kernel, index, prepare, product
@@ -27,7 +33,7 @@ from replication.similarity.procrustes import distance_of, narrowed, normalised
 
 def _reordered(reduced: Any, order: Tensor) -> Any:
     """Return a reduced layer as if its examples had come in another order."""
-    if isinstance(reduced, Subspace):
+    if isinstance(reduced, Subspace | Whitening):
         return replace(reduced, basis=reduced.basis[order])
     if isinstance(reduced, Spectrum):
         return replace(reduced, bases=reduced.bases[:, order])
@@ -63,7 +69,7 @@ class Metric:
 
 
 def _cca(tolerance: float | None = None) -> Metric:
-    cut = partial(subspace, tolerance=tolerance)
+    cut = partial(whitening, tolerance=tolerance)
     return Metric(cut, mean_correlation, rank=attrgetter("rank"))
 
 

@@ -20,6 +20,7 @@ from replication._precision import full_precision
 from replication.similarity._linalg import (
     Array,
     Subspace,
+    Whitening,
     as_pair,
     like,
     principal_subspace,
@@ -227,7 +228,7 @@ def correlate(
     )
 
 
-def mean_correlation(x: Subspace, y: Subspace) -> Tensor:
+def mean_correlation(x: Subspace | Whitening, y: Subspace | Whitening) -> Tensor:
     """Return the mean correlation over the smaller rank, without directions.
 
     From the eigenvalues of the smaller Gram matrix of Q_x^T Q_y, in float64: half the time of its
@@ -236,6 +237,10 @@ def mean_correlation(x: Subspace, y: Subspace) -> Tensor:
     if x is y:
         return x.basis.new_tensor(float(x.rank > 0))
     product = (x.basis.mT @ y.basis).double()
+    if isinstance(y, Whitening):
+        product = torch.linalg.solve_triangular(y.root, product, upper=True, left=False)
+    if isinstance(x, Whitening):
+        product = torch.linalg.solve_triangular(x.root.mT, product, upper=False)
     gram = product @ product.mT if x.rank <= y.rank else product.mT @ product
     values = as_correlations(torch.linalg.eigvalsh(gram).clamp_min(0).sqrt())
     return (values.sum() / max(1, len(values))).to(x.basis.dtype)

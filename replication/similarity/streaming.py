@@ -12,6 +12,7 @@ scaled to unit variance) cannot be told from rounding and counts as missing.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from replication._inputs import as_tensor
 from replication._precision import full_precision
 from replication.activations import spatial_mean
 from replication.similarity import _metrics
-from replication.similarity._linalg import Array, like
+from replication.similarity._linalg import Array, like, subspace
 from replication.similarity.cca import CCAResult, correlate
 from replication.similarity.compare import SimilarityGrid
 
@@ -177,8 +178,11 @@ class Accumulator:
         if metric in ("cca", "pwcca", "regression"):
             options = {"tolerance": TOLERANCE, **options}
         chosen, kind = _metrics.find(metric, options), like(self._sample)
+        reduce = chosen.reduce
+        if metric == "cca":  # the stand-ins are roots of a covariance already: take no second root
+            reduce = partial(subspace, tolerance=options["tolerance"])
         with full_precision():
-            layers = {name: chosen.reduce(layer) for name, layer in self._stand_ins().items()}
+            layers = {name: reduce(layer) for name, layer in self._stand_ins().items()}
             if metric in ("cca", "svcca", "pwcca"):
                 layers = {name: replace(x, examples=self.examples) for name, x in layers.items()}
             if self._paired and metric in ("cca", "svcca"):

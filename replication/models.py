@@ -11,15 +11,30 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from replication._inputs import derive_seed, nearest
+from replication._convnets import morcos_convnet, plain, svcca_convnet, tiny10
+from replication._inputs import as_integer, derive_seed, nearest
+from replication._layers import ACTIVATIONS, activate, as_flag, sequence, unit
+from replication._residual import resnet, resnet18
+from replication._sequences import row_lstm, vit
+from replication._zhang import small_alexnet, small_inception
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "tanh": nn.Tanh,
-    "hardtanh": nn.Hardtanh,
-    "hardsigmoid": nn.Hardsigmoid,
-}
+__all__ = [
+    "ACTIVATIONS",
+    "MODELS",
+    "build",
+    "mlp",
+    "mnist_convnet",
+    "morcos_convnet",
+    "plain",
+    "resnet",
+    "resnet18",
+    "row_lstm",
+    "small_alexnet",
+    "small_inception",
+    "svcca_convnet",
+    "tiny10",
+    "vit",
+]
 
 
 def mlp(
@@ -28,21 +43,43 @@ def mlp(
     classes: int = 10,
     activation: str = "relu",
     bias: bool = True,
+    batch_norm: bool = False,
+    dropout: float = 0.0,
 ) -> nn.Sequential:
-    """Return a fully connected network: flatten, then (fc, act) for each width, then fc.
+    """Return a fully connected network: flatten, then (fc, bn, act, drop) for each width, then fc.
 
-    Layers are named ``flatten, fc1, act1, ..., fcL``. Inputs are ``(N, ...)`` with `inputs`
-    numbers each; outputs are logits ``(N, classes)``.
+    Layers are named ``flatten, fc1, bn1, act1, drop1, ..., fcL``, without the ``bn`` and ``drop``
+    that are off. Inputs are ``(N, ...)`` with `inputs` numbers each; outputs are logits
+    ``(N, classes)``. Zhang et al. 2017 (Table 1) have `inputs` 2352 and `widths` (512,) with
+    1,209,866 parameters, (512, 512, 512) with 1,735,178. Default: 407,050 parameters.
+
+    Parameters
+    ----------
+    bias : bool
+        Whether the dense layers, the last one too, add biases.
+    batch_norm : bool
+        Batch normalisation before every activation (Ioffe & Szegedy 2015, section 3.2).
+    dropout : float
+        Share of units dropped after every activation (Srivastava et al. 2014).
+
+    Raises
+    ------
+    ValueError
+        For an unknown activation or a number out of range.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: found {activation!r}; {nearest(activation, ACTIVATIONS)}")
-    sizes = [inputs, *widths, classes]
-    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-    for index, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
-        layers[f"fc{index}"] = nn.Linear(fan_in, fan_out, bias=bias)
-        if index <= len(widths):
-            layers[f"act{index}"] = ACTIVATIONS[activation]()
-    return nn.Sequential(layers)
+    sizes = [
+        as_integer(inputs, "inputs", 1),
+        *[as_integer(width, "widths", 1) for width in widths],
+        as_integer(classes, "classes", 1),
+    ]
+    bias = as_flag(bias, "bias")
+    activate(activation)  # an unknown one is an error also where no layer has it
+    layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
+    for index, (fan_in, fan_out) in enumerate(pairwise(sizes[:-1]), start=1):
+        dense = nn.Linear(fan_in, fan_out, bias=bias)
+        layers |= unit(f"fc{index}", dense, index, activation, batch_norm, dropout)
+    layers[f"fc{len(sizes) - 1}"] = nn.Linear(sizes[-2], sizes[-1], bias=bias)
+    return sequence(layers)
 
 
 def mnist_convnet(classes: int = 10, channels: Sequence[int] = (32, 64)) -> nn.Sequential:
@@ -67,15 +104,31 @@ def mnist_convnet(classes: int = 10, channels: Sequence[int] = (32, 64)) -> nn.S
     )
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "mnist_convnet": mnist_convnet}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    function.__name__: function
+    for function in (
+        mlp,
+        mnist_convnet,
+        small_alexnet,
+        small_inception,
+        morcos_convnet,
+        svcca_convnet,
+        tiny10,
+        plain,
+        resnet,
+        resnet18,
+        row_lstm,
+        vit,
+    )
+}
 
 
 def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **options) -> nn.Module:
     """Return the network called `name` with weights drawn from `seed`.
 
-    The weights are drawn on the CPU with torch's default initialisation (He et al. 2015 with
-    a = sqrt(5), that is uniform within +-1/sqrt(fan_in)), so that a seed means the same network on
-    every device. `options` go to the function of that name.
+    The weights are drawn on the CPU with torch's default initialisation (dense and convolutional
+    ones as in He et al. 2015 with a = sqrt(5), that is uniform within +-1/sqrt(fan_in)), so that a
+    seed means the same network on every device. `options` go to the function of that name.
 
     Raises
     ------

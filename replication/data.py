@@ -18,6 +18,7 @@ from replication import _download, _locations, _readers
 from replication._corruption import KINDS, corrupt_images, corrupt_labels
 from replication._inputs import as_integer, choose_device, generator, nearest
 from replication._locations import Location
+from replication._preprocessing import centre_crop, preprocess, standardise, whiten_images
 
 __all__ = [
     "KINDS",
@@ -25,12 +26,15 @@ __all__ = [
     "Examples",
     "Location",
     "Split",
+    "centre_crop",
     "corrupt_images",
     "corrupt_labels",
     "fetch",
     "load",
     "locate",
+    "preprocess",
     "standardise",
+    "whiten_images",
 ]
 
 NAMES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "mnist5k")
@@ -54,7 +58,8 @@ class Split:
 
     `source` says where the images were found and what is special about them, without any path of
     the machine. `substitute` is true when another data set than the one asked for is used.
-    `available` counts the training and test images that the source holds.
+    `available` counts the training and test images that the source holds, `preprocessing` says
+    what `preprocess` did to the images.
     """
 
     train: Examples
@@ -64,6 +69,7 @@ class Split:
     source: str
     substitute: bool = False
     available: tuple[int, int] | None = None
+    preprocessing: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -89,7 +95,8 @@ class Split:
         )
         title = _locations.INFO[self.name].title if self.name in _locations.INFO else self.name
         note = " (a substitute for MNIST)" if self.substitute else ""
-        return f"{title}, {train} training and {test} test images{note}"
+        done = "".join(f", {step}" for step in self.preprocessing)
+        return f"{title}, {train} training and {test} test images{note}{done}"
 
     def to(self, device: str | torch.device) -> "Split":
         """Return the same split with its tensors on `device`."""
@@ -212,20 +219,6 @@ def fetch(name: str, timeout: float = 10.0) -> Path:
         have the checksum that torchvision knows.
     """
     return _download.fetch(_known(name), timeout)
-
-
-def standardise(split: Split) -> tuple[Split, float, float]:
-    """Return the split with (pixel - mean) / std, and that mean and std.
-
-    Both are taken over all pixels and channels of the training images (for full MNIST about 0.1307
-    and 0.3081). A set without any spread keeps std = 1.
-    """
-    pixels = split.train.images.double()
-    mean, std = pixels.mean().item(), pixels.std(correction=0).item() or 1.0
-    train, test = (
-        Examples(part.images.sub(mean).div_(std), part.labels) for part in (split.train, split.test)
-    )
-    return dataclasses.replace(split, train=train, test=test), mean, std
 
 
 def _known(name: str) -> str:

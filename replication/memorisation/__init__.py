@@ -1,0 +1,26 @@
+"""Fitting any labels: a network by construction, kernels, random features, least squares.
+
+What Zhang et al. 2017, "Understanding deep learning requires rethinking generalization", set
+beside trained networks: the two-layer network of Theorem 1, and the solutions of least norm of
+section 5, to which gradient descent goes as well.
+"""
+
+from replication.memorisation.features import random_conv_features
+from replication.memorisation.finite_sample import FiniteSampleNetwork, finite_sample_network
+from replication.memorisation.kernel import KernelSolution, gaussian_kernel_interpolation
+from replication.memorisation.least_squares import (
+    GradientDescentPath,
+    gradient_descent_path,
+    minimum_norm_solution,
+)
+
+__all__ = [
+    "FiniteSampleNetwork",
+    "GradientDescentPath",
+    "KernelSolution",
+    "finite_sample_network",
+    "gaussian_kernel_interpolation",
+    "gradient_descent_path",
+    "minimum_norm_solution",
+    "random_conv_features",
+]

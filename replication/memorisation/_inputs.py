@@ -1,0 +1,58 @@
+"""Checks of images, targets and numbers, shared by this package's functions."""
+
+from numbers import Real
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from replication._inputs import as_tensor
+from replication.similarity._linalg import Array
+
+CHUNK = 2**22  # entries that intermediate results may have beside what the caller asked for
+
+
+def as_rows(value: Array, name: str) -> Tensor:
+    """Return examples (n, ...) as float64 (n, d).
+
+    Raises
+    ------
+    ValueError
+        If there is no second dimension, or for NaN, infinity or no entry at all.
+    """
+    given = as_tensor(value, name).detach()
+    if given.ndim < 2:
+        raise ValueError(f"{name}: expected the shape (n, ...), found {tuple(given.shape)}")
+    return given.flatten(1).double()
+
+
+def as_targets(value: Array, like: Tensor, name: str, one_hot: bool = False) -> Tensor:
+    """Return targets (n,) or (n, k) as float64 on the device of the rows `like`.
+
+    With `one_hot`, integers (n,) are classes and become (n, largest + 1).
+
+    Raises
+    ------
+    ValueError
+        If their shape is another, their number is not that of `like`, or a class is negative.
+    """
+    given = as_tensor(value, name).detach()
+    if given.ndim not in (1, 2) or len(given) != len(like):
+        raise ValueError(
+            f"{name}: expected ({len(like)},) or ({len(like)}, k), found {tuple(given.shape)}"
+        )
+    if one_hot and given.ndim == 1 and not given.is_floating_point():
+        if given.min() < 0:
+            raise ValueError(f"{name}: expected classes >= 0, found {int(given.min())}")
+        given = F.one_hot(given.long())
+    return given.to(like.device, torch.float64)
+
+
+def as_number(value: object, name: str, positive: bool = False) -> float:
+    """Return a finite number >= 0 (or > 0) as a float; anything else is an error."""
+    ok = isinstance(value, Real) and 0 <= value < float("inf") and (value > 0 or not positive)
+    if not ok:
+        raise ValueError(
+            f"{name}: expected a number {'>' if positive else '>='} 0, found {value!r}"
+        )
+    return float(value)

@@ -1,0 +1,106 @@
+"""Random convolutional features."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from replication._inputs import as_integer, as_tensor, generator
+from replication._precision import full_precision
+from replication.memorisation._inputs import CHUNK
+from replication.similarity._linalg import Array, like
+
+PATCHES = 10_000  # from which the whitening is estimated
+RIDGE = 0.1  # added to the eigenvalues of the patches' covariance, as a share of their mean
+THRESHOLD = 0.5  # in standard deviations of a whitened patch
+
+
+def random_conv_features(
+    images: Array,
+    filters: int,
+    size: int = 6,
+    seed: int = 0,
+    source: Array | None = None,
+    grid: int = 2,
+) -> Array:
+    """Return features of a convolution with random patches: ReLU, then average pooling.
+
+    Patches p of `source` at random places, whitened, are the filters: with Z = (C + 0.1 l I)^-1/2,
+    C and m the covariance and mean of patches and l the mean eigenvalue of C, the filter is
+    v = Z (p - m) / |Z (p - m)|, and the maps are max(v . Z (x - m) - 1/2, 0) and
+    max(-v . Z (x - m) - 1/2, 0) (Coates and Ng 2012, who tune the threshold, here 1/2; Zhang et
+    al. 2017, section 5, take 32,000 filters). Each is averaged over `grid` x `grid` parts of the
+    positions. The same `source`, seed and sizes give the same filters for other images.
+
+    Memory: at least 12 x filters x positions bytes, however few the images.
+
+    Parameters
+    ----------
+    images
+        (N, C, H, W), floating point.
+    filters
+        Number of patches, >= 1.
+    size
+        Side of a patch, at most H and W.
+    source
+        Training images (M, C, H', W') to take patches from; `images` by default.
+    grid
+        At most the number of positions of a patch along H and W.
+
+    Returns
+    -------
+    (N, 2 * filters * grid**2), of the kind, device and dtype of `images`.
+
+    Raises
+    ------
+    ValueError
+        An argument is of the wrong kind, shape or range.
+    """
+    x = as_tensor(images, "images")
+    given = x if source is None else as_tensor(source, "source").to(x)
+    filters, size, grid = (
+        as_integer(value, name, 1)
+        for value, name in ((filters, "filters"), (size, "size"), (grid, "grid"))
+    )
+    for value, name in ((x, "images"), (given, "source")):
+        if value.ndim != 4 or not value.is_floating_point() or value.shape[1] != x.shape[1]:
+            raise ValueError(
+                f"{name}: expected floating (N, C, H, W), found {value.dtype} "
+                f"of shape {tuple(value.shape)}"
+            )
+        if size + (grid - 1 if value is x else 0) > min(value.shape[2:]):
+            raise ValueError(
+                f"size: expected room for {grid} x {grid} patches of side {size} in {name}, "
+                f"found images of shape {tuple(value.shape[2:])}"
+            )
+    weight, bias = _filters(given, filters, size, as_integer(seed, "seed", 0))
+    weight, bias = weight.to(x), bias.to(x)[:, None]
+    high, wide = (side - size + 1 for side in x.shape[2:])
+    step = max(1, CHUNK // (high * wide * max(weight.shape)))
+    pooled = []
+    with full_precision():
+        for piece in x.split(step):
+            maps = (weight @ F.unfold(piece, size) + bias).unflatten(2, (high, wide))
+            signs = [F.relu(sign * maps - THRESHOLD) for sign in (1, -1)]
+            pooled += [torch.cat([F.adaptive_avg_pool2d(s, grid) for s in signs], 1).flatten(1)]
+    return like(images)(torch.cat(pooled))
+
+
+def _filters(source: Tensor, filters: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the filters (filters, C size size) in float64, and what is added to their maps."""
+    count, draw = max(filters, PATCHES), generator(seed, "random_conv_features")
+    which, row, column = (
+        torch.randint(most, (count,), generator=draw).to(source.device)
+        for most in (len(source), source.shape[2] - size + 1, source.shape[3] - size + 1)
+    )
+    patches = source.unfold(2, size, 1).unfold(3, size, 1)[which, :, row, column]
+    patches = patches.flatten(1).double()
+    mean = patches.mean(0)
+    centred = patches - mean
+    with full_precision():
+        values, vectors = torch.linalg.eigh(centred.mT @ centred / count)
+        values = values + RIDGE * (values.mean() if values[-1] > 0 else 1)
+        whiten = vectors * values.rsqrt() @ vectors.mT
+        chosen = centred[:filters] @ whiten
+        length = torch.linalg.vector_norm(chosen, dim=1, keepdim=True)
+        weight = chosen / length.where(length > 0, 1) @ whiten
+        return weight, -weight @ mean

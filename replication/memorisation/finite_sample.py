@@ -1,0 +1,116 @@
+"""The two-layer ReLU network of 2n + d weights that fits any labels of n images."""
+
+from dataclasses import dataclass
+
+import torch
+
+from replication._inputs import as_integer, generator
+from replication._precision import full_precision
+from replication.memorisation._inputs import CHUNK, as_rows, as_targets
+from replication.similarity._linalg import Array, like
+
+EPS = torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True, eq=False)
+class FiniteSampleNetwork:
+    """The network C(x) = sum_j w_j max(<a, x> - b_j, 0), of 2n + d weights.
+
+    Attributes
+    ----------
+    a : (d,) float64
+        The projection.
+    b : (n,) float64
+        Thresholds, ascending.
+    w : (n,) float64
+        Output weights, in the order of `b`.
+    condition : float
+        Condition number in the 1-norm of the triangular matrix that gave `w`.
+    error : float
+        Largest |C(x_i) - y_i| over the images it was built for.
+    """
+
+    a: Array
+    b: Array
+    w: Array
+    condition: float
+    error: float
+
+    def __call__(self, images: Array) -> Array:
+        """Return C of images (m, ...) with d numbers each: (m,) float64.
+
+        Raises
+        ------
+        ValueError
+            If `images` is not finite or has another number of entries an image.
+        """
+        rows = as_rows(images, "images")
+        a, b, w = (torch.as_tensor(part, device=rows.device) for part in (self.a, self.b, self.w))
+        if rows.shape[1] != len(a):
+            raise ValueError(f"images: expected {len(a)} numbers each, found {rows.shape[1]}")
+        with full_precision():
+            pieces = (rows @ a).split(max(1, CHUNK // (4 * len(b))))
+            return like(images)(torch.cat([(z[:, None] - b).relu_() @ w for z in pieces]))
+
+
+def finite_sample_network(images: Array, labels: Array, seed: int = 0) -> FiniteSampleNetwork:
+    """Build a network with 2n + d weights that fits any labels of n distinct images.
+
+    Zhang et al. 2017, Theorem 1 (appendix C): a is random (standard normal); with the projections
+    z_1 < ... < z_n of the images and thresholds b_1 < z_1 <= b_2 < z_2 <= ... < z_n, the matrix
+    A_ij = max(z_i - b_j, 0) is triangular with positive diagonal, and w solves A w = y.
+
+    Where the thresholds lie decides how well this can be solved. With b_i = z_i - t (z_i - z_i-1),
+    an error in one weight reaches the next multiplied by 1 - 1/t: it grows exponentially for
+    t < 1/2. We take t = 1, b_i = z_i-1, which gives the largest diagonal too; b_1 lies the mean gap
+    below z_1. Then A = T diag(gaps) T with T the lower triangle of ones, so forward substitution is
+    two divided differences, and the condition number |A| |A^-1| in the 1-norm is exact: O(n) time
+    and memory for both, where storing A takes 8 n^2 bytes. Evaluating the network takes O(n) an
+    image, so `error` takes O(n^2) time.
+
+    The smallest gap falls like 1/n^2, so the condition number grows like n^3, with large variation
+    from seed to seed.
+
+    Parameters
+    ----------
+    images
+        (n, ...): d numbers each, distinct.
+    labels
+        (n,), class indices or any real numbers.
+    seed
+        Of the projection, >= 0.
+
+    Raises
+    ------
+    ValueError
+        If two images are identical or have, to rounding, the same projection (another seed then
+        helps), and for input of the wrong kind or shape.
+    """
+    x = as_rows(images, "images")
+    y = as_targets(labels, x, "labels")
+    if y.ndim != 1:
+        raise ValueError(f"labels: expected the shape (n,), found {tuple(y.shape)}")
+    source = generator(as_integer(seed, "seed", 0), "finite_sample_network")
+    a = torch.randn(x.shape[1], dtype=torch.float64, generator=source).to(x.device)
+    with full_precision():
+        z, order = (x @ a).sort()
+        rounding = EPS * (x.abs() @ a.abs()).max()
+    gaps = z.diff()
+    if len(gaps) and gaps.min() <= rounding:
+        at = int(gaps.argmin())
+        i, j = sorted(order[at : at + 2].tolist())
+        kind = "are identical" if torch.equal(x[i], x[j]) else "have the same projection"
+        raise ValueError(f"images: {i} and {j} {kind}; expected {len(x)} distinct projections")
+    first = gaps.mean() if len(gaps) else z.new_ones(())
+    gaps = torch.cat([first[None], gaps])
+    b = torch.cat([z[:1] - first, z[:-1]])
+    zero = y.new_zeros(1)
+    w = (y[order].diff(prepend=zero) / gaps).diff(prepend=zero)
+    inverse = 1 / gaps  # column j of A^-1: 1/g_j, -1/g_j - 1/g_j+1, 1/g_j+1
+    columns = inverse.clone()
+    columns[:-1] += inverse[:-1] + inverse[1:]
+    columns[:-2] += inverse[1:-1]
+    condition = float((z - b[0]).sum() * columns.max())
+    error = float((FiniteSampleNetwork(a, b, w, condition, 0.0)(x) - y).abs().max())
+    kind = like(images)
+    return FiniteSampleNetwork(kind(a), kind(b), kind(w), condition, error)

@@ -1,0 +1,173 @@
+"""Least squares with more weights than examples: the solution of least norm, and the way to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from replication._inputs import as_integer, as_tensor, generator
+from replication._precision import full_precision
+from replication.memorisation._inputs import as_number, as_rows, as_targets
+from replication.similarity._linalg import Array, like
+
+
+def minimum_norm_solution(features: Array, targets: Array, ridge: float = 0.0) -> Array:
+    """Return the weights w of least norm among those that minimise |X w - y|^2.
+
+    w = V diag(s / (s^2 + ridge)) U^T y for X = U diag(s) V^T (Zhang et al. 2017, section 5; with a
+    ridge > 0, the minimiser of |X w - y|^2 + ridge |w|^2). Singular values up to max(n, p) eps
+    times the largest count as 0, so that rank deficiency, dead features and examples that occur
+    twice do no harm. The norm is ``w.norm()``, for one or for all targets together.
+
+    Parameters
+    ----------
+    features
+        X (n, p); further dimensions are flattened.
+    targets
+        y: real numbers (n,) or (n, k); integers (n,) are classes, one-hot (n, classes).
+    ridge
+        >= 0.
+
+    Returns
+    -------
+    (p,) or (p, k), float64, of the kind of `features`.
+
+    Raises
+    ------
+    ValueError
+        For arguments of the wrong kind, shape or range.
+    """
+    x = as_rows(features, "features")
+    y = as_targets(targets, x, "targets", one_hot=True)
+    with full_precision():
+        return like(features)(_solve(*_decompose(x), y, as_number(ridge, "ridge")))
+
+
+@dataclass(frozen=True, eq=False)
+class GradientDescentPath:
+    """Where gradient descent was at r recorded steps; with k targets, norms are over all of them.
+
+    Attributes
+    ----------
+    steps : tuple of r ints
+    distance : (r,)
+        |w - w*|, w* the solution of least norm.
+    outside : (r,)
+        Length of the part of w that is orthogonal to every example.
+    residual : (r,)
+        Largest |X w - y|.
+    weights, solution : (p,) or (p, k)
+        w after the last step, and w*.
+    learning_rate : float
+    """
+
+    steps: tuple[int, ...]
+    distance: Array
+    outside: Array
+    residual: Array
+    weights: Array
+    solution: Array
+    learning_rate: float
+
+
+def gradient_descent_path(
+    features: Array,
+    targets: Array,
+    steps: Sequence[int],
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    start: Array | None = None,
+    seed: int = 0,
+) -> GradientDescentPath:
+    """Follow (stochastic) gradient descent on least squares, from 0 unless told otherwise.
+
+    A step goes along -X_B^T (X_B w - y_B) / |B|. The weights stay in `start` plus the span of the
+    examples; of all w with X w = y that set holds one, which is the solution of least norm if
+    `start` is 0 (Zhang et al. 2017, section 5). Where X w = y can be solved, a constant learning
+    rate converges for minibatches too.
+
+    Parameters
+    ----------
+    features, targets
+        X and y as in `minimum_norm_solution`.
+    steps
+        The numbers of steps, >= 0, after which to record; the largest is how many are made.
+    batch_size
+        Examples a step, drawn with replacement; None for all of them, each once.
+    learning_rate
+        By default 1 / (largest eigenvalue of X^T X / n); for minibatches 1 / max_i |x_i|^2, which
+        no minibatch's largest eigenvalue exceeds.
+    start
+        Initial w, of the shape of the solution.
+    seed
+        Of the minibatches, >= 0.
+
+    Raises
+    ------
+    ValueError
+        For bad arguments, and if the weights grow beyond all bounds.
+    """
+    x = as_rows(features, "features")
+    y = as_targets(targets, x, "targets", one_hot=True)
+    record = sorted({as_integer(step, "steps", 0) for step in steps})
+    if not record:
+        raise ValueError("steps: expected at least one number of steps, found none")
+    if batch_size is not None:
+        batch_size = as_integer(batch_size, "batch_size", 1)
+    source = generator(as_integer(seed, "seed", 0), "gradient_descent_path")
+    found = []
+    with full_precision():
+        u, s, vh = _decompose(x)
+        solution = _solve(u, s, vh, y, 0.0)
+        w = _start(start, solution)
+        if learning_rate is None:
+            steepest = s[:1].square().sum() / len(x)
+            if batch_size is not None:
+                steepest = x.square().sum(1).max()
+            learning_rate = 1 / float(steepest) if steepest > 0 else 1.0
+        rate = as_number(learning_rate, "learning_rate", positive=True)
+        for step in range(record[-1] + 1):
+            if step:
+                rows, aims = x, y
+                if batch_size is not None:
+                    drawn = torch.randint(len(x), (batch_size,), generator=source).to(x.device)
+                    rows, aims = x[drawn], y[drawn]
+                w = w - rate / len(rows) * (rows.mT @ (rows @ w - aims))
+            if step == record[len(found)]:
+                numbers = [(w - solution).norm(), (w - vh.mT @ (vh @ w)).norm()]
+                found.append(torch.stack([*numbers, (x @ w - y).abs().max()]))
+                if not found[-1].isfinite().all():
+                    raise ValueError(f"learning_rate: the weights grow for ever at {rate:g}")
+    kind = like(features)
+    distance, outside, residual = (kind(column) for column in torch.stack(found, 1))
+    return GradientDescentPath(
+        tuple(record), distance, outside, residual, kind(w), kind(solution), rate
+    )
+
+
+def _decompose(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return U, s and V^T of x, without the directions whose singular value is rounding."""
+    if x.shape[0] < x.shape[1]:  # upright matrices are decomposed several times faster
+        v, s, uh = torch.linalg.svd(x.mT, full_matrices=False)
+        u, vh = uh.mT, v.mT
+    else:
+        u, s, vh = torch.linalg.svd(x, full_matrices=False)
+    rank = int((s > max(x.shape) * torch.finfo(x.dtype).eps * s[0]).sum())
+    return u[:, :rank], s[:rank], vh[:rank]
+
+
+def _solve(u: Tensor, s: Tensor, vh: Tensor, y: Tensor, ridge: float) -> Tensor:
+    scale = s / (s.square() + ridge)
+    return vh.mT @ (scale.reshape(-1, *[1] * (y.ndim - 1)) * (u.mT @ y))
+
+
+def _start(start: Array | None, solution: Tensor) -> Tensor:
+    if start is None:
+        return torch.zeros_like(solution)
+    given = as_tensor(start, "start").detach()
+    if given.shape != solution.shape:
+        raise ValueError(
+            f"start: expected the shape {tuple(solution.shape)}, found {tuple(given.shape)}"
+        )
+    return given.to(solution)

@@ -1,0 +1,338 @@
+"""Networks and kernels that fit any labels, and random features: closed forms, references."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from replication import data
+from replication.memorisation import (
+    _inputs,
+    features,
+    finite_sample,
+    finite_sample_network,
+    gaussian_kernel_interpolation,
+    kernel,
+    random_conv_features,
+)
+
+
+def gaussian(*shape, seed=0, dtype=torch.float64):
+    source = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=source, dtype=torch.float64).to(dtype)
+
+
+def classes(n, seed=0, most=10):
+    return torch.randint(most, (n,), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def tiny_chunks(monkeypatch):
+    for module in (finite_sample, kernel, features):
+        monkeypatch.setattr(module, "CHUNK", 1)
+    assert _inputs.CHUNK > 1
+
+
+# ------------------------------------------------------------------ Theorem 1
+
+
+def triangle(net, x, place=1.0):
+    """Return the matrix of the theorem, thresholds at the share `place` of the way down a gap."""
+    z = (x.flatten(1) @ net.a).sort().values
+    return (z[:, None] - (z - place * (z - net.b))).clamp_min(0)
+
+
+def test_random_labels_of_real_images_are_fitted_exactly():
+    split = data.load("mnist5k", subset=(1000, 10))
+    x, y = split.train.images, data.corrupt_labels(split.train.labels, 1.0, 10, seed=0)
+    net = finite_sample_network(x, y)
+    assert net.error < 1e-5
+    assert torch.equal(net(x).round().long(), y)
+    assert sum(part.numel() for part in (net.a, net.b, net.w)) == 2 * 1000 + 784
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(0, 2**20))
+def test_any_real_labels_are_fitted(n, d, seed):
+    x, y = gaussian(n, d, seed=seed), 100 * gaussian(n, seed=seed + 1)
+    net = finite_sample_network(x, y, seed)
+    torch.testing.assert_close(net(x), y, rtol=0, atol=max(1e-9, 1e-15 * net.condition * 100))
+    assert float((net(x) - y).abs().max()) == pytest.approx(net.error, rel=0.5, abs=1e-12)
+
+
+def test_thresholds_interleave_and_weights_solve_the_triangular_system():
+    x, y = gaussian(60, 4, 5), gaussian(60, seed=1)
+    net = finite_sample_network(x, y, seed=3)
+    z, order = (x.flatten(1) @ net.a).sort()
+    assert (net.b < z).all() and torch.equal(net.b[1:], z[:-1])
+    a = triangle(net, x)
+    assert torch.equal(a, a.tril())
+    expected = torch.linalg.solve_triangular(a, y[order, None], upper=False)[:, 0]
+    torch.testing.assert_close(net.w, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 50, 300])
+def test_condition_number_is_exact(n):
+    x = gaussian(n, 10)
+    net = finite_sample_network(x, classes(n))
+    a = triangle(net, x)
+    assert net.condition == pytest.approx(float(torch.linalg.cond(a, 1)), rel=1e-4)
+    two = float(torch.linalg.cond(a))
+    assert two / n <= net.condition * (1 + 1e-6) and net.condition <= n * two * (1 + 1e-6)
+
+
+def test_no_other_place_of_the_thresholds_is_better_conditioned():
+    x = gaussian(100, 10)
+    net = finite_sample_network(x, classes(100))
+    found = [float(torch.linalg.cond(triangle(net, x, t), 1)) for t in (1, 0.9, 0.7, 0.5, 0.4)]
+    assert found == sorted(found)
+    assert found[-1] > 1e5 * found[0]
+
+
+def test_the_network_is_its_formula(tiny_chunks):
+    x, new = gaussian(30, 6), gaussian(7, 6, seed=1)
+    net = finite_sample_network(x, classes(30))
+    expected = [
+        sum(w * max(float(image @ net.a - b), 0) for b, w in zip(net.b, net.w, strict=True))
+        for image in new
+    ]
+    np.testing.assert_allclose(net(new), expected, rtol=1e-8)
+
+
+def test_projection_depends_on_the_seed_alone():
+    x = gaussian(20, 6)
+    first, again = finite_sample_network(x, classes(20)), finite_sample_network(2 * x, classes(20))
+    assert torch.equal(first.a, again.a)
+    assert first.condition == pytest.approx(again.condition)  # free of the images' scale
+    assert not torch.equal(first.a, finite_sample_network(x, classes(20), seed=1).a)
+
+
+def test_images_that_cannot_be_told_apart_are_named():
+    x = gaussian(300, 50, dtype=torch.float32)
+    x[41] = x[7]
+    with pytest.raises(ValueError, match="images: 7 and 41 are identical"):
+        finite_sample_network(x, classes(300))
+    near = torch.tensor([[3.0], [1.0], [1.0 + 2e-16]], dtype=torch.float64)
+    with pytest.raises(ValueError, match="images: 1 and 2 have the same projection"):
+        finite_sample_network(near, classes(3))
+
+
+# ------------------------------------------------------------------ Gaussian kernel
+
+
+def naive_kernel(x, y, s):
+    return torch.exp(
+        -(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist") ** 2) / 2 / s**2
+    )
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
+@pytest.mark.parametrize("shape", [(25,), (25, 3)])
+def test_kernel_regression_is_its_formula(tiny_chunks, ridge, shape):
+    x, z, y = gaussian(25, 4), gaussian(9, 4, seed=1), gaussian(*shape, seed=2)
+    k = naive_kernel(x, x, 1.3)
+    alpha = torch.linalg.solve(k + ridge * torch.eye(25).double(), y)
+    found = gaussian_kernel_interpolation(x, y, z, bandwidth=1.3, ridge=ridge)
+    torch.testing.assert_close(found.coefficients, alpha, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(found.predictions, naive_kernel(z, x, 1.3) @ alpha)
+    norms = (alpha * (k @ alpha)).sum(0).sqrt()
+    torch.testing.assert_close(found.norms, norms)
+    assert found.norm == pytest.approx(float(norms.square().sum().sqrt()))
+    assert found.residual == pytest.approx(float((k @ alpha - y).abs().max()), abs=1e-9)
+    assert (found.residual < 1e-9) == (ridge == 0)
+
+
+def test_closed_form_of_two_images():
+    x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([1.0, -1.0])
+    found = gaussian_kernel_interpolation(x, y, torch.tensor([[0.5], [0.0]]), bandwidth=1.0)
+    k = math.exp(-0.5)
+    assert found.norm == pytest.approx(math.sqrt(2 / (1 - k)))
+    assert found.predictions.tolist() == pytest.approx([0, 1], abs=1e-12)
+
+
+def test_no_interpolant_has_a_smaller_norm():
+    x, extra, y = gaussian(12, 2), gaussian(3, 2, seed=1), gaussian(12, seed=2)
+    found = gaussian_kernel_interpolation(x, y, x, bandwidth=0.7)
+    targets = torch.cat([y, gaussian(3, seed=3)])  # other interpolants of the 12 images
+    other = gaussian_kernel_interpolation(torch.cat([x, extra]), targets, x, bandwidth=0.7)
+    torch.testing.assert_close(other.predictions, found.predictions, atol=1e-6, rtol=0)
+    assert found.norm < other.norm
+
+
+def test_classes_are_one_against_all():
+    x, y = gaussian(30, 5), classes(30, most=4)
+    found = gaussian_kernel_interpolation(x, y, x)
+    assert found.predictions.shape == (30, 4)
+    assert torch.equal(found.predictions.argmax(1), y)
+    for c in range(4):
+        alone = gaussian_kernel_interpolation(x, (y == c).double(), x)
+        torch.testing.assert_close(found.predictions[:, c], alone.predictions)
+        assert float(found.norms[c]) == pytest.approx(alone.norm)
+
+
+def test_kernel_is_exp_minus_4_at_the_median_distance():
+    found = gaussian_kernel_interpolation(torch.eye(6), classes(6), torch.eye(6))
+    assert found.bandwidth == pytest.approx(math.sqrt(2 / 8))
+    assert math.exp(-2 / (2 * found.bandwidth**2)) == pytest.approx(math.exp(-4))
+
+
+def test_the_median_distance_is_over_rows_from_everywhere():
+    x = torch.cat([torch.zeros(1500, 5), gaussian(2500, 5)]).double()
+    assert kernel._median_distance(x) == pytest.approx(float(torch.pdist(x).median()), rel=0.05)
+
+
+def test_moving_and_turning_all_images_changes_nothing():
+    x, z, y = gaussian(20, 3), gaussian(5, 3, seed=1), gaussian(20, seed=2)
+    turn = torch.linalg.qr(gaussian(3, 3, seed=3))[0]
+    first = gaussian_kernel_interpolation(x, y, z)
+    again = gaussian_kernel_interpolation(x @ turn + 100, y, z @ turn + 100)
+    torch.testing.assert_close(first.predictions, again.predictions, atol=1e-6, rtol=0)
+
+
+def test_identical_images_are_an_error_without_ridge_and_averaged_with_it():
+    x, y = gaussian(10, 3), gaussian(10, seed=1)
+    x[6] = x[2]
+    with pytest.raises(ValueError, match=r"train: .* singular .* 6 lies 0 from 2, with other"):
+        gaussian_kernel_interpolation(x, y, x, bandwidth=1.0)
+    y[6] = y[2]
+    with pytest.raises(ValueError, match=r"6 lies 0 from 2, with equal targets"):
+        gaussian_kernel_interpolation(x, y, x, bandwidth=1.0)
+    y[6] = -y[2]
+    found = gaussian_kernel_interpolation(x, y, x, bandwidth=0.1, ridge=1e-6)
+    assert abs(float(found.predictions[2])) < 1e-3
+    with pytest.raises(ValueError, match="singular to rounding at bandwidth 1000"):
+        gaussian_kernel_interpolation(gaussian(50, 2), gaussian(50), x[:, :2], bandwidth=1000)
+
+
+# ------------------------------------------------------------------ random features
+
+
+def pictures(n=12, channels=3, side=9, seed=0, dtype=torch.float64):
+    return gaussian(n, channels, side, side, seed=seed, dtype=dtype).cumsum(2).cumsum(3)
+
+
+def test_features_are_pooled_rectified_convolutions(tiny_chunks):
+    x = pictures()
+    weight, bias = features._filters(x, 5, 4, seed=2)
+    maps = F.conv2d(x, weight.view(5, 3, 4, 4), bias)  # (12, 5, 6, 6)
+    parts = []
+    for sign in (1, -1):
+        soft = (sign * maps - 0.5).clamp_min(0)
+        cells = [soft[:, :, i : i + 3, j : j + 3].mean((2, 3)) for i in (0, 3) for j in (0, 3)]
+        parts.append(torch.stack(cells, 2).flatten(1))
+    found = random_conv_features(x, 5, 4, seed=2)
+    torch.testing.assert_close(found, torch.cat(parts, 1))
+    assert found.std() > 0.01
+
+
+def test_brightness_and_contrast_of_the_whole_set_change_nothing():
+    x = pictures()
+    torch.testing.assert_close(
+        random_conv_features(3 * x + 7, 8, 3), random_conv_features(x, 8, 3), rtol=1e-8, atol=1e-10
+    )
+
+
+def test_responses_to_patches_have_about_unit_variance():
+    x = pictures(200)
+    weight, bias = features._filters(x, 50, 4, seed=0)
+    std = F.conv2d(x, weight.view(50, 3, 4, 4), bias).std((0, 2, 3))
+    assert std.min() > 0.3 and std.max() < 1.2
+
+
+def test_filters_come_from_the_source():
+    x, new = pictures(), pictures(4, seed=1)
+    both = random_conv_features(torch.cat([x, new]), 6, 3, source=x)
+    torch.testing.assert_close(both[:12], random_conv_features(x, 6, 3))
+    torch.testing.assert_close(both[12:], random_conv_features(new, 6, 3, source=x))
+    assert not torch.allclose(both[12:], random_conv_features(new, 6, 3))
+    assert not torch.allclose(both[:12], random_conv_features(x, 6, 3, seed=1))
+
+
+def test_sizes_of_features():
+    x = pictures(3, channels=1, side=10)
+    assert random_conv_features(x, 7, 3, grid=3).shape == (3, 2 * 7 * 9)
+    one, four = (random_conv_features(x, 7, 3, grid=grid) for grid in (1, 2))
+    torch.testing.assert_close(one, four.unflatten(1, (14, 4)).mean(2))
+
+
+def test_images_without_contrast_have_features_0():
+    assert not random_conv_features(torch.full((3, 1, 8, 8), 0.7), 4, 3).any()
+
+
+# ------------------------------------------------------------------ kinds and bad input
+
+CALLS = {
+    "finite_sample_network": lambda x, y: finite_sample_network(x, y)(x),
+    "kernel": lambda x, y: gaussian_kernel_interpolation(x, y, x).predictions,
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_any_kind_of_input_is_computed_in_float64(name):
+    x, y = gaussian(8, 1, 3, 5, dtype=torch.float16), classes(8)
+    expected = CALLS[name](x.double(), y)
+    assert expected.dtype == torch.float64
+    torch.testing.assert_close(CALLS[name](x, y), expected)
+    array = CALLS[name](x.float().numpy(), y.numpy())
+    assert isinstance(array, np.ndarray)
+    np.testing.assert_allclose(array, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_features_keep_their_kind(dtype):
+    x = pictures(dtype=dtype)
+    found = random_conv_features(x, 3, 3)
+    assert found.dtype == (torch.float32 if dtype == torch.float16 else dtype)
+    array = random_conv_features(x.numpy(), 3, 3)
+    assert isinstance(array, np.ndarray)
+    np.testing.assert_array_equal(array, found)
+    reference = random_conv_features(x.double(), 3, 3)
+    torch.testing.assert_close(found.double(), reference, atol=1e-3, rtol=1e-3)
+
+
+X, Y = gaussian(6, 4), classes(6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: finite_sample_network(X, Y[:5]), r"labels: expected \(6,\)"),
+        (lambda: finite_sample_network(X, X), r"labels: expected the shape \(n,\)"),
+        (lambda: finite_sample_network(X[:, 0], Y), r"images: expected the shape \(n, ...\)"),
+        (lambda: finite_sample_network(X, Y, seed=-1), "seed: expected an integer >= 0"),
+        (lambda: finite_sample_network(X, Y)(X[:, :3]), "images: expected 4 numbers each, found 3"),
+        (lambda: finite_sample_network(X * torch.nan, Y), "images: expected finite"),
+        (lambda: gaussian_kernel_interpolation(X, Y, X[:, :2]), "test: expected 4 numbers"),
+        (lambda: gaussian_kernel_interpolation(X, Y[:3], X), r"targets: expected \(6,\)"),
+        (lambda: gaussian_kernel_interpolation(X, Y - 20, X), "targets: expected classes >= 0"),
+        (lambda: gaussian_kernel_interpolation(X, Y, X, bandwidth=0), "bandwidth: expected .* > 0"),
+        (lambda: gaussian_kernel_interpolation(X, Y, X, ridge=-1), "ridge: expected .* >= 0"),
+        (lambda: gaussian_kernel_interpolation(X[:1], Y[:1], X), "bandwidth: .* median distance"),
+        (lambda: random_conv_features(pictures(), 0), "filters: expected an integer >= 1"),
+        (lambda: random_conv_features(pictures(), 3, 9), "size: expected room for 2 x 2 patches"),
+        (lambda: random_conv_features(X, 3), "images: expected floating"),
+        (lambda: random_conv_features(pictures(), 3, source=pictures(2, 1)), "source: expected"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", [*CALLS, "features"])
+def test_gpu_equals_cpu(name):
+    if name == "features":
+        x = pictures(dtype=torch.float32)
+        found, expected = random_conv_features(x.cuda(), 4, 3), random_conv_features(x, 4, 3)
+        torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-4)
+        return
+    x, y = gaussian(8, 15), classes(8)
+    found = CALLS[name](x.cuda(), y.cuda())
+    assert found.is_cuda
+    torch.testing.assert_close(found.cpu(), CALLS[name](x, y))

@@ -1,0 +1,96 @@
+"""Running somebody's network as a plain function of its input, in pieces that fit in memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from replication._precision import full_precision
+from replication.activations import evaluating
+
+
+@contextmanager
+def plain_evaluation(model: nn.Module) -> Iterator[None]:
+    """Put `model` in eval mode, with TF32 and the caller's autograd modes off, for the block.
+
+    Raises
+    ------
+    ValueError
+        If the model normalises by the statistics of the batch even so: then examples have no
+        Jacobian of their own.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise ValueError(
+                f"model: {name!r} keeps no running statistics, so that each output depends on the "
+                "whole batch; expected track_running_stats=True"
+            )
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with full_precision(), evaluating(model), torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
+def to_model(model: nn.Module, images: Tensor) -> Tensor:
+    """Return `images` on the model's device and in its dtype.
+
+    Raises
+    ------
+    ValueError
+        If the model is in neither float32 nor float64.
+    """
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if weight is None:
+        return images if images.is_floating_point() else images.float()
+    if weight.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"model: expected float32 or float64 weights, found {weight.dtype}")
+    return images.to(weight)
+
+
+def as_logits(output: object, rows: int) -> Tensor:
+    """Return what a model gave if it is finite logits (rows, C).
+
+    Raises
+    ------
+    ValueError
+        If not.
+    """
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != rows:
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"model: expected logits ({rows}, classes), found {found}")
+    if not output.isfinite().all():
+        raise ValueError("model: expected finite logits, found NaN or infinity")
+    return output
+
+
+def forward_bytes(model: nn.Module, image: Tensor) -> int:
+    """Return about how many bytes a forward and a backward pass take for one image (1, ...)."""
+    weights = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+    sizes = {0: image.nbytes}
+
+    def note(saved: Tensor) -> torch.UntypedStorage:
+        storage = saved.untyped_storage()
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return storage  # held until the end, as a freed one's address may come again
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda storage: storage)
+    with torch.enable_grad(), hooks:
+        _ = model(image.clone().requires_grad_().clone())
+    return sum(sizes.values()) + 4 * max(sizes.values())
+
+
+def default_memory(tensor: Tensor) -> int:
+    """Return the bytes to work in on a tensor's device where the caller has not said."""
+    return 2**25 if tensor.device.type == "cpu" else 2**30
+
+
+def chunks(points: int, size: int) -> Iterator[slice]:
+    """Yield consecutive slices of `size` points, of one at least."""
+    size = max(1, size)
+    for start in range(0, points, size):
+        yield slice(start, min(start + size, points))

@@ -1,0 +1,155 @@
+"""What a network's cross-entropy alone says about its Jacobian (Novak et al. 2018)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from replication._inputs import as_integer, as_tensor
+from replication.similarity._linalg import Array, like
+
+
+class CrossEntropyBounds(NamedTuple):
+    """Bounds on |J_y| and an approximation of |J|_F, each of the shape of the cross-entropies."""
+
+    lower: Array
+    upper: Array
+    approximation: Array
+
+
+def cross_entropy_bounds(
+    cross_entropy: Array, mean_square: float | Array, classes: int
+) -> CrossEntropyBounds:
+    """Return what the cross-entropy l = -ln p_y bounds the softmax Jacobian by.
+
+        sqrt(n M / (n - 1)) e^-l (1 - e^-l) <= |J_y| <= sqrt(2 M) e^-l (1 - e^-l)
+        |J|_F ~ sqrt(M) / (n - 1) (1 - e^-l) sqrt(n^2 e^-2l + n - 2)
+
+    for n classes (Novak et al. 2018, appendix). They hold where a point's n logit gradients are
+    orthogonal and of the same squared length M: the lower bound is reached when the other classes
+    share what is left of the probability equally, the upper when one of them has it all; the
+    approximation is exact when they share equally. With two classes both bounds are one. The
+    paper takes for every point the M of all (`mean_square_gradient`); then they are only likely.
+
+    All three keep their relative accuracy for l near 0 and for large l, to where they underflow.
+
+    Parameters
+    ----------
+    cross_entropy : tensor or array of floats >= 0
+        In nats; see `cross_entropies` for values that hold on confident points.
+    mean_square : float or array >= 0
+        M, for all points or for each.
+    classes : int >= 2
+
+    Raises
+    ------
+    ValueError
+        For values out of these ranges.
+    """
+    loss = as_tensor(cross_entropy, "cross_entropy")
+    if not loss.is_floating_point() or loss.min() < 0:
+        raise ValueError(
+            f"cross_entropy: expected floats >= 0, found {loss.dtype}, the least {loss.min()}"
+        )
+    classes = as_integer(classes, "classes", 2)
+    m = torch.as_tensor(mean_square).to(loss)
+    if not (m.isfinite() & (m >= 0)).all() or m.shape not in ((), loss.shape):
+        raise ValueError(
+            "mean_square: expected a finite number >= 0, or one a point, "
+            f"found {m.tolist() if m.ndim == 0 else tuple(m.shape)}"
+        )
+    kind = like(cross_entropy)
+    root, rest = m.sqrt(), -torch.expm1(-loss)
+    own = root * (-loss).exp() * rest
+    # hypot, as the square of e^-l underflows first
+    spread = torch.hypot(classes * (-loss).exp(), loss.new_tensor(float(classes - 2)).sqrt())
+    return CrossEntropyBounds(
+        lower=kind((classes / (classes - 1)) ** 0.5 * own),
+        upper=kind(2**0.5 * own),
+        approximation=kind(root / (classes - 1) * rest * spread),
+    )
+
+
+def mean_square_gradient(logit_norms: Array, classes: int) -> float:
+    """Return M = mean over points of |df/dx|_F^2 / n, the mean squared length of a logit gradient.
+
+    Without the division by the n classes, as some statements of the bounds have it, points fall
+    outside of them.
+
+    Parameters
+    ----------
+    logit_norms : (N,) tensor or array
+        From ``jacobian_norm(model, images, "logits")``.
+    classes : int
+    """
+    norms = as_tensor(logit_norms, "logit_norms")
+    return float(norms.double().square().mean()) / as_integer(classes, "classes", 1)
+
+
+def fraction_inside(row_norms: Array, bounds: CrossEntropyBounds, tolerance: float = 1e-5) -> float:
+    """Return the share of points with lower <= |J_y| <= upper, in [0, 1].
+
+    Parameters
+    ----------
+    row_norms : (N,) tensor or array
+        From `jacobian_row_norm`.
+    bounds : CrossEntropyBounds
+        Of the same points.
+    tolerance : float
+        By how much, relative, a point may be outside: the bounds can be reached, and numbers are
+        rounded.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of points differ.
+    """
+    norms, lower = as_tensor(row_norms, "row_norms"), as_tensor(bounds.lower, "bounds.lower")
+    upper = as_tensor(bounds.upper, "bounds.upper")
+    if not norms.shape == lower.shape == upper.shape:
+        raise ValueError(
+            f"bounds: expected shape {tuple(norms.shape)} of row_norms, found "
+            f"{tuple(lower.shape)} and {tuple(upper.shape)}"
+        )
+    norms, lower, upper = (z.double().to(norms.device) for z in (norms, lower, upper))
+    inside = (norms >= lower * (1 - tolerance)) & (norms <= upper * (1 + tolerance))
+    return float(inside.double().mean())
+
+
+def cross_entropies(logits: Array, labels: Array) -> Array:
+    """Return l = -ln softmax(logits)_y of each point, (N,), in nats and >= 0.
+
+        l = ln(1 + sum_{j != y} e^(f_j - f_y))
+
+    Unlike the usual difference of f_y and log-sum-exp, this keeps its digits on confident points:
+    in float32 the difference knows l only to within 1e-7 |f|.
+
+    Parameters
+    ----------
+    logits : (N, classes) tensor or array
+    labels : (N,) integers
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match or a label is not a class.
+    """
+    values, y = as_tensor(logits, "logits"), as_tensor(labels, "labels")
+    if values.ndim != 2 or not values.is_floating_point():
+        raise ValueError(
+            f"logits: expected floating (N, classes), found {values.dtype} {tuple(values.shape)}"
+        )
+    count = values.shape[1]
+    if y.shape != values.shape[:1] or y.is_floating_point() or not 0 <= y.min() <= y.max() < count:
+        raise ValueError(
+            f"labels: expected {len(values)} integers from 0 to {count - 1}, found {y.dtype} of "
+            f"shape {tuple(y.shape)} from {y.min()} to {y.max()}"
+        )
+    y = y.to(values.device, torch.int64)[:, None]
+    margins = (values - values.gather(1, y)).scatter(1, y, -torch.inf)
+    return like(logits)(_softplus(margins.logsumexp(1)))
+
+
+def _softplus(x: Tensor) -> Tensor:
+    # torch's own goes over to x at a threshold, and -inf, of a single class, is 0
+    return x.clamp_min(0) + torch.log1p((-x.abs()).exp())

@@ -1,0 +1,184 @@
+"""Closed paths through input space: vertices (V, ...), the last joined to the first.
+
+Closed, since a network without biases has one linear region along each ray from 0, and a line is
+soon such a ray.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from replication._inputs import as_integer, as_tensor, generator
+from replication._precision import full_precision
+from replication.similarity._linalg import Array, like
+
+
+def polyline(points: Array | Sequence[Array]) -> Array:
+    """Return the closed path through given points, (V, ...).
+
+    Parameters
+    ----------
+    points : (V, ...) tensor or array, or sequence of V of them
+        At least 2. A last point that repeats the first is left out, as the path is closed anyway.
+
+    Raises
+    ------
+    ValueError
+        For fewer than 2 points, points of different shapes, NaN or infinity.
+    """
+    kind = like(points[0] if isinstance(points, list | tuple) and points else points)
+    if isinstance(points, list | tuple):
+        vertices = _same(*((point, f"points[{i}]") for i, point in enumerate(points)))
+    else:
+        vertices = _floating(points, "points")
+    if len(vertices) > 2 and vertices.ndim > 1 and torch.equal(vertices[0], vertices[-1]):
+        vertices = vertices[:-1]
+    if vertices.ndim < 2 or len(vertices) < 2:
+        raise ValueError(f"points: expected (V >= 2, ...), found shape {tuple(vertices.shape)}")
+    return kind(vertices)
+
+
+def translations(image: Array, shifts: int = 28) -> Array:
+    """Return the ring of an image's horizontal translations, (shifts, ...).
+
+    Vertex i is the image rolled by floor(i width / shifts) pixels, so that 28 translations of a
+    28-pixel image are one pixel apart (Novak et al. 2018, section 3, whose transitions are
+    counted along such a ring around a test point). Translation is cyclic: what leaves on the right
+    comes back on the left. Then every vertex holds the same pixels, and the step that closes the
+    ring is as long as the others; filled with zeros, the image would be gone half-way.
+
+    Parameters
+    ----------
+    image : (..., height, width) tensor or array
+        One image.
+    shifts : int
+        From 2 to the width.
+
+    Raises
+    ------
+    ValueError
+        For other shapes or numbers, NaN or infinity.
+    """
+    vertex = _floating(image, "image")
+    if vertex.ndim < 2 or vertex.shape[-1] < 2:
+        raise ValueError(
+            f"image: expected (..., height, width >= 2), found shape {tuple(vertex.shape)}"
+        )
+    width = vertex.shape[-1]
+    shifts = as_integer(shifts, "shifts", 2)
+    if shifts > width:
+        raise ValueError(f"shifts: expected at most the width of {width} pixels, found {shifts}")
+    rolled = [vertex.roll(i * width // shifts, -1) for i in range(shifts)]
+    return like(image)(torch.stack(rolled))
+
+
+def ellipse(a: Array, b: Array, c: Array, vertices: int = 360) -> Array:
+    """Return the closed ellipse through three points, (vertices, ...).
+
+        x(t) = m + (a - m) cos t + (b - c) / sqrt(3) sin t,   m = (a + b + c) / 3
+
+    passes a, b and c at t = 0, 2 pi / 3, 4 pi / 3: of all ellipses through the three the one of
+    least area, with their centroid as centre (Steiner's). Vertex i is at t = 2 pi i / vertices;
+    with a multiple of three of them a, b and c are vertices, exactly. For points on one line the
+    path runs to and fro on it.
+
+    Parameters
+    ----------
+    a, b, c : tensors or arrays of one shape
+    vertices : int >= 3
+
+    Raises
+    ------
+    ValueError
+        For other numbers of vertices, points of different shapes, NaN or infinity.
+    """
+    points = _same((a, "a"), (b, "b"), (c, "c"))
+    vertices = as_integer(vertices, "vertices", 3)
+    angle = 2 * math.pi * torch.arange(vertices, dtype=torch.float64, device=points.device)
+    angle = angle[:, None] / vertices
+    third = 2 * math.pi / 3 * torch.arange(3, dtype=torch.float64, device=points.device)
+    # x(t) = sum over k of (1 + 2 cos(t - 2 pi k / 3)) / 3 times point k, the same curve
+    weights = (1 + 2 * torch.cos(angle - third)) / 3
+    if vertices % 3 == 0:
+        weights[:: vertices // 3] = torch.eye(3, dtype=torch.float64, device=points.device)
+    with full_precision():
+        path = weights.to(points) @ points.flatten(1)
+    return like(a)(path.reshape(vertices, *points.shape[1:]))
+
+
+def random_ellipse(images: Array, vertices: int = 360, seed: int = 0) -> Array:
+    """Return the ellipse through three points of noise, (vertices, ...).
+
+    Every number of the three points is drawn from the normal distribution with the mean and the
+    standard deviation of all of `images`.
+
+    Parameters
+    ----------
+    images : (N, ...) tensor or array
+    vertices : int >= 3
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        As `ellipse`, or if `images` has no axis behind the examples.
+    """
+    known = _floating(images, "images")
+    if known.ndim < 2:
+        raise ValueError(f"images: expected (N, ...), found shape {tuple(known.shape)}")
+    source = generator(seed, "ellipse")
+    drawn = torch.randn(3, *known.shape[1:], generator=source, dtype=torch.float64).to(known)
+    points = known.mean() + known.std(correction=0) * drawn
+    return like(images)(ellipse(*points, vertices=vertices))
+
+
+def sample(path: Array, k: int) -> Array:
+    """Return k points equally far apart along a closed path, (k, ...), the first its first vertex.
+
+    Point i lies i / k of the path's whole length, that of its closing piece included, behind the
+    first vertex. On a path of length 0 all are the same.
+
+    Parameters
+    ----------
+    path : (V, ...) tensor or array
+    k : int >= 1
+
+    Raises
+    ------
+    ValueError
+        For a path of fewer than 2 vertices, NaN or infinity, or `k` below 1.
+    """
+    vertices = _floating(path, "path")
+    if vertices.ndim < 2 or len(vertices) < 2:
+        raise ValueError(f"path: expected (V >= 2, ...), found shape {tuple(vertices.shape)}")
+    k = as_integer(k, "k", 1)
+    closed = torch.cat([vertices, vertices[:1]])
+    ends = closed.diff(dim=0).flatten(1).double().norm(dim=1).cumsum(0)
+    wanted = torch.arange(k, dtype=torch.float64, device=ends.device) / k * ends[-1]
+    piece = torch.searchsorted(ends, wanted, right=True).clamp_max(len(ends) - 1)
+    starts = torch.cat([ends.new_zeros(1), ends])
+    length = starts.diff()[piece]
+    share = (wanted - starts[piece]) / length.where(length > 0, 1)
+    share = share.to(vertices).reshape(-1, *[1] * (vertices.ndim - 1))
+    return like(path)(torch.lerp(closed[piece], closed[piece + 1], share))
+
+
+def _floating(value: Array, name: str) -> Tensor:
+    tensor = as_tensor(value, name)
+    return tensor if tensor.is_floating_point() else tensor.double()
+
+
+def _same(*named: tuple[Array, str]) -> Tensor:
+    """Return points as one tensor (number, ...)."""
+    points = [_floating(value, name) for value, name in named]
+    for point, (_, name) in zip(points, named, strict=True):
+        if (point.shape, point.device) != (points[0].shape, points[0].device):
+            raise ValueError(
+                f"{name}: expected the shape {tuple(points[0].shape)} and device "
+                f"{points[0].device} of {named[0][1]}, found {tuple(point.shape)}, {point.device}"
+            )
+    if not points:
+        raise ValueError("points: expected at least 2, found none")
+    return torch.stack(points)

@@ -1,0 +1,344 @@
+"""Jacobian norms, point by point: loops over examples, closed forms, what callers pass in."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from replication import models
+from replication.sensitivity import (
+    finite_difference_norm,
+    jacobian_norm,
+    jacobian_row_norm,
+    spectral_norm,
+)
+from replication.sensitivity._evaluation import plain_evaluation
+from replication.sensitivity._rows import mlp_layers
+
+
+def gaussian(*shape, seed=0, dtype=torch.float64):
+    source = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=source, dtype=torch.float64).to(dtype)
+
+
+def drawn(model, seed=0):
+    """Draw every parameter and buffer of a model, in float64."""
+    source = torch.Generator().manual_seed(seed)
+    model = model.double()
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.normal_(generator=source).div_(max(1, tensor[0].numel()) ** 0.5)
+            if "running_var" in name:
+                tensor.abs_().add_(0.5)
+    return model
+
+
+class Wrapped(nn.Module):
+    """The same function, without a form that can be read off."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner = model
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def nested():
+    return nn.Sequential(
+        nn.Identity(),
+        nn.Flatten(),
+        nn.Sequential(nn.Linear(12, 9), nn.BatchNorm1d(9), nn.LeakyReLU(0.1, inplace=True)),
+        nn.Dropout(),
+        nn.Sequential(nn.Sequential(nn.Linear(9, 7, bias=False), nn.PReLU(7))),
+        nn.BatchNorm1d(7, affine=False),
+        nn.Linear(7, 4),
+    )
+
+
+def convolutional():
+    return nn.Sequential(
+        nn.ReLU(inplace=True),
+        nn.Conv2d(1, 3, 2),
+        nn.BatchNorm2d(3),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(3, 4),
+    )
+
+
+def mlp(*widths, activation="relu"):
+    return models.mlp(12, widths, 4, activation)
+
+
+MLPS = {
+    "relu": mlp(6, 8, 5),
+    "wider than the input": mlp(30, 5),
+    "one unit": mlp(1),
+    "linear": mlp(),
+    "tanh": mlp(6, 8, activation="tanh"),
+    "hardsigmoid": mlp(6, 8, activation="hardsigmoid"),
+    "nested": nested(),
+    "activation first": nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(12, 4)),
+    "activation last": nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Softplus()),
+}
+NETWORKS = MLPS | {"convolutional": convolutional(), "wrapped": Wrapped(mlp(6, 5))}
+IMAGES = gaussian(40, 1, 3, 4)
+
+
+def logit_jacobians(model, images):
+    """Return (N, classes, inputs), one example after the other."""
+    with plain_evaluation(model), torch.enable_grad():
+        found = [
+            torch.autograd.functional.jacobian(lambda v: model(v[None].clone())[0], x)
+            for x in images
+        ]
+    return torch.stack(found).flatten(2)
+
+
+def softmax_jacobians(model, images):
+    """Return d s_c / dx = s_c sum_j s_j (df_c/dx - df_j/dx), with no difference near 0."""
+    rows = logit_jacobians(model, images)
+    with plain_evaluation(model):
+        s = model(images.clone()).softmax(1)
+    differences = rows[:, :, None] - rows[:, None]
+    return s[:, :, None] * (s[:, None, :, None] * differences).sum(2)
+
+
+REFERENCES = {"logits": logit_jacobians, "softmax": softmax_jacobians}
+LABELS = torch.arange(40) % 4
+
+
+def norms(model, images, output, labels=LABELS, **options):
+    return torch.stack(
+        [
+            jacobian_norm(model, images, output, **options),
+            jacobian_row_norm(model, images, labels, output, **options),
+        ]
+    )
+
+
+# ------------------------------------------------------------------ references
+
+
+@pytest.mark.parametrize("output", REFERENCES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_equal_to_a_loop_over_examples(name, output):
+    model = drawn(NETWORKS[name])
+    jacobians = REFERENCES[output](model, IMAGES)
+    rows = jacobians[torch.arange(40), LABELS]
+    expected = torch.stack([jacobians.norm(dim=(1, 2)), rows.norm(dim=1)])
+    torch.testing.assert_close(norms(model, IMAGES, output), expected, rtol=1e-9, atol=1e-14)
+    largest = torch.linalg.svdvals(jacobians)[:, 0]
+    found = spectral_norm(model, IMAGES, output, tolerance=1e-13, iterations=20_000)
+    torch.testing.assert_close(found, largest, rtol=1e-6, atol=1e-14)
+
+
+@pytest.mark.parametrize("output", REFERENCES)
+@pytest.mark.parametrize("name", ["relu", "convolutional"])
+def test_chunks_do_not_matter(name, output):
+    model = drawn(NETWORKS[name])
+    for memory in (1, 20_000):
+        found = norms(model, IMAGES, output, memory=memory)
+        torch.testing.assert_close(found, norms(model, IMAGES, output), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", MLPS)
+def test_mlps_are_done_in_closed_form(name):
+    assert mlp_layers(NETWORKS[name], IMAGES.ndim) is not None
+
+
+def hooked():
+    model = mlp(3)
+    model.act1.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return model
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        hooked(),
+        nn.Sequential(nn.Flatten(), Doubled(12, 4)),
+        nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(12, 4))),
+        nn.Sequential(nn.Linear(4, 4), nn.Flatten(), nn.Linear(12, 4)),
+        nn.Sequential(nn.Flatten(), nn.LayerNorm(12), nn.Linear(12, 4)),
+    ],
+    ids=["hook", "subclass", "parametrised", "linear on the last axis", "layer norm"],
+)
+def test_what_only_looks_like_an_mlp_is_not_taken_for_one(model):
+    model = drawn(model)
+    assert mlp_layers(model, IMAGES.ndim) is None
+    expected = logit_jacobians(model, IMAGES).norm(dim=(1, 2))
+    torch.testing.assert_close(jacobian_norm(model, IMAGES, "logits"), expected)
+
+
+# ------------------------------------------------------------------ closed forms
+
+
+def test_two_classes():
+    weight = gaussian(2, 5)
+    model = nn.Linear(5, 2, bias=False).double()
+    model.load_state_dict({"weight": weight})
+    x = gaussian(30, 5, seed=1)
+    margin = x @ (weight[0] - weight[1])
+    expected = 2**0.5 * margin.sigmoid() * (-margin).sigmoid() * (weight[0] - weight[1]).norm()
+    torch.testing.assert_close(jacobian_norm(model, x), expected)
+    torch.testing.assert_close(spectral_norm(model, x), expected)  # of rank 1
+
+
+def test_one_class_and_dead_units_have_norm_zero():
+    dead = drawn(mlp(5))
+    nn.init.constant_(dead.fc1.bias, -1e3)
+    single = drawn(models.mlp(12, (5,), 1))
+    for model in (dead, single):
+        assert not norms(model, IMAGES, "softmax", labels=LABELS * 0).any()
+        assert not spectral_norm(model, IMAGES).any()
+    assert jacobian_norm(single, IMAGES, "logits").all()
+
+
+def test_norms_are_those_of_a_function_on_space():
+    model = drawn(mlp(6, 8))
+    x = IMAGES.flatten(1)
+    rotation = torch.linalg.qr(gaussian(12, 12, seed=2))[0]
+    turned = nn.Sequential(nn.Linear(12, 12, bias=False).double(), *model)
+    turned[0].load_state_dict({"weight": rotation})
+    found = norms(turned, x @ rotation, "softmax")
+    torch.testing.assert_close(found, norms(model, x, "softmax"))
+
+
+# ------------------------------------------------------------------ other estimators
+
+
+def test_finite_differences_converge_to_the_norm():
+    model = drawn(mlp(6, 8, activation="tanh"))
+    for output in REFERENCES:
+        expected = jacobian_norm(model, IMAGES, output)
+        errors = []
+        for step in (1e-2, 1e-3, 1e-4):
+            found = finite_difference_norm(model, IMAGES, output, step=step, directions=24)
+            errors.append((found / expected - 1).abs().max().item())
+        assert errors[2] < 1e-3
+        assert errors[0] / errors[1] == pytest.approx(10, rel=0.3)  # of first order in the step
+        assert errors[1] / errors[2] == pytest.approx(10, rel=0.3)
+
+
+def test_finite_differences_are_right_on_average_over_directions():
+    model = drawn(mlp(6, 8, activation="tanh"))
+    estimates = torch.stack(
+        [finite_difference_norm(model, IMAGES, directions=1, seed=s, step=1e-4) for s in range(400)]
+    ).square()
+    error = estimates.std(0) / 20
+    assert ((estimates.mean(0) - jacobian_norm(model, IMAGES) ** 2).abs() < 5 * error).all()
+    few = finite_difference_norm(model, IMAGES, directions=5, seed=1)
+    in_parts = finite_difference_norm(model, IMAGES, directions=5, seed=1, memory=1)
+    torch.testing.assert_close(few, in_parts, rtol=1e-9, atol=0)
+
+
+def test_power_iteration_says_when_it_stops_early():
+    model = drawn(mlp(6, 8))
+    largest = torch.linalg.svdvals(softmax_jacobians(model, IMAGES))[:, 0]
+    with pytest.warns(UserWarning, match="still moving after 2 iterations") as caught:
+        found = spectral_norm(model, IMAGES, iterations=2)
+    assert caught[0].filename == __file__
+    assert (found <= largest * (1 + 1e-12)).all()
+    assert (found < largest * (1 - 1e-6)).any()
+
+
+# ------------------------------------------------------------------ what callers pass in
+
+
+@pytest.mark.parametrize("name", ["nested", "convolutional"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_nothing_is_left_changed(name, mode):
+    model = drawn(NETWORKS[name]).train()
+    model[2].eval()
+    modes = [m.training for m in model.modules()]
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    expected = norms(model, IMAGES, "softmax")
+    with mode():
+        images = IMAGES.clone()
+        found = norms(model, images, "softmax"), finite_difference_norm(model, images)
+    torch.testing.assert_close(found[0], expected)
+    assert torch.equal(images, IMAGES)
+    assert not found[0].requires_grad
+    assert modes == [m.training for m in model.modules()]
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_kinds_and_dtypes():
+    model = drawn(mlp(6))
+    tensor = jacobian_norm(model, IMAGES)
+    assert (tensor.dtype, tensor.shape) == (torch.float64, (40,))
+    array = jacobian_norm(model, IMAGES.numpy())
+    assert isinstance(array, np.ndarray)
+    np.testing.assert_array_equal(array, tensor)
+    labels = np.arange(40) % 4
+    assert isinstance(jacobian_row_norm(model, IMAGES.numpy(), labels), np.ndarray)
+    pixels = (IMAGES * 100).clamp(0, 255).to(torch.uint8)  # brought to the model's dtype
+    torch.testing.assert_close(jacobian_norm(model, pixels), jacobian_norm(model, pixels.double()))
+    assert jacobian_norm(model.float(), IMAGES).dtype == torch.float32
+
+
+def poisoned():
+    model = mlp(3).double()
+    nn.init.constant_(model.fc1.weight, float("nan"))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("argument", "call"),
+    [
+        ("images", lambda m: jacobian_norm(m, torch.zeros(3))),
+        ("images", lambda m: jacobian_norm(m, torch.zeros(0, 12))),
+        ("images", lambda m: jacobian_norm(m, torch.full((2, 12), torch.nan))),
+        ("images", lambda m: jacobian_norm(m, [[0.0] * 12])),
+        ("output", lambda m: jacobian_norm(m, IMAGES, "logit")),
+        ("memory", lambda m: jacobian_norm(m, IMAGES, memory=0)),
+        ("labels", lambda m: jacobian_row_norm(m, IMAGES, LABELS[:3])),
+        ("labels", lambda m: jacobian_row_norm(m, IMAGES, LABELS + 1)),
+        ("labels", lambda m: jacobian_row_norm(m, IMAGES, LABELS - 1)),
+        ("labels", lambda m: jacobian_row_norm(m, IMAGES, LABELS / 2)),
+        ("tolerance", lambda m: spectral_norm(m, IMAGES, tolerance=0)),
+        ("iterations", lambda m: spectral_norm(m, IMAGES, iterations=0)),
+        ("step", lambda m: finite_difference_norm(m, IMAGES, step=0)),
+        ("directions", lambda m: finite_difference_norm(m, IMAGES, directions=0)),
+        ("model", lambda m: jacobian_norm(poisoned(), IMAGES)),
+        ("model", lambda m: jacobian_norm(nn.Linear(4, 2).double(), IMAGES)),
+        ("model", lambda m: jacobian_norm(mlp(3).half(), IMAGES)),
+        (
+            "model",
+            lambda m: jacobian_norm(
+                nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12, track_running_stats=False)), IMAGES
+            ),
+        ),
+    ],
+)
+def test_bad_input(argument, call):
+    model = drawn(mlp(3))
+    with pytest.raises(ValueError, match=f"^{argument}"):
+        call(model)
+    assert model.training
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("name", ["tanh", "convolutional"])
+def test_the_gpu_agrees(name, dtype, tolerance):
+    model = drawn(NETWORKS[name]).to(dtype)
+    images = IMAGES.to(dtype)
+    calls = (norms, spectral_norm)
+    expected = [call(model, images, "softmax") for call in calls]
+    model.cuda()
+    for call, value in zip(calls, expected, strict=True):
+        found = call(model, images.cuda(), "softmax")
+        assert found.is_cuda
+        torch.testing.assert_close(found.cpu(), value, rtol=tolerance, atol=0)
+    model.cpu()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from threadpoolctl import threadpool_limits
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,13 @@ def cpu_seconds(
     torch.set_num_threads(1)
     taken: dict[str, list[float]] = {name: [] for name in functions}
     try:
-        for turn in range(not warm, repeats + 1):
-            for name, function in functions.items():
-                start = time.process_time()
-                function()
-                if turn:
-                    taken[name].append(time.process_time() - start)
+        with threadpool_limits(1):  # NumPy's BLAS
+            for turn in range(not warm, repeats + 1):
+                for name, function in functions.items():
+                    start = time.process_time()
+                    function()
+                    if turn:
+                        taken[name].append(time.process_time() - start)
     finally:
         torch.set_num_threads(threads)
     return {name: statistics.median(seconds) for name, seconds in taken.items()}

@@ -72,7 +72,7 @@ class Training:
         self.test = data.Examples(images[1].to(device, dtype), split.test.labels.to(device))
         self.epoch_steps = math.ceil(len(self.train) / spec.batch_size)
         self.row_steps = max(1, self.step_at(spec.evaluate_every))
-        self.last_step = max(1, self.step_at(spec.epochs))
+        self.last_step = step_count(spec, len(self.train))
 
     def step_at(self, epoch: float) -> int:
         """Return the step nearest to `epoch`."""
@@ -84,12 +84,19 @@ class Training:
         return due and (not self.rows or self.rows[-1]["step"] != self.step)
 
     def evaluate(self) -> None:
-        """Add a row to the history."""
-        shown = self.spec.evaluation_images
-        some = data.Examples(self.train.images[:shown], self.train.labels[:shown])
+        """Measure the network and add a row to the history."""
+        self.add_row(evaluate(self.model, self.shown()), evaluate(self.model, self.test))
+
+    def shown(self) -> data.Examples:
+        """Return the training examples that the history measures."""
+        count = self.spec.evaluation_images
+        return data.Examples(self.train.images[:count], self.train.labels[:count])
+
+    def add_row(self, train: tuple[float, float], test: tuple[float, float]) -> None:
+        """Add losses and accuracies to the history."""
         row = {"step": self.step, "epoch": self.step / self.epoch_steps}
-        row["train_loss"], row["train_accuracy"] = evaluate(self.model, some)
-        row["test_loss"], row["test_accuracy"] = evaluate(self.model, self.test)
+        row["train_loss"], row["train_accuracy"] = train
+        row["test_loss"], row["test_accuracy"] = test
         self.rows.append(row)
 
     def status(self) -> str:
@@ -103,23 +110,34 @@ class Training:
             return "stopped"
         return "finished" if self.step >= self.last_step else ""
 
+    def minibatch(self) -> Tensor:
+        """Return which training images the next step takes."""
+        index, size = self.step % self.epoch_steps, self.spec.batch_size
+        if index == 0 or not hasattr(self, "order"):  # resumed in mid-epoch: the order is not kept
+            self.order = self.epoch_order()
+        return self.order[index * size : (index + 1) * size]
+
+    def epoch_order(self) -> Tensor:
+        """Return the order of the training images in the current epoch."""
+        source = generator(self.spec.seed, "order", self.step // self.epoch_steps)
+        return torch.randperm(len(self.train), generator=source).to(self.device)
+
+    def augmented(self, images: Tensor) -> Tensor:
+        """Return the images of a minibatch as the next step sees them."""
+        source = generator(self.spec.seed, "augment", self.step)
+        return augment(images, self.spec.augment, source)
+
     def advance(self) -> None:
         """Take one step of the optimiser."""
-        epoch, index = divmod(self.step, self.epoch_steps)
-        size = self.spec.batch_size
-        if index == 0 or not hasattr(self, "order"):  # resumed in mid-epoch: the order is not kept
-            source = generator(self.spec.seed, "order", epoch)
-            self.order = torch.randperm(len(self.train), generator=source).to(self.device)
-        chosen = self.order[index * size : (index + 1) * size]
-        source = generator(self.spec.seed, "augment", self.step)
-        images = augment(self.train.images[chosen], self.spec.augment, source)
+        chosen = self.minibatch()
+        images = self.augmented(self.train.images[chosen])
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+            group["lr"] = self.learning_rate()
         self.model.train()
 
         def closure() -> Tensor:
             # Seeded at every call: a line search (L-BFGS) must see one function, not new dropout.
-            self._seed_dropout()
+            self.seed_dropout()
             self.optimizer.zero_grad()
             loss = F.cross_entropy(self.model(images), self.train.labels[chosen])
             loss.backward()
@@ -130,7 +148,8 @@ class Training:
             self.optimizer.step(closure)
         self.step += 1
 
-    def _seed_dropout(self) -> None:
+    def seed_dropout(self) -> None:
+        """Seed the global generators, from which dropout draws, for the next step."""
         # torch.manual_seed would seed every GPU of the machine, and no one would set them back.
         seed = derive_seed(self.spec.seed, "dropout", self.step)
         torch.default_generator.manual_seed(seed)
@@ -138,7 +157,8 @@ class Training:
             with torch.cuda.device(self.device):
                 torch.cuda.manual_seed(seed)
 
-    def _learning_rate(self) -> float:
+    def learning_rate(self) -> float:
+        """Return the learning rate of the next step."""
         rate = self.spec.learning_rate
         if self.spec.schedule == "exponential":
             return rate * self.spec.decay ** (self.step // self.epoch_steps)
@@ -186,6 +206,11 @@ def evaluate(
             loss += F.cross_entropy(logits.double(), labels, reduction="sum").item()
             correct += (logits.argmax(1) == labels).sum().item()
     return loss / len(examples), correct / len(examples)
+
+
+def step_count(spec: Spec, examples: int) -> int:
+    """Return how many steps `spec` takes on that many training examples if nothing stops it."""
+    return max(1, round(spec.epochs * math.ceil(examples / spec.batch_size)))
 
 
 def new_model(spec: Spec, device: torch.device) -> nn.Module:

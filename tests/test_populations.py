@@ -1,0 +1,387 @@
+"""A member of a population is the network that its specification gives when trained alone."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from replication import _batched, _steps, data, models, populations, training
+
+CPU = torch.device("cpu")
+MLP = {"inputs": 64, "widths": (12, 8)}
+
+
+def toy(train=72, test=30, size=8):
+    """Random images with random labels; an epoch is 5 steps of 16 images, the last of 8."""
+    source = torch.Generator().manual_seed(0)
+
+    def examples(count):
+        images = torch.rand(count, 1, size, size, generator=source)
+        return data.Examples(images, torch.randint(10, (count,), generator=source))
+
+    return data.Split(examples(train), examples(test), "toy", tuple("0123456789"), "made up")
+
+
+SPLIT = toy()
+
+
+def make(**changes):
+    settings = {
+        "model": "mlp",
+        "model_options": MLP,
+        "learning_rate": 0.05,
+        "batch_size": 16,
+        "epochs": 20,  # 100 steps
+        "evaluate_every": 7,
+        "dtype": "float64",
+    }
+    return training.Spec(**settings | changes)
+
+
+def fit(spec, **options):
+    return training.fit(spec, SPLIT, progress=False, **options)
+
+
+def population(specs, **options):
+    return training.fit_population(specs, SPLIT, progress=False, **options)
+
+
+def convnet(batch_norm=True, dropout=0.2):
+    layers = [nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 10)]
+    if batch_norm:
+        layers.insert(1, nn.BatchNorm2d(4))
+    if dropout:
+        layers.insert(-2, nn.Dropout2d(dropout))
+        layers.insert(-1, nn.Dropout(dropout))
+    return nn.Sequential(*layers)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def a_convnet(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "convnet", convnet)
+
+
+@pytest.fixture
+def no_solo(monkeypatch):
+    """Let no network be trained alone, nor step by its own optimiser."""
+
+    def advance(self):
+        raise AssertionError("a network took a step of its own")
+
+    return lambda: monkeypatch.setattr(_steps.Training, "advance", advance)
+
+
+def assert_close(one, other, bound=1e-10):
+    assert (one.status, one.checkpoints) == (other.status, other.checkpoints)
+    pd.testing.assert_frame_equal(one.history, other.history, rtol=0, atol=100 * bound)
+    for epoch in one.checkpoints:
+        if one.status == "diverged" and epoch:
+            continue  # weights of 1e200 differ by more than any bound
+        first, second = one.state(epoch), other.state(epoch)
+        assert first.keys() == second.keys()
+        for name, tensor in first.items():
+            assert tensor.dtype == second[name].dtype
+            torch.testing.assert_close(
+                tensor, second[name], rtol=0, atol=bound, equal_nan=True, msg=f"{name} at {epoch}"
+            )
+
+
+OPTIMIZERS = [
+    {},
+    {"optimizer_options": {"momentum": 0.9}},
+    {"optimizer_options": {"momentum": 0.9, "dampening": 0.2}},
+    {"optimizer_options": {"momentum": 0.9, "nesterov": True}},
+    {"optimizer": "Adam", "learning_rate": 0.003},
+    {"optimizer": "Adam", "learning_rate": 0.003, "optimizer_options": {"betas": [0.8, 0.9]}},
+    {"optimizer": "RMSprop", "learning_rate": 0.001},
+    {"optimizer": "RMSprop", "learning_rate": 0.001, "optimizer_options": {"momentum": 0.5}},
+]
+
+
+@pytest.mark.parametrize("how", OPTIMIZERS, ids=lambda how: str(how.get("optimizer", "SGD")))
+@pytest.mark.parametrize(
+    "model",
+    # A bias in front of batch norm has a gradient of rounding alone, which Adam scales up.
+    [{"activation": "tanh"}, {"batch_norm": True, "dropout": 0.3, "bias": False}],
+    ids=["tanh", "batch norm and dropout"],
+)
+def test_a_member_is_the_network_trained_alone(how, model, no_solo):
+    decayed = {**how.get("optimizer_options", {}), "weight_decay": 0.01}
+    specs = [
+        make(**how, model_options=MLP | model, seed=3),
+        make(**how, model_options=MLP | model, seed=4, label_corruption=0.5, checkpoints=(0.4, 8)),
+        make(**how | {"optimizer_options": decayed}, model_options=MLP | model, schedule="cosine"),
+    ]
+    alone = [fit(spec) for spec in specs]
+    no_solo()
+    for run, other in zip(population(specs), alone, strict=True):
+        assert run.spec == other.spec
+        assert_close(run, other)
+
+
+def test_a_bias_that_batch_norm_cancels_does_not_matter():
+    how = {"optimizer": "Adam", "learning_rate": 0.003}
+    specs = [make(**how, model_options=MLP | {"batch_norm": True}, seed=s) for s in (1, 2)]
+    for run, spec in zip(population(specs), specs, strict=True):
+        other = fit(spec)
+        pd.testing.assert_frame_equal(run.history, other.history, rtol=0, atol=1e-10)
+        for name, weight in run.state().items():
+            if not name.endswith((".bias", "running_mean")) or name == "fc3.bias":
+                torch.testing.assert_close(weight, other.state()[name], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_norm": False}, {"dropout": 0}])
+def test_a_mapped_member_is_the_network_trained_alone(options, no_solo, monkeypatch):
+    shared = {"model": "convnet", "model_options": options, "epochs": 20}
+    specs = [make(**shared), make(**shared, seed=2, learning_rate=0.02, augment={"flip": 1})]
+    alone = [fit(spec) for spec in specs]
+    no_solo()
+    monkeypatch.setattr(populations, "strategy", lambda *_: "vmap")
+    for run, other in zip(population(specs), alone, strict=True):
+        assert_close(run, other)
+
+
+VARIED = [
+    {"epochs": 9.4, "evaluate_every": 2},
+    {"epochs": 6, "evaluate_every": 0.2, "evaluation_images": 20},
+    {"epochs": 12, "schedule": "exponential", "learning_rate": 0.2},
+    {"epochs": 12, "stop_at_train_accuracy": 0.2, "learning_rate": 0.2, "evaluate_every": 1},
+    {"epochs": 3, "augment": {"shift": 1, "flip": 0.5}},
+    {"epochs": 5, "learning_rate": 1e200, "evaluate_every": 1},  # diverges
+    {"epochs": 4, "image_corruption": "random_pixels"},
+    {"epochs": 4, "image_corruption": "gaussian", "seed": 8},
+]
+
+
+def test_each_member_keeps_its_own_length_rows_data_and_end(no_solo):
+    specs = [make(**changes) for changes in VARIED]
+    alone = [fit(spec) for spec in specs]
+    assert {run.status for run in alone} == {"finished", "stopped", "diverged"}
+    no_solo()
+    for run, other in zip(population(specs), alone, strict=True):
+        assert_close(run, other)
+
+
+def test_mixed_specifications_are_grouped_and_come_back_in_order(monkeypatch):
+    sizes = []
+    train = populations._train
+
+    def spy(members, *rest):
+        sizes.append(len(members))
+        return train(members, *rest)
+
+    monkeypatch.setattr(populations, "_train", spy)
+    specs = [
+        make(seed=1, epochs=1),
+        make(seed=1, epochs=1, model="convnet", model_options={}),
+        make(seed=2, epochs=1),
+        make(seed=2, epochs=1, batch_size=24),
+        make(seed=1, epochs=1),  # the first again
+        make(seed=1, epochs=1, optimizer="LBFGS"),
+        make(seed=3, epochs=1, optimizer_options={"weight_decay": 0.1}),
+        make(seed=4, epochs=1, optimizer_options={"momentum": 0.1}),
+        make(seed=2, epochs=1, model="convnet", model_options={}),
+    ]
+    runs = population(specs)
+    assert [run.spec for run in runs] == specs
+    assert runs[0] is runs[4]
+    assert sorted(sizes) == [1, 1, 1, 1, 1, 3]  # convolutions one by one on a CPU
+    for run, spec in zip(runs, specs, strict=True):
+        assert_close(run, fit(spec))
+
+
+def test_large_groups_are_cut(monkeypatch):
+    monkeypatch.setattr(populations, "members_at_once", lambda *_: 2)
+    runs = population([make(seed=seed, epochs=1) for seed in range(5)])
+    assert [run.spec.seed for run in runs] == list(range(5))
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def test_runs_are_stored_as_those_of_fit_are(tmp_path, no_solo):
+    specs = [make(seed=seed, epochs=3, checkpoints=(1,)) for seed in range(3)]
+    alone = fit(specs[1], store=tmp_path / "alone")
+    assert_close(fit(specs[0], store=tmp_path / "a"), population(specs, store=tmp_path / "a")[0])
+    no_solo()  # nothing is trained again, nor steps taken
+    loaded = [fit(spec, store=tmp_path / "a") for spec in specs]
+    assert_close(loaded[1], alone)
+    assert not list((tmp_path / "a").rglob("resume*"))
+    names = [{path.name for path in (tmp_path / f / alone.key).iterdir()} for f in ("a", "alone")]
+    assert names[0] == names[1]
+
+
+INTERRUPTED = [
+    {"seed": 1, "optimizer": "Adam", "learning_rate": 0.003},
+    {"seed": 2, "optimizer": "Adam", "learning_rate": 0.003, "evaluate_every": 0.6, "epochs": 5},
+    {"seed": 3, "optimizer": "Adam", "learning_rate": 0.003, "label_corruption": 1.0},
+    {"seed": 4, "optimizer_options": {"momentum": 0.9}},
+    {"seed": 5, "optimizer_options": {"momentum": 0.9}, "evaluate_every": 1},
+]
+
+
+@pytest.mark.parametrize("step", [1, 7, 23])
+@pytest.mark.parametrize("alone", [False, True], ids=["population", "fit"])
+def test_an_interrupted_population_goes_on_where_it_was(step, alone, tmp_path, monkeypatch):
+    options = MLP | {"batch_norm": True, "dropout": 0.2, "bias": False}
+    specs = [
+        make(**{"epochs": 6, "evaluate_every": 2, "model_options": options} | changes)
+        for changes in INTERRUPTED
+    ]
+    undisturbed = [fit(spec) for spec in specs]
+    advance, taken = populations._advance, []
+
+    def fragile(stack, *rest):
+        if len(taken) == step:
+            raise KeyboardInterrupt
+        taken.append(len(stack.members))
+        advance(stack, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(populations, "_advance", fragile)
+        with pytest.raises(KeyboardInterrupt):
+            population(specs, store=tmp_path)
+    if alone:
+        runs = [fit(spec, store=tmp_path) for spec in specs]
+    else:
+        runs = population(specs, store=tmp_path)
+    for run, other in zip(runs, undisturbed, strict=True):
+        assert_close(run, other)
+
+
+def test_a_population_takes_up_a_run_that_was_trained_alone(tmp_path, monkeypatch):
+    spec = make(optimizer_options={"momentum": 0.9}, evaluate_every=1, epochs=4)
+    undisturbed = fit(spec)
+    advance, seen = _steps.Training.advance, []
+
+    def fragile(self):
+        if self.step == 9:
+            raise KeyboardInterrupt
+        advance(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_steps.Training, "advance", fragile)
+        with pytest.raises(KeyboardInterrupt):
+            fit(spec, store=tmp_path)
+    batched = populations._advance
+    monkeypatch.setattr(
+        populations,
+        "_advance",
+        lambda stack, *rest: (seen.append(stack.members[0].training.step), batched(stack, *rest)),
+    )
+    other = make(optimizer_options={"momentum": 0.9}, evaluate_every=1, epochs=4, seed=5)
+    monkeypatch.setattr(populations, "strategy", lambda *_: "products")
+    assert_close(population([spec, other], store=tmp_path)[0], undisturbed)
+    assert sorted(seen) == sorted([*range(20), *range(5, 20)])  # one epoch was saved
+
+
+# --- choices and checks ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "members", "device", "expected"),
+    [
+        ("mlp", MLP, 8, "cpu", "products"),
+        ("mlp", MLP | {"batch_norm": True, "dropout": 0.1}, 8, "cuda", "products"),
+        ("mlp", MLP, 1, "cpu", "solo"),
+        ("mlp", {"inputs": 3072, "widths": (512,)}, 8, "cpu", "solo"),
+        ("mlp", {"inputs": 3072, "widths": (512,)}, 8, "cuda", "products"),
+        ("mnist_convnet", {}, 8, "cpu", "solo"),
+        ("mnist_convnet", {}, 8, "cuda", "vmap"),
+        ("row_lstm", {}, 8, "cuda", "solo"),
+    ],
+)
+def test_the_strategy(name, options, members, device, expected):
+    model = models.build(name, **options)
+    assert populations.strategy(model, members, torch.device(device)) == expected
+
+
+def test_masks_are_those_that_the_layers_draw():
+    model = convnet().double().to(memory_format=torch.channels_last)
+    images = torch.rand(4, 1, 8, 8, dtype=torch.float64)
+    inputs = _batched.dropout_inputs(model, images)
+    assert {name: value.ndim for name, value in inputs.items()} == {"3": 4, "5": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        masks = _batched.draw_masks(model, inputs)
+        torch.manual_seed(3)
+        seen = {}
+        for name in inputs:
+            model.get_submodule(name).register_forward_hook(
+                lambda _, x, y, name=name: seen.update({name: (x[0], y)})
+            )
+        model.train()(images)
+    for name, (before, after) in seen.items():
+        assert torch.equal(before * masks[name], after)
+
+
+def test_global_randomness_is_not_touched():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    population([make(seed=s, epochs=1, model_options=MLP | {"dropout": 0.5}) for s in (1, 2)])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_last_minibatch_of_one_is_refused_by_batch_norm_as_it_is_alone():
+    specs = [make(batch_size=71, epochs=1, model_options=MLP | {"batch_norm": True}, seed=s)
+             for s in (1, 2)]  # fmt: skip
+    with pytest.raises(ValueError, match=r"more than 1 value per channel"):
+        fit(specs[0])
+    with pytest.raises(ValueError, match=r"batch_size: .* needs at least 2 examples"):
+        population(specs)
+
+
+def test_bad_specifications_are_named():
+    assert population([]) == []
+    with pytest.raises(ValueError, match=r"specs\[1\]: expected a Spec, found dict"):
+        population([make(epochs=1), {}])
+    with pytest.raises(ValueError, match=r"optimizer_options: SGD was given"):
+        population([make(optimizer_options={"speed": 1}, seed=s) for s in (1, 2)])
+    with pytest.raises(ValueError, match="device"):
+        population([make()], device="abacus")
+
+
+def test_progress_counts_every_step(monkeypatch):
+    shown = []
+
+    class Bar:
+        def __init__(self, **options):
+            shown.append(options["total"])
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def update(self, count=1):
+            shown.append(count)
+
+    monkeypatch.setattr(populations, "bar", lambda **options: Bar(**options))
+    population([make(**changes) for changes in VARIED])
+    assert shown[0] == sum(shown[1:])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("model", ["mlp", "convnet"])
+def test_a_member_on_the_gpu_is_the_network_trained_alone_there(model):
+    options = MLP | {"batch_norm": True, "dropout": 0.2} if model == "mlp" else {}
+    specs = [make(model=model, model_options=options, seed=seed) for seed in (1, 2, 3)]
+    for run, spec in zip(population(specs, device="cuda"), specs, strict=True):
+        assert_close(run, fit(spec, device="cuda"), bound=1e-8)
+
+
+def test_files_are_where_they_are_said_to_be(tmp_path):
+    (run,) = population([make(epochs=1)], store=str(tmp_path))
+    assert {path.parent for path in Path(tmp_path).rglob("run.json")} == {tmp_path / run.key}

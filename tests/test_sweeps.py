@@ -1,19 +1,15 @@
 """Sweeps: every configuration is computed once, in whatever way the last run of them ended."""
 
-import functools
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
+import torch
 
-from replication import _files, sweeps
+from replication import _progress, data, sweeps, training
 
 SPECS = [{"sigma": s, "seed": i} for s in (0.2, 0.1) for i in (1, 0)]
 
@@ -187,189 +183,92 @@ def test_a_function_cannot_change_the_spec(tmp_path):
     assert table.n.tolist() == [3]
 
 
-# --- errors ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [{"x": object()}, {"x": np.int64(1)}, {"x": float("nan")}, {1: 2}, {"x": {1, 2}}, 5],
-    ids=str,
-)
-def test_a_spec_must_be_json_and_is_checked_before_anything_is_computed(bad, tmp_path):
-    with pytest.raises(ValueError, match="specs: expected JSON-able values"):
-        run(measure, [SPECS[0], bad], store=tmp_path)
-    assert measure.calls == []
-
-
-@pytest.mark.parametrize("fn", [lambda spec: {"a": 1}, functools.partial(measure)])
-def test_a_function_needs_a_name_to_keep_its_results_by(fn, tmp_path):
-    with pytest.raises(ValueError, match="fn: expected a function with a name"):
-        run(fn, store=tmp_path)
-
-
-def test_a_result_may_not_repeat_a_column_of_its_spec(tmp_path):
-    def fn(spec):
-        return {"seed": 1, "value": 2}
-
-    for _ in range(2):
-        with pytest.raises(ValueError, match=r"repeats columns of the spec: \['seed'\]"):
-            run(fn, store=tmp_path)
-    assert not list(tmp_path.rglob("*.parquet"))
-
-
-@pytest.mark.parametrize("result", [None, 3.5, [1, 2], "abc", np.zeros(3)], ids=repr)
-def test_a_result_must_be_a_table(result, tmp_path):
-    def fn(spec):
-        return result
-
-    with pytest.raises(ValueError, match="fn: expected a mapping"):
-        run(fn, store=tmp_path)
-    assert not list(tmp_path.rglob("*.parquet"))
-
-
-def test_a_failing_spec_leaves_what_was_finished(tmp_path):
-    broken = [True]
-
+def test_nan_and_infinity_are_results(tmp_path):
     @Counted
-    def fragile(spec):
-        if broken and spec == SPECS[2]:
-            raise RuntimeError("out of memory")
-        return measure.fn(spec)
+    def fn(spec):
+        return {"loss": np.nan, "norm": np.inf, "accuracy": 0.1}
 
-    with pytest.raises(RuntimeError, match="out of memory"):
-        run(fragile, store=tmp_path)
-    assert len(list(tmp_path.rglob("*.parquet"))) == 2
-    broken.clear()
-    fragile.calls.clear()
-    equal(run(fragile, store=tmp_path), expected())
-    assert fragile.calls == SPECS[2:]
+    table = run(fn, SPECS[:2], store=tmp_path)
+    assert table.loss.isna().all()
+    assert np.isinf(table.norm).all()
+    equal(run(fn, SPECS[:2], store=tmp_path), table)
+    assert len(fn.calls) == 2
 
 
-# --- files -------------------------------------------------------------------------------------
+def test_training_that_diverges_is_recorded_as_such(tmp_path):
+    source = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(64, 1, 4, 4, generator=source), torch.arange(64) % 10
+    examples = data.Examples(images, labels)
+    split = data.Split(examples, examples, "toy", tuple("0123456789"), "made up")
+
+    def train(spec):
+        settings = {"model": "mlp", "model_options": {"inputs": 16, "widths": (8,)}, "epochs": 3}
+        done = training.fit(training.Spec(**settings, **spec), split, progress=False)
+        last = done.history.iloc[-1]
+        return {"status": done.status, "loss": last.train_loss}
+
+    specs = [{"learning_rate": rate, "seed": 0} for rate in (0.1, 1e30)]
+    table = run(train, specs, store=tmp_path)
+    assert table.status.tolist() == ["finished", "diverged"]
+    assert table.loss.isna().tolist() == [False, True]
+    equal(sweeps.load(train, tmp_path), table)
 
 
-def file_of(spec, store):
-    before = set(store.rglob("*.parquet"))
-    run(measure, [spec], store=store)
-    (file,) = set(store.rglob("*.parquet")) - before
-    return file
+# --- batches -----------------------------------------------------------------------------------
 
 
-def cut(share):
-    return lambda content: content[: int(share * len(content))]
+@Counted
+def measure_together(specs):
+    return [measure.fn(spec) for spec in specs]
 
 
-def in_metadata(old, new):
-    """Damage what pandas writes about the columns; Parquet itself still finds the file sound."""
-
-    def damage(content):
-        table, out = pq.read_table(io.BytesIO(content)), io.BytesIO()
-        notes = table.schema.metadata[b"pandas"].replace(old, new)
-        pq.write_table(table.replace_schema_metadata({b"pandas": notes}), out)
-        return out.getvalue()
-
-    return damage
+def test_a_batch_is_computed_together_and_stored_apart(tmp_path):
+    measure_together.calls.clear()
+    equal(run(measure_together, SPECS[1:2], store=tmp_path, batch=3), expected(SPECS[1:2]))
+    equal(run(measure_together, store=tmp_path, batch=2), expected())
+    equal(run(measure_together, store=tmp_path, batch=2), expected())
+    left = [SPECS[0], SPECS[2], SPECS[3]]
+    assert measure_together.calls == [SPECS[1:2], left[:2], left[2:]]
+    assert len(list(tmp_path.rglob("*.parquet"))) == 4
 
 
-DAMAGES = {
-    "empty": cut(0),
-    "cut at the start": cut(0.2),
-    "cut in the middle": cut(0.5),
-    "cut at the end": cut(0.99),
-    "no Parquet": lambda content: b"PAR1 but not at all",
-    "another name in the metadata": in_metadata(b"numpy_type", b"numpy_typo"),
-    "another type in the metadata": in_metadata(b"float64", b"fkoat64"),
-}
+def test_only_the_culprit_of_a_batch_fails(tmp_path):
+    @Counted
+    def fn(specs):
+        if SPECS[1] in specs:
+            raise OSError("broken")
+        return measure_together.fn(specs)
+
+    with pytest.warns(UserWarning, match="1 of 4 specs failed"):
+        table = run(fn, store=tmp_path, batch=3, on_error="warn")
+    equal(table, expected([SPECS[0], *SPECS[2:]]))
+    assert fn.calls == [SPECS[:3], *([spec] for spec in SPECS)]
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_result_is_computed_again_with_a_warning(damage, tmp_path):
-    file = file_of(SPECS[1], tmp_path)
+@pytest.mark.parametrize("results", [[{"a": 1}], {"a": 1}, pd.DataFrame({"a": [1, 2]}), None])
+def test_a_batch_has_a_result_for_each_spec(results, tmp_path):
+    def fn(specs):
+        return results
+
+    with pytest.raises(ValueError, match="fn: expected as many results as specs with batch, 2"):
+        run(fn, SPECS[:2], store=tmp_path, batch=2)
+
+
+# --- progress ----------------------------------------------------------------------------------
+
+
+def test_progress_counts_what_is_finished_already(tmp_path, monkeypatch):
+    bars = []
+
+    def bar(**options):
+        bars.append(_progress.bar(**options | {"show": True}, file=io.StringIO()))
+        return bars[-1]
+
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    monkeypatch.setattr(sweeps, "bar", bar)
+    run(measure, SPECS[:1], store=tmp_path)
     run(measure, store=tmp_path)
-    measure.calls.clear()
-    file.write_bytes(damage(file.read_bytes()))
-    with pytest.warns(UserWarning, match=f"computed again: {file.name}") as caught:
-        table = run(measure, store=tmp_path)
-    assert [warning.filename for warning in caught] == [__file__]  # the caller's line
-    equal(table, expected())
-    assert measure.calls == [SPECS[1]]
-    equal(run(measure, store=tmp_path), expected())  # whole again: no warning, which would raise
-    assert measure.calls == [SPECS[1]]
-
-
-def test_a_result_is_in_place_whole_or_not_at_all(tmp_path, monkeypatch):
-    written = []
-
-    def fail(source, target):
-        written.append((Path(source), Path(target)))
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_files.os, "replace", fail)
-        with pytest.raises(KeyboardInterrupt):
-            run(measure, store=tmp_path)
-    ((source, target),) = written
-    assert source.parent == target.parent  # the same file system: a rename is atomic
-    assert not list(tmp_path.rglob("*.parquet"))
-    assert len(measure.calls) == 1
-    equal(run(measure, store=tmp_path), expected())
-    assert measure.calls == [SPECS[0], *SPECS]
-
-
-MANY = [{"sigma": i / 8, "seed": i} for i in range(40)]
-
-KILLED = """
-import os, random, signal, sys, time
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-import pandas as pd
-from test_sweeps import MANY, measure, run
-
-def visible(store):
-    return [f for f in store.rglob("*.parquet") if not f.name.startswith(".")]
-
-store, source = Path({store!r}), random.Random({seed})
-run(measure, MANY[:1], store=store / "warm")
-start = time.perf_counter()
-run(measure, MANY, store=store / "undisturbed")
-duration = time.perf_counter() - start
-print("seed", {seed}, "a sweep takes", round(duration, 3), "s", flush=True)
-partial = 0
-number = 0
-while partial < 8:  # each time the child was too fast, the next is given less time
-    child = os.fork()
-    if not child:
-        run(measure, MANY, store=store / str(number))
-        os._exit(0)
-    delay = source.uniform(0, duration)
-    time.sleep(delay)
-    os.kill(child, signal.SIGKILL)
-    killed = os.waitpid(child, 0)[1] == signal.SIGKILL
-    files = visible(store / str(number))
-    for file in files:
-        pd.read_parquet(file)
-    partial += 0 < len(files) < len(MANY)
-    print("killed" if killed else "done", round(delay, 3), len(files), flush=True)
-    if len(files) == len(MANY):
-        number, duration = number + 1, 0.9 * duration
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_sweep_survives_kill_9(tmp_path):
-    program = KILLED.format(tests=str(Path(__file__).parent), store=str(tmp_path), seed=3)
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300
-    )
-    print(done.stdout, done.stderr)  # shown when the test fails
-    assert done.returncode == 0, done.stderr
-    for store in tmp_path.iterdir():
-        if store.name == "warm":
-            continue
-        missing = len(MANY) - len([*store.rglob("[!.]*.parquet")])
-        measure.calls.clear()
-        equal(run(measure, MANY, store=store), expected(MANY))
-        assert len(measure.calls) == missing
+    assert [(bar.total, bar.initial, bar.n) for bar in bars] == [(1, 0, 1), (4, 1, 4)]
 
 
 def test_specs_are_stored_under_their_json(tmp_path):

@@ -9,7 +9,11 @@ PACKAGE = Path(__file__).parent.parent / "replication"
 NUMERICS = [
     PACKAGE / "spectra.py",
     PACKAGE / "activations.py",
-    *(PACKAGE / "similarity").glob("*.py"),
+    *(
+        path
+        for folder in ("similarity", "sensitivity", "directions", "memorisation")
+        for path in (PACKAGE / folder).glob("*.py")
+    ),
 ]
 ABOVE = {"data", "training", "sweeps", "claims", "scorecard", "plotting", "cli", "paths", "rules"}
 
@@ -22,7 +26,7 @@ def imported(tree):
             yield from [parts[0]] if parts else [alias.name for alias in node.names]
 
 
-@pytest.mark.parametrize("path", NUMERICS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", NUMERICS, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_numerics_import_nothing_above_them(path):
     assert not set(imported(ast.parse(path.read_text(encoding="utf-8")))) & ABOVE
 

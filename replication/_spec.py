@@ -40,7 +40,8 @@ class Spec:
     image_corruption
         Kind for `data.corrupt_images`, applied to training and test images.
     augment
-        ``{"shift": pixels, "flip": probability}``, either or both.
+        ``{"shift": pixels, "flip": probability, "crop": side}``, any of them. With a crop the
+        network trains on random windows and is measured on the central ones.
     checkpoints
         Epochs, possibly fractions, after which the weights are kept, besides the first and last.
     stop_at_train_accuracy
@@ -112,8 +113,10 @@ class Spec:
         for name in ("model_options", "optimizer_options", "augment"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name}: expected a mapping, found {getattr(self, name)!r}")
-        if unknown := set(self.augment) - {"shift", "flip"}:
-            raise ValueError(f"augment: expected 'shift' and 'flip', found {sorted(unknown)}")
+        if unknown := set(self.augment) - {"shift", "flip", "crop"}:
+            raise ValueError(
+                f"augment: expected 'shift', 'flip' and 'crop', found {sorted(unknown)}"
+            )
 
     def _check_numbers(self) -> None:
         for name, least in (("batch_size", 1), ("evaluation_images", 1), ("seed", 0)):
@@ -133,6 +136,7 @@ class Spec:
             if not (isinstance(value, Real) and 0 <= value <= 1):
                 raise ValueError(f"{name}: expected a number from 0 to 1, found {value!r}")
         as_integer(self.augment.get("shift", 0), "augment: shift", 0)
+        as_integer(self.augment.get("crop", 1), "augment: crop", 1)
         if not isinstance(self.checkpoints, tuple | list) or not all(
             isinstance(epoch, Real) and 0 <= epoch <= self.epochs for epoch in self.checkpoints
         ):

@@ -30,13 +30,15 @@ class Training:
         Steps of the optimiser that were taken; at which the run ends.
     rows : list of dict
         The history so far: step, epoch and the four columns that `evaluate` adds.
+    images : Tensor
+        Training images as minibatches take them, before augmentation.
     train, test : data.Examples
-        What is trained and measured on: corrupted, on the device, in the run's dtype.
+        What is measured on: corrupted, on the device, in the run's dtype; with a crop, the centres.
 
     Raises
     ------
     ValueError
-        If the network or the optimiser does not take its options.
+        If the network or the optimiser does not take its options, or a crop exceeds the images.
     """
 
     def __init__(self, spec: Spec, split: data.Split, device: torch.device) -> None:
@@ -67,9 +69,10 @@ class Training:
                 data.corrupt_images(x, kind, derive_seed(spec.seed, stream))
                 for x, stream in zip(images, streams, strict=True)
             ]
-        dtype = DTYPES[spec.dtype]
-        self.train = data.Examples(images[0].to(device, dtype), labels.to(device))
-        self.test = data.Examples(images[1].to(device, dtype), split.test.labels.to(device))
+        self.images, test_images = (x.to(device, DTYPES[spec.dtype]) for x in images)
+        side = spec.augment.get("crop")
+        self.train = data.Examples(centre(self.images, side), labels.to(device))
+        self.test = data.Examples(centre(test_images, side), split.test.labels.to(device))
         self.epoch_steps = math.ceil(len(self.train) / spec.batch_size)
         self.row_steps = max(1, self.step_at(spec.evaluate_every))
         self.last_step = step_count(spec, len(self.train))
@@ -130,7 +133,7 @@ class Training:
     def advance(self) -> None:
         """Take one step of the optimiser."""
         chosen = self.minibatch()
-        images = self.augmented(self.train.images[chosen])
+        images = self.augmented(self.images[chosen])
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.model.train()
@@ -224,35 +227,56 @@ def new_model(spec: Spec, device: torch.device) -> nn.Module:
 
 
 def augment(images: Tensor, how: Mapping[str, float], source: torch.Generator) -> Tensor:
-    """Return images flipped left to right and shifted at random, with zeros moving in.
+    """Return images flipped left to right, shifted with zeros moving in, and cropped at random.
 
     Parameters
     ----------
     images : (N, C, H, W) tensor
     how : mapping
         ``"flip"``: the probability, for each image; ``"shift"``: the most pixels in each direction,
-        drawn for each image and axis. What is missing is not done.
+        drawn for each image and axis; ``"crop"``: the side of the window that is kept, whose place
+        is drawn for each image. What is missing is not done.
     source : torch.Generator
         On the CPU, so that a seed means the same on every device.
 
     Returns
     -------
-    (N, C, H, W) tensor
+    (N, C, H, W) tensor, or (N, C, side, side) with a crop
     """
-    count, channels, height, width = images.shape
-    device = images.device
+    count, _, height, width = images.shape
     if "flip" in how:
         flip = torch.rand(count, generator=source) < how["flip"]
-        images = torch.where(flip.to(device)[:, None, None, None], images.flip(3), images)
+        images = torch.where(flip.to(images.device)[:, None, None, None], images.flip(3), images)
     if pixels := int(how.get("shift", 0)):
-        padded = F.pad(images, (pixels,) * 4)
-        moves = torch.randint(2 * pixels + 1, (2, count), generator=source).to(device)
-        rows = (moves[0, :, None] + torch.arange(height, device=device))[:, None, :, None]
-        columns = (moves[1, :, None] + torch.arange(width, device=device))[:, None, None]
-        index = torch.arange(count, device=device)[:, None, None, None]
-        channel = torch.arange(channels, device=device)[None, :, None, None]
-        images = padded[index, channel, rows, columns]
+        moves = torch.randint(2 * pixels + 1, (2, count), generator=source)
+        images = _windows(F.pad(images, (pixels,) * 4), *moves, height, width)
+    if side := int(how.get("crop", 0)):
+        tops, lefts = (
+            torch.randint(most - side + 1, (count,), generator=source) for most in (height, width)
+        )
+        images = _windows(images, tops, lefts, side, side)
     return images
+
+
+def _windows(images: Tensor, tops: Tensor, lefts: Tensor, height: int, width: int) -> Tensor:
+    """Return of each image the window with its own upper left corner."""
+    device = images.device
+    rows = tops.to(device)[:, None] + torch.arange(height, device=device)
+    columns = lefts.to(device)[:, None] + torch.arange(width, device=device)
+    index = torch.arange(len(images), device=device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=device)[None, :, None, None]
+    return images[index, channel, rows[:, None, :, None], columns[:, None, None]]
+
+
+def centre(images: Tensor, side: int | None) -> Tensor:
+    """Return a view of the central ``side`` x ``side`` pixels, or `images` themselves for None."""
+    if side is None:
+        return images
+    height, width = images.shape[2:]
+    if side > min(height, width):
+        raise ValueError(f"augment: crop: expected at most {min(height, width)}, found {side}")
+    top, left = (height - side) // 2, (width - side) // 2
+    return images[:, :, top : top + side, left : left + side]
 
 
 @contextmanager

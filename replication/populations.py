@@ -232,13 +232,13 @@ def _minibatches(stack: _Stack) -> tuple[Tensor, Tensor]:
     if index == 0:
         stack.order = _order(stack.members)
     chosen = stack.order[:, index * size : (index + 1) * size]
-    shared = trainings[0].train.images
-    if all(t.train.images is shared and not t.spec.augment for t in trainings):
+    shared = trainings[0].images
+    if all(t.images is shared and not t.spec.augment for t in trainings):
         images = shared.index_select(0, chosen.flatten())
         images = images.view(*chosen.shape, *images.shape[1:])
     else:
         images = torch.stack(
-            [t.augmented(t.train.images[i]) for t, i in zip(trainings, chosen, strict=True)]
+            [t.augmented(t.images[i]) for t, i in zip(trainings, chosen, strict=True)]
         )
     return images, stack.labels.gather(1, chosen)
 
@@ -300,7 +300,7 @@ def _groups(specs: Mapping[str, Spec]) -> list[list[str]]:
     for key, spec in specs.items():
         options = {k: v for k, v in spec.optimizer_options.items() if k != "weight_decay"}
         shared = [spec.model, spec.model_options, spec.optimizer, options, spec.batch_size]
-        shared += [spec.dtype, spec.image_corruption is None]
+        shared += [spec.dtype, spec.image_corruption is None, spec.augment.get("crop")]
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(key)
     return list(groups.values())
 

@@ -58,6 +58,11 @@ def convnet(batch_norm=True, dropout=0.2):
     return nn.Sequential(*layers)
 
 
+def any_size():
+    layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(4, 10))
+
+
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
     threads = torch.get_num_threads()
@@ -170,6 +175,28 @@ def test_each_member_keeps_its_own_length_rows_data_and_end(no_solo):
     no_solo()
     for run, other in zip(population(specs), alone, strict=True):
         assert_close(run, other)
+
+
+def test_cropped_members_are_the_networks_trained_alone(no_solo):
+    specs = [
+        make(model_options={"inputs": 36, "widths": (8,)}, epochs=6, seed=seed, augment=how)
+        for seed, how in enumerate([{"crop": 6}, {"crop": 6, "flip": 0.5}])
+    ]
+    alone = [fit(spec) for spec in specs]
+    no_solo()
+    for run, other in zip(population(specs), alone, strict=True):
+        assert_close(run, other)
+
+
+def test_crops_of_two_sizes_are_two_programs(monkeypatch):
+    monkeypatch.setattr(populations, "strategy", lambda *_: "vmap")
+    monkeypatch.setitem(models.MODELS, "convnet", any_size)
+    specs = [
+        make(model="convnet", model_options={}, epochs=1, seed=seed, augment={"crop": side})
+        for seed, side in enumerate([5, 6, 5, 6])
+    ]
+    for run, spec in zip(population(specs), specs, strict=True):
+        assert_close(run, fit(spec))
 
 
 def test_mixed_specifications_are_grouped_and_come_back_in_order(monkeypatch):

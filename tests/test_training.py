@@ -488,8 +488,44 @@ def test_shifts_cut_a_window_from_the_padded_image():
     assert set.union(*found) == set(windows)  # rows and columns move apart from one another
 
 
+def test_crops_are_windows_at_every_place():
+    images = random_images()
+    cut = _steps.augment(images, {"crop": 3}, seeded())
+    found = [
+        {(r, c) for r in range(3) for c in range(5) if torch.equal(x[:, r : r + 3, c : c + 3], y)}
+        for x, y in zip(images, cut, strict=True)
+    ]
+    assert all(len(places) == 1 for places in found)
+    assert len(set.union(*found)) == 15  # rows and columns move apart from one another
+    whole = images[..., :5]
+    assert torch.equal(_steps.augment(whole, {"crop": 5}, seeded()), whole)
+
+
+def test_a_crop_trains_on_windows_and_measures_the_centres(monkeypatch):
+    seen, plain = [], _steps.augment
+
+    def spy(images, how, source):
+        seen.append((images.shape, plain(images, how, source)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(_steps, "augment", spy)
+    spec = make(augment={"crop": 5}, model_options={"inputs": 25}, epochs=1)
+    run = fit(spec)
+    assert all(before[2:] == (8, 8) and after.shape[2:] == (5, 5) for before, after in seen)
+    small = data.preprocess(SPLIT, crop=5)
+    for part in ("train", "test"):
+        measured = training.evaluate(run.model(), getattr(small, part))
+        assert tuple(run.history.iloc[-1][[f"{part}_loss", f"{part}_accuracy"]]) == measured
+    assert not same_weights(run.state(), fit(make(model_options={"inputs": 25}), small).state())
+
+
+def test_a_crop_is_at_most_the_image():
+    with pytest.raises(ValueError, match=r"^augment: crop: expected at most 8, found 9"):
+        fit(make(augment={"crop": 9}))
+
+
 def test_augmentation_repeats_with_its_generator():
-    images, how = random_images(), {"shift": 1, "flip": 0.5}
+    images, how = random_images(), {"shift": 1, "flip": 0.5, "crop": 3}
     once = _steps.augment(images, how, seeded(1))
     assert torch.equal(once, _steps.augment(images, how, seeded(1)))
     assert not torch.equal(once, _steps.augment(images, how, seeded(2)))
@@ -588,6 +624,8 @@ def test_a_run_that_diverges_says_so_and_is_kept(tmp_path, never_trains):
         ("augment", {"shift": 1.5}),
         ("augment", {"shift": -1}),
         ("augment", {"flip": 2}),
+        ("augment", {"crop": 0}),
+        ("augment", {"crop": 2.5}),
         ("checkpoints", (3,)),
         ("checkpoints", (-1,)),
         ("checkpoints", (math.nan,)),

@@ -1,0 +1,25 @@
+"""Single directions: what perturbing them does to a network, and how selective they are.
+
+A direction is a unit: a column of (examples, units), or a channel of (examples, channels, ...).
+"""
+
+from replication.directions.ablation import (
+    AblationCurve,
+    UnitAblation,
+    cumulative_ablation,
+    unit_ablation,
+)
+from replication.directions.noise import NoiseCurve, noise_curve
+from replication.directions.selectivity import Selectivity, class_selectivity, mutual_information
+
+__all__ = [
+    "AblationCurve",
+    "NoiseCurve",
+    "Selectivity",
+    "UnitAblation",
+    "class_selectivity",
+    "cumulative_ablation",
+    "mutual_information",
+    "noise_curve",
+    "unit_ablation",
+]

@@ -1,0 +1,143 @@
+"""Noise on units: closed forms, what the scale means, and where the numbers come from."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from replication import models
+from replication.directions import noise_curve
+
+
+def gaussian(*shape, seed=0, dtype=torch.float64):
+    source = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=source, dtype=torch.float64).to(dtype)
+
+
+def sign():
+    """Return a network whose class is whether its one unit is positive."""
+    model = nn.Sequential(nn.Identity(), nn.Linear(1, 2, bias=False)).double()
+    model[1].weight.data = torch.tensor([[-1.0], [1.0]]).double()
+    return model
+
+
+def network(**options):
+    return models.build("mlp", inputs=12, widths=(9, 8), classes=5, dtype=torch.float64, **options)
+
+
+@pytest.mark.parametrize("size", [0.01, 1, 100])
+def test_one_unit_errs_as_often_as_the_normal_distribution_says(size):
+    n, scales = 20000, [0, 0.5, 1, 2]
+    labels = torch.arange(n) % 2
+    images = size * (2.0 * labels - 1).double()[:, None]  # standard deviation: size
+    found = noise_curve(sign(), images, labels, "0", scales, draws=2)
+    expected = [1] + [0.5 + 0.5 * math.erf(1 / scale / math.sqrt(2)) for scale in scales[1:]]
+    error = 4 * 0.5 / math.sqrt(n)
+    assert found.accuracy[:, 0].tolist() == [1, 1]
+    np.testing.assert_allclose(found.accuracy, [expected] * 2, rtol=0, atol=error)
+    assert found.scales.tolist() == scales
+
+
+def test_scale_0_is_the_network_itself():
+    images = gaussian(40, 12)
+    labels = network()(images).argmax(1)
+    found = noise_curve(network(), images, labels, ["act1", "act2"], [0], draws=3)
+    assert (found.accuracy == 1).all()
+
+
+def test_per_variance_scales_the_variance():
+    arguments = network(), gaussian(200, 12), torch.arange(200) % 5, "act1"
+    one = noise_curve(*arguments, [0.5, 1, 3], per="std")
+    other = noise_curve(*arguments, [0.25, 1, 9], per="variance")
+    assert torch.equal(one.accuracy, other.accuracy)
+    assert one.accuracy.unique().numel() > 3
+
+
+def test_spread_is_the_references_and_over_space():
+    """A channel of zeros in `images` and of -a and a over space in `reference` has deviation a."""
+    model = nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(8, 2, bias=False)).double()
+    model[2].weight.data = torch.zeros(2, 8).double()
+    model[2].weight.data[1, 4] = 1.0  # one pixel of the second channel decides
+    images = torch.zeros(5000, 2, 2, 2).double()
+    images[:, 1] = 1.5
+    reference = torch.zeros(3, 2, 2, 2).double()
+    reference[:, 0], reference[:, 1, :, 0], reference[:, 1, :, 1] = 7, -2, 2
+    labels = torch.ones(5000).long()
+    found = noise_curve(model, images, labels, "0", [1], 1, reference=reference)
+    expected = 0.5 + 0.5 * math.erf(1.5 / 2 / math.sqrt(2))
+    assert found.accuracy.item() == pytest.approx(expected, abs=4 * 0.5 / math.sqrt(5000))
+    # nothing spreads in the images themselves
+    assert noise_curve(model, images, labels, "0", [100], 1).accuracy.item() == 1
+
+
+class Wrapped(nn.Module):
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def test_hooks_give_what_a_cut_gives():
+    images, labels = gaussian(60, 12), torch.arange(60) % 5
+    for layers in (["act1"], ["act2", "act1"]):
+        cut = noise_curve(network(), images, labels, layers, [0.3, 3], 4)
+        names = [f"body.{name}" for name in layers]
+        hooks = noise_curve(Wrapped(network()), images, labels, names, [0.3, 3], 4)
+        assert torch.equal(cut.class_accuracy, hooks.class_accuracy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numbers_depend_on_seed_draw_and_example_only(dtype):
+    model, labels = network().to(dtype), torch.arange(100) % 5
+    arguments = model, gaussian(100, 12, dtype=dtype), labels, "act1", [1, 2]
+    found = noise_curve(*arguments, 3, seed=4)
+    assert torch.equal(noise_curve(*arguments, 3, seed=4, batch_size=9).accuracy, found.accuracy)
+    assert torch.equal(noise_curve(*arguments, 2, seed=4).accuracy, found.accuracy[:2])
+    assert not torch.equal(noise_curve(*arguments, 3, seed=5).accuracy, found.accuracy)
+    assert len(found.accuracy.unique(dim=0)) > 1
+
+
+def test_accuracy_is_the_mean_of_its_classes():
+    labels = torch.arange(50) % 4
+    found = noise_curve(network(), gaussian(50, 12), labels, "act2", [0.1, 1], 2)
+    assert found.class_accuracy.shape == (2, 2, 5)
+    assert found.class_accuracy[..., 4].isnan().all()
+    share = torch.bincount(labels, minlength=5) / 50
+    mean = (found.class_accuracy.nan_to_num() * share).sum(-1)
+    torch.testing.assert_close(mean, found.accuracy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scales": []}, "scales: .*at least one"),
+        ({"scales": [1, -1]}, "scales: .*>= 0"),
+        ({"scales": [math.nan]}, "scales: expected finite"),
+        ({"draws": 0}, "draws: expected an integer >= 1"),
+        ({"per": "sd"}, "per: found 'sd'"),
+        ({"reference": torch.full((3, 12), torch.inf)}, "reference: .*infinity"),
+    ],
+)
+def test_bad_input(change, message):
+    with pytest.raises(ValueError, match=message):
+        noise_curve(
+            network(),
+            gaussian(6, 12),
+            torch.zeros(6).long(),
+            "act1",
+            **{"scales": [1]} | change,
+        )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpu_agrees():
+    images, labels = gaussian(60, 12), torch.arange(60) % 5
+    arguments = images, labels, ["act1", "act2"], [0.3, 3], 4
+    found = noise_curve(network().cuda(), *arguments)
+    assert found.accuracy.is_cuda
+    assert torch.equal(found.accuracy.cpu(), noise_curve(network(), *arguments).accuracy)

@@ -198,10 +198,15 @@ def difference(a: np.ndarray, b: np.ndarray | list[float]) -> str:
 
 def rows() -> list[Row]:
     """Return the rows of this benchmark."""
-    double = network(WIDTHS)
-    single = {name: layer.float() for name, layer in double.items()}
+    layers = network(WIDTHS)
     table = [accumulator_row()]  # first, as its peak of memory would hide below that of others
+    return [*table, *cca_rows(layers), *svcca_rows(), *cka_rows(layers), minibatch_row(layers)]
 
+
+def cca_rows(double: dict[str, Tensor]) -> list[Row]:
+    """Return the rows of the CCA grid, in both dtypes, against two ways to refit every pair."""
+    table = []
+    single = {name: layer.float() for name, layer in double.items()}
     times = cpu_seconds(
         {
             "published": lambda: refitted_cca(double),
@@ -221,7 +226,12 @@ def rows() -> list[Row]:
         what = f"CCA, 45 pairs of 10 layers, 5,000 examples, {dtype}"
         for key, baseline in baselines.items():
             table.append(Row(what, baseline, times[key] / times[dtype], target, found))
+    return table
 
+
+def svcca_rows() -> list[Row]:
+    """Return the rows of the SVCCA grid over checkpoints."""
+    table = []
     kept = {}
     final = network((64, 128, 256, 128, 64, 64, 128, 64))
     source = torch.Generator().manual_seed(1)
@@ -254,7 +264,7 @@ def rows() -> list[Row]:
                 difference(grid().values.flatten(), kept["tutorial"]),
             )
         )
-    return [*table, *cka_rows(double), minibatch_row(double)]
+    return table
 
 
 def cka_rows(layers: dict[str, Tensor]) -> list[Row]:

@@ -166,9 +166,9 @@ class Whitening:
     Attributes
     ----------
     basis : (examples, rank) tensor
-        The centred columns at length 1.
+        The centred columns that are not 0.
     root : (rank, rank) float64 tensor
-        Upper triangular; root^T root is the Gram matrix of the columns.
+        Upper triangular; root^T root is the Gram matrix of `basis`.
     """
 
     basis: Tensor
@@ -179,6 +179,14 @@ class Whitening:
         """The number of independent directions."""
         return len(self.root)
 
+    def equals(self, other: object) -> bool:
+        """Tell a copy of the layer, whose correlations are to be 1 exactly."""
+        return (
+            isinstance(other, Whitening)
+            and torch.equal(self.root, other.root)  # small, and nearly always enough to tell
+            and torch.equal(self.basis, other.basis)
+        )
+
 
 def whitening(x: Tensor, tolerance: float | None = None) -> Subspace | Whitening:
     """Return the root of the layer's covariance where that is safe, else its `subspace`.
@@ -186,14 +194,22 @@ def whitening(x: Tensor, tolerance: float | None = None) -> Subspace | Whitening
     The root takes a fifth of the time of a QR. It loses as many digits as the smallest eigenvalue
     of the unit columns' Gram matrix has behind the point; beyond three the QR is taken.
     """
-    columns, _, _ = unit_columns(x)
-    if 0 < columns.shape[1] < len(x) - 1:
-        square = gram(columns).double()
-        values = torch.linalg.eigvalsh(square)
-        cut = default_tolerance(x) if tolerance is None else tolerance
-        if values[0] > max(1e-3, cut**2 * values[-1]):
-            return Whitening(columns, torch.linalg.cholesky(square).mT)
-    return subspace(x, tolerance)
+    columns, size = centred_and_size(x)
+    live = size[0] > 0
+    size = size[0, live]
+    info = torch.finfo(x.dtype)
+    squares = len(size) and info.tiny**0.25 < size.min() and size.max() < info.max**0.25
+    if not (squares and len(size) < len(x) - 1):  # squares that leave the range; or rank
+        return subspace(x, tolerance)
+    columns = columns if live.all() else columns[:, live]
+    square = gram(columns).double()
+    scale = square.diagonal().sqrt()
+    square = square / scale / scale[:, None]
+    values = torch.linalg.eigvalsh(square)
+    cut = default_tolerance(x) if tolerance is None else tolerance
+    if not values[0] > max(1e-3, cut**2 * values[-1]):
+        return subspace(x, tolerance)
+    return Whitening(columns, torch.linalg.cholesky(square).mT * scale)
 
 
 def unit_columns(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -234,7 +234,7 @@ def mean_correlation(x: Subspace | Whitening, y: Subspace | Whitening) -> Tensor
     From the eigenvalues of the smaller Gram matrix of Q_x^T Q_y, in float64: half the time of its
     singular values. A correlation below 1e-8 is lost in rounding, the mean is not.
     """
-    if x is y:
+    if x is y or (isinstance(x, Whitening) and x.equals(y)):
         return x.basis.new_tensor(float(x.rank > 0))
     product = (x.basis.mT @ y.basis).double()
     if isinstance(y, Whitening):

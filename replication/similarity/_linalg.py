@@ -161,37 +161,37 @@ def subspace(x: Tensor, tolerance: float | None = None) -> Subspace:
 
 @dataclass(frozen=True)
 class Whitening:
-    """A layer and what makes its columns orthonormal: ``basis @ inverse(root)`` is a basis.
+    """A layer and what makes its columns orthonormal: ``basis @ weights`` is a basis.
 
     Attributes
     ----------
     basis : (examples, rank) tensor
         The centred columns that are not 0.
-    root : (rank, rank) float64 tensor
-        Upper triangular; root^T root is the Gram matrix of `basis`.
+    weights : (rank, rank) tensor
+        Inverse of the Cholesky root of the Gram matrix of `basis`.
     """
 
     basis: Tensor
-    root: Tensor
+    weights: Tensor
 
     @property
     def rank(self) -> int:
         """The number of independent directions."""
-        return len(self.root)
+        return len(self.weights)
 
     def equals(self, other: object) -> bool:
         """Tell a copy of the layer, whose correlations are to be 1 exactly."""
         return (
             isinstance(other, Whitening)
-            and torch.equal(self.root, other.root)  # small, and nearly always enough to tell
+            and torch.equal(self.weights, other.weights)  # small, and nearly always enough to tell
             and torch.equal(self.basis, other.basis)
         )
 
 
 def whitening(x: Tensor, tolerance: float | None = None) -> Subspace | Whitening:
-    """Return the root of the layer's covariance where that is safe, else its `subspace`.
+    """Return what whitens the layer by its covariance where that is safe, else its `subspace`.
 
-    The root takes a fifth of the time of a QR. It loses as many digits as the smallest eigenvalue
+    This takes a fifth of the time of a QR. It loses as many digits as the smallest eigenvalue
     of the unit columns' Gram matrix has behind the point; beyond three the QR is taken.
     """
     columns, size = centred_and_size(x)
@@ -209,7 +209,9 @@ def whitening(x: Tensor, tolerance: float | None = None) -> Subspace | Whitening
     cut = default_tolerance(x) if tolerance is None else tolerance
     if not values[0] > max(1e-3, cut**2 * values[-1]):
         return subspace(x, tolerance)
-    return Whitening(columns, torch.linalg.cholesky(square).mT * scale)
+    root, unit = torch.linalg.cholesky(square).mT, torch.eye(len(square)).to(square)
+    inverse = torch.linalg.solve_triangular(root, unit, upper=True)
+    return Whitening(columns, (inverse / scale[:, None]).to(x.dtype))
 
 
 def unit_columns(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -236,11 +236,12 @@ def mean_correlation(x: Subspace | Whitening, y: Subspace | Whitening) -> Tensor
     """
     if x is y or (isinstance(x, Whitening) and x.equals(y)):
         return x.basis.new_tensor(float(x.rank > 0))
-    product = (x.basis.mT @ y.basis).double()
+    product = x.basis.mT @ y.basis
     if isinstance(y, Whitening):
-        product = torch.linalg.solve_triangular(y.root, product, upper=True, left=False)
+        product = product @ y.weights
     if isinstance(x, Whitening):
-        product = torch.linalg.solve_triangular(x.root.mT, product, upper=False)
+        product = x.weights.mT @ product
+    product = product.double()
     gram = product @ product.mT if x.rank <= y.rank else product.mT @ product
     values = as_correlations(torch.linalg.eigvalsh(gram).clamp_min(0).sqrt())
     return (values.sum() / max(1, len(values))).to(x.basis.dtype)

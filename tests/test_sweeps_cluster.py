@@ -99,21 +99,28 @@ def test_only_what_is_missing_runs_on_the_workers(client, tmp_path):
     assert os.getpid() not in set(table.pid[2:])
 
 
-def test_what_another_run_stores_meanwhile_is_taken(gpu_client, tmp_path):
-    def fn(spec):
-        if spec == SPECS[0]:  # all others are stored before they are sent
-            for number, other in enumerate(SPECS[1:]):
-                other_run = sweeps.run(named, [other], store=tmp_path, progress=False)
-                assert other_run.by.tolist() == ["another run"], number
-        return {"by": "this run"}
+class Seen:
+    """What the worker in this process has been given."""
 
-    def named(spec):
+    specs = ()
+
+
+def test_what_another_run_stores_meanwhile_is_taken(gpu_client, tmp_path):
+    def another(spec):
         return {"by": "another run"}
 
-    named.__name__ = "fn"
-    specs = [SPECS[0], *({"filler": i} for i in range(4)), *SPECS[1:]]
+    def fn(spec):
+        Seen.specs += (spec,)
+        if spec == SPECS[0]:
+            sweeps.run(another, SPECS[1:], store=tmp_path, progress=False)
+        return {"by": "this run"}
+
+    another.__name__ = "fn"
+    Seen.specs = ()
+    specs = [SPECS[0], {"filler": 1}, *SPECS[1:]]  # two are in flight at first
     table = run(fn, specs, store=tmp_path, cluster=gpu_client, resources={"GPU": 1})
-    assert table.by.tolist() == ["this run"] * 5 + ["another run"] * 3
+    assert table.by.tolist() == ["this run"] * 2 + ["another run"] * 3
+    assert Seen.specs == tuple(specs[:2])
 
 
 class Weighed:

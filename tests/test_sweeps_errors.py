@@ -161,14 +161,17 @@ def test_a_failing_spec_frees_its_memory_before_the_next(tmp_path):
         except MemoryError as error:
             raise RuntimeError("out of memory") from error
 
+    def caller():
+        local = "for the debugger"
+        raise KeyError(local)
+
     try:
-        local = np.zeros(3)
-        raise KeyError("being handled by the caller")
+        caller()
     except KeyError as handled:
         with pytest.raises(sweeps.SweepError) as caught:
             run(fn, store=tmp_path)
-        frames = [frame for frame, _ in traceback.walk_tb(handled.__traceback__)]
-        assert frames[0].f_locals["local"] is local
+        *_, (frame, _) = traceback.walk_tb(handled.__traceback__)
+        assert frame.f_locals == {"local": "for the debugger"}
     assert len(held) == 4
     assert all(type(error) is RuntimeError for _, error in caught.value.failures)
 

@@ -113,6 +113,14 @@ def test_the_layers_of_the_small_inception(size, sides):
     assert shapes(model, 3, size, size) == expected
 
 
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_images_stay_apart_through_the_small_inception(batch_norm):
+    model = models.build("small_inception", batch_norm=batch_norm).train()
+    features = model[:-1](draw(16, 3, 28, 28))  # what the read-out gets
+    apart = features.std(0).mean() / features.mean()  # 0.001 with torch's default initialisation
+    assert apart > 0.02
+
+
 def test_an_inception_module_puts_its_branches_side_by_side():
     model = models.build("small_inception", width=0.1, dropout=0.3).eval()
     found = activations.record(model, draw(2, 3, 28, 28))

@@ -92,9 +92,9 @@ def small_inception(
     paper's are 28x28. 1,649,402 parameters beside those of the batch normalisation, as in the
     paper's table; with them 1,652,826.
 
-    Ours: zero padding of 1 where the stride is 2. Without batch normalisation, the convolutions'
-    weights are normal with variance 2 / fan_in and their biases 0 (He et al. 2015, eq. 10): with
-    torch's default the image's signal would be lost on the way, and nothing be learned.
+    Ours: zero padding of 1 where the stride is 2, and convolutions that start with normal weights
+    of variance 2 / fan_in and biases of 0 (He et al. 2015, eq. 10). With torch's default, images
+    could hardly be told apart behind so many layers without batch normalisation.
 
     Parameters
     ----------
@@ -144,9 +144,8 @@ def small_inception(
     readout = pooled_readout(fan_in, as_integer(classes, "classes", 1))
     final = readout.pop("fc")
     model = sequence(layers | readout | dropout_layer(dropout, "drop") | {"fc": final})
-    if not batch_norm:
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.zeros_(module.bias)
     return model

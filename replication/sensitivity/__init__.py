@@ -1,6 +1,7 @@
-"""Sensitivity of a network to its input: Jacobian norms, their bounds, paths to look along."""
+"""Sensitivity of a network to its input: Jacobian norms, linear regions, paths to look along."""
 
 from replication.sensitivity import trajectories
+from replication.sensitivity.boundary import nearest_boundary
 from replication.sensitivity.bounds import (
     CrossEntropyBounds,
     cross_entropies,
@@ -8,15 +9,22 @@ from replication.sensitivity.bounds import (
     fraction_inside,
     mean_square_gradient,
 )
+from replication.sensitivity.curves import OutputCurve, output_curve
 from replication.sensitivity.jacobian import (
     finite_difference_norm,
     jacobian_norm,
     jacobian_row_norm,
     spectral_norm,
 )
+from replication.sensitivity.planes import PlaneRegions, RegionMap, plane_regions, region_map
+from replication.sensitivity.regions import Transitions, transitions
 
 __all__ = [
     "CrossEntropyBounds",
+    "OutputCurve",
+    "PlaneRegions",
+    "RegionMap",
+    "Transitions",
     "cross_entropies",
     "cross_entropy_bounds",
     "finite_difference_norm",
@@ -24,6 +32,11 @@ __all__ = [
     "jacobian_norm",
     "jacobian_row_norm",
     "mean_square_gradient",
+    "nearest_boundary",
+    "output_curve",
+    "plane_regions",
+    "region_map",
     "spectral_norm",
     "trajectories",
+    "transitions",
 ]

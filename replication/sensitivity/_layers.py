@@ -1,0 +1,118 @@
+"""What each of torch's layers is to a piecewise-linear network."""
+
+from functools import partial
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from replication.sensitivity._program import Activation, Affine, MaxPool, Step
+
+SUPPORTED = (
+    "expected ReLU, LeakyReLU, ReLU6, Hardtanh, Hardsigmoid, MaxPool2d, Linear, convolutions, "
+    "average pooling, batch normalisation, Flatten, Dropout, Identity and sums of branches"
+)
+SMOOTH = (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.SELU, nn.CELU, nn.Softplus)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+LINEAR = (nn.Flatten, nn.Unflatten, nn.ZeroPad2d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+LINEAR += (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+
+
+def step_of(module: nn.Module, value: Tensor, name: str) -> Step:
+    """Return the step of one layer in eval mode, without its sources.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    value : (examples, ...) tensor
+        Examples of its input, for their shape, dtype and device.
+    name : str
+
+    Raises
+    ------
+    ValueError
+        If the layer is neither affine nor piecewise linear, or not known here.
+    """
+    kind = type(module).__name__
+    if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return _weighted(module, value)
+    if isinstance(module, NORMS):
+        return _normalisation(module, value)
+    if isinstance(module, LINEAR):
+        return Affine((), module, module, module)
+    if isinstance(module, nn.MaxPool2d) and not module.return_indices:
+        return MaxPool(name, (), module, _windows(module, value))
+    if isinstance(module, nn.ReLU):
+        return Activation(name, (), torch.relu, (0.0,), ((0.0, 0.0), (1.0, 0.0)))
+    if isinstance(module, nn.LeakyReLU):
+        slope = float(module.negative_slope)
+        forward = partial(F.leaky_relu, negative_slope=slope)
+        return Activation(name, (), forward, (0.0,), ((slope, 0.0), (1.0, 0.0)))
+    if isinstance(module, nn.Hardtanh):  # and ReLU6, which is one
+        ends = float(module.min_val), float(module.max_val)
+        pieces = ((0.0, ends[0]), (1.0, 0.0), (0.0, ends[1]))
+        return Activation(name, (), partial(torch.clamp, min=ends[0], max=ends[1]), ends, pieces)
+    if isinstance(module, nn.Hardsigmoid):
+        pieces = ((0.0, 0.0), (1 / 6, 0.5), (0.0, 1.0))
+        return Activation(name, (), F.hardsigmoid, (-3.0, 3.0), pieces)
+    if isinstance(module, SMOOTH):
+        raise ValueError(
+            f"model: {name!r} is a {kind}, which is smooth: such a network has no linear regions"
+        )
+    raise ValueError(f"model: {name!r} is a {kind}, which is not supported; {SUPPORTED}")
+
+
+def _weighted(module: nn.Module, value: Tensor) -> Affine:
+    weight = module.weight.detach().to(value)
+    bias = None if module.bias is None else module.bias.detach().to(value)
+    if isinstance(module, nn.Linear):
+        apply = F.linear
+    else:
+
+        def apply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            tensors = {"weight": weight} | ({} if bias is None else {"bias": bias})
+            return functional_call(module, tensors, (x,))
+
+    zero = None if bias is None else torch.zeros_like(bias)
+    return Affine(
+        (),
+        partial(apply, weight=weight, bias=bias),
+        partial(apply, weight=weight, bias=zero),
+        lambda x: apply(x, weight.abs(), zero),
+    )
+
+
+def _normalisation(module: nn.Module, value: Tensor) -> Affine:
+    mean, variance = module.running_mean.to(value), module.running_var.to(value)
+    slope = (variance + module.eps).rsqrt()
+    shift = -mean * slope
+    if module.affine:
+        weight, bias = module.weight.detach().to(value), module.bias.detach().to(value)
+        slope, shift = slope * weight, shift * weight + bias
+    slope, shift = (x.view(-1, *[1] * (value.ndim - 2)) for x in (slope, shift))
+    return Affine(
+        (),
+        lambda x: torch.addcmul(shift, x, slope),
+        partial(torch.mul, slope),
+        partial(torch.mul, slope.abs()),
+    )
+
+
+def _windows(pool: nn.MaxPool2d, value: Tensor) -> Tensor:
+    """Return the flat input units of every window (W, k), with the number of units as filler."""
+    (height, width), (down, right), (dy, dx), (top, left) = (
+        (size, size) if isinstance(size, int) else size
+        for size in (pool.kernel_size, pool.stride, pool.dilation, pool.padding)
+    )
+    shape = value.shape[1:]
+    rows, columns = pool(value[:1]).shape[2:]
+    # Behind the image as much filler as the last windows reach, which ceil_mode may add.
+    bottom = (rows - 1) * down + dy * (height - 1) + 1 - shape[1] - top
+    end = (columns - 1) * right + dx * (width - 1) + 1 - shape[2] - left
+    numbers = torch.arange(1, prod(shape) + 1, dtype=torch.float64, device=value.device)
+    padded = F.pad(numbers.view(1, *shape), (left, max(end, 0), top, max(bottom, 0)))
+    unfolded = F.unfold(padded, (height, width), (dy, dx), 0, (down, right))
+    units = unfolded.view(shape[0], height * width, -1).mT.reshape(-1, height * width).long() - 1
+    return units.where(units >= 0, prod(shape))

@@ -1,0 +1,149 @@
+"""Polylines as rows of vertices, and as points on them, a block at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from replication._inputs import as_tensor
+from replication.sensitivity._codes import Runs
+from replication.sensitivity._cuts import Rows
+from replication.sensitivity._program import Program
+from replication.sensitivity._segments import Values
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Several polylines, one after another.
+
+    A segment's number is that of the row of its first vertex; the last vertex of a polyline, where
+    it is closed the first once more, has a row of its own. All but `vertices` is on the device of
+    the model.
+
+    Attributes
+    ----------
+    vertices : (V, ...) tensor
+        Of all, each vertex once.
+    vertex, path, place : (rows,) int64
+        Which vertex a row is, of which polyline, and of which of its segments it is the start.
+    last, opening, moving : (rows,) bool
+        Whether it is the last row of its polyline; the start of its first segment that has a
+        length; the start of any that has one.
+    lengths : (paths,) int64
+        Segments in each.
+    closed : bool
+    """
+
+    vertices: Tensor
+    vertex: Tensor
+    path: Tensor
+    place: Tensor
+    last: Tensor
+    opening: Tensor
+    moving: Tensor
+    lengths: Tensor
+    closed: bool
+
+    def inputs(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the vertices of rows, on the device of the model."""
+        chosen = self.vertices[self.vertex[rows].to(self.vertices.device)]
+        return chosen.to(rows.device, dtype)
+
+    def blocks(self, program: Program, limit: int) -> Iterator[tuple[Rows, dict[int, Values]]]:
+        """Yield the vertices, at most `limit` at a time, as `walk` takes them.
+
+        A vertex that the next one repeats is left out, and so no segment has length 0.
+        """
+        rows = (self.moving | self.last).nonzero()[:, 0]
+        for start in range(0, max(1, len(rows) - 1), limit - 1):
+            chosen = rows[start : start + limit]
+            x = self.inputs(chosen, program.dtype)
+            table = torch.zeros(len(chosen), 3, dtype=torch.float64, device=x.device)
+            table[:, 0], table[:, 2] = chosen, self.last[chosen]
+            yield Rows(table, len(self.lengths) > 1), {0: (x, x.flatten(1).abs().amax(1))}
+
+    def runs(self, rows: Rows) -> Runs:
+        """Return where each path starts and ends in rows that `walk` gave."""
+        first = torch.zeros(1, dtype=torch.int64, device=rows.table.device)
+        last = first + (len(rows) - 1)
+        if rows.several or len(rows) == 1:
+            ends = rows.ends()
+            first, last = torch.cat([first, ends + 1]), torch.cat([ends, last])
+            first, last = first[first < last], last[first < last]
+        start = rows.table[first]
+        opens = self.opening[start[:, 0].long()] & (start[:, 1] == 0)
+        return Runs(first, last, opens, rows.table[last, 2] > 0)
+
+    def points(self, k: int, dtype: torch.dtype, limit: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield k points of each path, equidistant in length, at most `limit` at a time.
+
+        As places (points, 2), segment and fraction, inputs (points, ...), and `Runs`.
+        """
+        for number in range(len(self.lengths)):
+            rows = (self.path == number).nonzero()[:, 0]
+            length = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+            for block in rows[:-1].split(limit):
+                side = self.inputs(block + 1, length.dtype) - self.inputs(block, length.dtype)
+                length[block + 1 - rows[0]] = side.flatten(1).norm(dim=1)
+            reached = length.cumsum(0)
+            apart = reached[-1] / (k if self.closed else k - 1)
+            for start in range(0, k, limit):
+                index = torch.arange(start, min(start + limit, k), device=rows.device)
+                end = torch.searchsorted(reached, index * apart, right=True)
+                end = end.clamp(1, len(rows) - 1)
+                whole = length[end].where(length[end] > 0, 1)
+                fraction = ((index * apart - reached[end - 1]) / whole).clamp(0, 1)
+                segment = rows[end - 1]
+                x = self.inputs(segment, dtype)
+                weight = fraction.to(dtype).view(-1, *[1] * (x.ndim - 1))
+                x = torch.lerp(x, self.inputs(segment + 1, dtype), weight)
+                first, last = index.new_zeros(1), index.new_full((1,), len(index) - 1)
+                runs = Runs(first, last, index[:1] == 0, index[-1:] == k - 1)
+                yield torch.stack([segment.double(), fraction], 1), x, runs
+
+
+def as_polylines(path: object, name: str) -> list[Tensor]:
+    """Return one polyline (V, ...) or a list of them, checked, as a list.
+
+    Raises
+    ------
+    ValueError
+        If one has fewer than 2 vertices, no axis behind them or another shape than the first.
+    """
+    found = [as_tensor(one, name) for one in (path if isinstance(path, list | tuple) else [path])]
+    if not found:
+        raise ValueError(
+            f"{name}: expected at least one path, found an empty {type(path).__name__}"
+        )
+    for one in found:
+        if one.ndim < 2 or len(one) < 2 or one.shape[1:] != found[0].shape[1:]:
+            raise ValueError(
+                f"{name}: expected vertices (V, ...), V >= 2, all of one shape, found shape "
+                f"{tuple(one.shape)}"
+            )
+    return found
+
+
+def as_paths(polylines: list[Tensor], closed: bool, device: torch.device) -> Paths:
+    """Return polylines as rows of vertices, for a model on `device`."""
+    lengths = torch.tensor([len(one) - 1 + closed for one in polylines], device=device)
+    starts = torch.tensor([0, *map(len, polylines)], device=device).cumsum(0)
+    path = torch.arange(len(polylines), device=device).repeat_interleave(lengths + 1)
+    first_rows = (lengths + 1).cumsum(0) - (lengths + 1)
+    place = torch.arange(len(path), device=device) - first_rows[path]
+    vertex = starts[path] + place % starts.diff()[path]
+    last = place == lengths[path]
+
+    vertices = polylines[0]
+    if len(polylines) > 1:
+        vertices = torch.cat([one.to(vertices.device) for one in polylines])
+    moving = torch.zeros_like(last)
+    for block in torch.arange(len(path) - 1, device=vertices.device).split(1024):
+        here, following = (vertices[vertex.to(block.device)[rows]] for rows in (block, block + 1))
+        moving[block.to(device)] = (here != following).flatten(1).any(1).to(device)
+    moving &= ~last
+    # As many moving rows come before the opening one as before the start of its path.
+    before = moving.cumsum(0) - moving.long()
+    opening = moving & (before == before[first_rows][path])
+    return Paths(vertices, vertex, path, place, last, opening, moving, lengths, closed)

@@ -1,0 +1,217 @@
+"""From a network to its steps, through torch.fx.
+
+Sequential and residual networks, and the usual functions in a `forward`, are then all one. What is
+neither affine nor piecewise linear is an error that names it.
+"""
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+from torch.nn import functional as F
+
+from replication.sensitivity._layers import SUPPORTED, step_of
+from replication.sensitivity._program import Affine, MaxPool, Program, Step
+
+FUNCTIONS: dict[object, type[nn.Module]] = {
+    **dict.fromkeys((F.relu, torch.relu, "relu", "relu_"), nn.ReLU),
+    **{F.relu6: nn.ReLU6, F.leaky_relu: nn.LeakyReLU},
+    **{F.hardtanh: nn.Hardtanh, F.hardsigmoid: nn.Hardsigmoid},
+    **{F.max_pool2d: nn.MaxPool2d, F.avg_pool2d: nn.AvgPool2d},
+    **{F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d, F.gelu: nn.GELU, F.silu: nn.SiLU},
+    **dict.fromkeys((F.tanh, torch.tanh, "tanh"), nn.Tanh),
+    **dict.fromkeys((F.sigmoid, torch.sigmoid, "sigmoid"), nn.Sigmoid),
+}
+SKIPPED = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+SKIPPED_FUNCTIONS = (F.dropout, F.dropout2d, "contiguous")
+SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
+SHAPES = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
+MEANS = (torch.mean, "mean")
+SIZES = (getattr, "size", "dim")
+
+
+def trace(model: nn.Module, example: Tensor, dtype: torch.dtype, name: str) -> Program:
+    """Return the steps of `model`, which is in eval mode, with its weights in `dtype`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    example : (...) tensor
+        For its shape, that of one example.
+    dtype : torch.float32 or torch.float64
+    name : str
+        The caller's argument that `example` comes from.
+
+    Raises
+    ------
+    ValueError
+        If the network cannot be traced, does not take such examples, mixes examples, or has a layer
+        that is neither affine nor piecewise linear.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype: expected torch.float32 or torch.float64, found {dtype}")
+    for layer, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise ValueError(
+                f"model: {layer!r} has forward hooks, which may do anything; remove them"
+            )
+    device = next((p.device for p in model.parameters()), example.device)
+    terms = torch.zeros(2, *example.shape, dtype=dtype, device=device)
+    terms[0] = 1
+    recorder = _Recorder(terms, name)
+    output = recorder.follow(model)
+    steps, row_size = _with_lifetimes(recorder.steps, recorder.sizes, output.index)
+    return Program(steps, output.index, *output.terms.flatten(1), row_size)
+
+
+def _with_lifetimes(
+    steps: list[Step], sizes: list[int], output: int
+) -> tuple[tuple[Step, ...], int]:
+    """Return the steps, each with the slots it is the last to read, and the size of a row."""
+    last = {source: i for i, step in enumerate(steps) for source in step.sources}
+    last[output] = len(steps)
+    kept = widest = 0
+    for i, step in enumerate(steps):
+        if not isinstance(step, Affine):
+            alive = sum(sizes[slot] for slot in range(i + 1) if last.get(slot, -1) >= i)
+            alive += 2 * step.windows.numel() if isinstance(step, MaxPool) else 0
+            kept, widest = kept + alive, max(widest, alive)
+    released = [tuple({s for s in step.sources if last[s] == i}) for i, step in enumerate(steps)]
+    kept += 4 * max(widest, *sizes)
+    return tuple(replace(step, released=r) for step, r in zip(steps, released, strict=True)), kept
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A tensor in the network: its number, and the sizes of its terms as if two examples.
+
+    The terms of one example are at most ``terms[0] * r + terms[1]``, r being that of its row.
+    """
+
+    index: int
+    terms: Tensor  # (2, ...)
+
+
+class _Recorder:
+    """Follows a network with slots in the place of tensors and notes the steps."""
+
+    def __init__(self, terms: Tensor, name: str) -> None:
+        self.input, self.name = _Slot(0, terms), name
+        self.steps: list[Step] = []
+        self.sizes = [terms[0].numel()]
+        self.calls: Counter[str] = Counter()
+
+    def follow(self, model: nn.Module) -> _Slot:
+        """Return the slot of the network's output."""
+        tracer, slot = fx.Tracer(), self.input
+        names = {id(module): name for name, module in model.named_modules()}
+        chain = list(_unrolled(model))
+        if all(tracer.is_leaf_module(layer, "") for layer in chain):  # as tracing would find it
+            for layer in chain:
+                slot = self.module(layer, names[id(layer)], slot)
+            return slot
+        try:
+            graph = tracer.trace(model)
+        except Exception as error:  # whatever the network's own code raises
+            raise ValueError(f"model: torch.fx cannot trace it ({error})") from error
+        found: dict[fx.Node, object] = {}
+        for node in graph.nodes:
+            arguments, options = map_arg((node.args, node.kwargs), found.__getitem__)
+            if node.op == "placeholder":
+                default = node.args[0] if node.args else None
+                found[node] = default if found else self.input
+            elif node.op != "output":
+                found[node] = self.node(model, node, arguments, options)
+            elif isinstance(arguments[0], _Slot):
+                slot = arguments[0]
+            else:
+                raise ValueError(f"model: expected one tensor as output, found {node.args[0]}")
+        return slot
+
+    def module(self, layer: nn.Module, name: str, source: _Slot) -> _Slot:
+        """Return the slot that a layer writes; called again in the same pass it is ``name#2``."""
+        if isinstance(layer, SKIPPED):
+            return source
+        self.calls[name] += 1
+        label = name if self.calls[name] == 1 else f"{name}#{self.calls[name]}"
+        return self.add(step_of(layer, source.terms, label), [source], label)
+
+    def node(self, model: nn.Module, node: fx.Node, arguments: tuple, options: dict) -> object:
+        """Return the slot that a node of a graph writes, or what it gives if no tensor."""
+        target, options = node.target, dict(options)
+        if not arguments and "input" in options:
+            arguments = (options.pop("input"),)
+        sources = [argument for argument in arguments if isinstance(argument, _Slot)]
+        one = len(sources) == 1
+        if node.op == "call_module" and one and len(arguments) == 1:
+            return self.module(model.get_submodule(target), target, sources[0])
+        if target in SKIPPED_FUNCTIONS and one:
+            return sources[0]
+        if target in FUNCTIONS and one:
+            options = {k: v for k, v in options.items() if k not in ("inplace", "training")}
+            return self.module(FUNCTIONS[target](*arguments[1:], **options), node.name, sources[0])
+        if target in SUMS and len(sources) == len(arguments) == 2 and not options:
+            return self.add(Affine((), *[operator.add] * 3), sources, node.name)
+        if target in MEANS and one:
+            return self.add(_linear(_function(node, arguments, options)), sources, node.name)
+        if (target in SHAPES + SIZES and one) or (not sources and node.op != "get_attr"):
+            value = _function(node, arguments, options)(*[slot.terms for slot in sources])
+            if target in SHAPES:
+                shape = value.shape[1:]
+                return self.add(_linear(lambda x: x.reshape(len(x), *shape)), sources, node.name)
+            if not isinstance(value, Tensor):
+                return value
+        raise ValueError(f"model: {node.format_node()} is not supported; {SUPPORTED}")
+
+    def add(self, step: Step, sources: list[_Slot], label: str) -> _Slot:
+        """Add a step that reads `sources`, and return the slot it writes."""
+        forward = step.absolute if isinstance(step, Affine) else step.forward
+        try:
+            terms = forward(*[source.terms for source in sources])
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"{self.name}: examples of shape {tuple(self.input.terms.shape[1:])} do not fit "
+                f"the model, whose {label!r} says: {error}"
+            ) from None
+        if terms.ndim < 2 or len(terms) != 2:
+            raise ValueError(
+                f"model: expected {label!r} to give one row an example, found shape "
+                f"{tuple(terms.shape)} for 2"
+            )
+        if isinstance(step, Affine):
+            zeros = [torch.zeros_like(source.terms[:1]) for source in sources]
+            terms = torch.cat([terms[:1], terms[1:] + step.forward(*zeros).abs()])
+        else:
+            inputs = sources[0].terms.flatten(1)
+            if isinstance(step, MaxPool):
+                inputs = step.candidates(inputs).amax(2)
+            else:
+                terms = torch.stack([torch.ones_like(terms[0]), forward(0 * terms[0]).abs()])
+            step = replace(step, scale=inputs[0].clone(), offset=inputs[1].clone())
+        self.steps.append(replace(step, sources=tuple(source.index for source in sources)))
+        self.sizes.append(terms[0].numel())
+        return _Slot(len(self.steps), terms)
+
+
+def _unrolled(module: nn.Module) -> Iterator[nn.Module]:
+    if type(module) is nn.Sequential:
+        for child in module:
+            yield from _unrolled(child)
+    else:
+        yield module
+
+
+def _function(node: fx.Node, arguments: tuple, options: dict) -> Callable:
+    """Return a node's function of its first argument if that is a slot, or else of nothing."""
+    call = getattr(torch.Tensor, node.target) if node.op == "call_method" else node.target
+    if arguments and isinstance(arguments[0], _Slot):
+        return lambda x: call(x, *arguments[1:], **options)
+    return lambda: call(*arguments, **options)
+
+
+def _linear(function: Callable[[Tensor], Tensor]) -> Affine:
+    return Affine((), function, function, function)

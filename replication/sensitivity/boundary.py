@@ -1,0 +1,144 @@
+"""How far a point is from the boundary of its region, along a direction or at all, in closed form.
+
+Within the region of a point x the network is affine, so each unit is z(x + s u) = z(x) + s dz with
+dz its derivative along u, and reaches a threshold at s = (threshold - z) / dz. The first unit to do
+so ends the region.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from replication._inputs import as_integer, as_tensor
+from replication.sensitivity._evaluation import chunks, plain_evaluation
+from replication.sensitivity._program import ROUNDING, Activation, Affine, MaxPool, Program
+from replication.sensitivity._tracing import trace
+from replication.sensitivity.regions import MEMORY
+from replication.similarity._linalg import Array, like
+
+
+def nearest_boundary(
+    model: nn.Module, points: Array, directions: Array | None = None, *, memory: int = MEMORY
+) -> Array:
+    """Return how far the boundary of each point's activation region is, (N,), in float64.
+
+    Along a direction u, min over the units of (threshold - z) / (u . grad z) where that is > 0;
+    at all, min over the units of |threshold - z| / |grad z|, as the region is the convex polytope
+    that these hyperplanes bound (Hanin and Rolnick 2019, "Complexity of linear regions", whose
+    distance to the set of all boundaries this is). With max pooling, a region ends as well where
+    another input becomes the largest of its window.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        As in `transitions`.
+    points : (N, ...) tensor or array
+    directions : (N, ...) tensor or array, optional
+        One for each point, of any length but 0. By default the distance is that to the nearest
+        point of the boundary, which takes one derivative for every number of the input.
+    memory : int
+        Bytes that the working tensors may take, about; the points are taken in chunks that fit, of
+        one point at least.
+
+    Returns
+    -------
+    (N,) tensor on the model's device, or array if `points` was one
+        In units of length of the input; 0 on a boundary, up to rounding; infinity if there is none.
+
+    Raises
+    ------
+    ValueError
+        As in `transitions`; if a direction is 0 or the shapes differ.
+    """
+    memory = as_integer(memory, "memory", 1)
+    given = as_tensor(points, "points")
+    if given.ndim < 2:
+        raise ValueError(f"points: expected (N, ...), found shape {tuple(given.shape)}")
+    along = None if directions is None else as_tensor(directions, "directions")
+    if along is not None and along.shape != given.shape:
+        raise ValueError(
+            f"directions: expected the shape of points, {tuple(given.shape)}, "
+            f"found {tuple(along.shape)}"
+        )
+    if along is not None and not along.flatten(1).any(1).all():
+        raise ValueError("directions: expected every one to have a length, found one of 0")
+    with plain_evaluation(model):
+        program = trace(model, given[0], torch.float64, "points").hidden()
+        size = given[0].numel()
+        rows = program.rows(memory) // (1 + (size if along is None else 1))
+        found = []
+        for chunk in chunks(len(given), rows):
+            x = given[chunk].to(program.device, program.dtype)
+            if along is None:
+                axes = torch.eye(size, dtype=x.dtype, device=x.device).view(size, *x.shape[1:])
+                found.append(_distance(program, x, axes.expand(len(x), *axes.shape), False))
+            else:
+                u = along[chunk].to(x)
+                length = u.flatten(1).norm(dim=1).view(-1, *[1] * (u.ndim - 1))
+                found.append(_distance(program, x, (u / length)[:, None], True))
+    return like(points)(torch.cat(found))
+
+
+def _distance(program: Program, x: Tensor, tangents: Tensor, along: bool) -> Tensor:
+    """Return the distances (N,) for points x (N, ...) and orthonormal tangents (N, k, ...).
+
+    Along the only tangent, or else in the space that they span.
+    """
+    nearest = x.new_full((len(x),), torch.inf)
+    live = {0: (x, tangents, x.flatten(1).abs().amax(1))}
+    for index, step in enumerate(program.steps):
+        values, moves, sizes = zip(*[live[slot] for slot in step.sources], strict=True)
+        size = torch.stack(sizes).amax(0)
+        if isinstance(step, Affine):
+            value = step.forward(*values)
+            move = step.linear(*[move.flatten(0, 1) for move in moves])
+            move = move.unflatten(0, tangents.shape[:2])
+        else:
+            advance = _past_activation if isinstance(step, Activation) else _past_pool
+            z, dz = values[0], moves[0].flatten(2)
+            gap, rate, terms, move = advance(step, z, dz, size)
+            nearest = torch.minimum(nearest, _reached(gap, rate, terms, along).amin(1))
+            value = step.forward(z)
+            move = move.view(*dz.shape[:2], *value.shape[1:])
+            if isinstance(step, Activation):
+                size = z.flatten(1).abs().amax(1)
+        live = {slot: v for slot, v in live.items() if slot not in step.released}
+        live[index + 1] = value, move, size
+    return nearest
+
+
+def _past_activation(
+    step: Activation, z: Tensor, dz: Tensor, size: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return how far units are from thresholds, at which rate they move, terms, and dz behind."""
+    z = z.flatten(1)
+    gap = torch.cat([threshold - z for threshold in step.thresholds], 1)
+    terms = torch.outer(size, step.scale) + step.offset
+    terms = torch.cat([terms + abs(threshold) for threshold in step.thresholds], 1)
+    slopes, _ = step.coefficients(step.states(z))
+    return gap, dz.repeat(1, 1, len(step.thresholds)), terms, dz * slopes[:, None]
+
+
+def _past_pool(
+    step: MaxPool, x: Tensor, dx: Tensor, size: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the same for the inputs of every window and the largest one."""
+    lines = step.candidates(x)
+    filler = lines < -torch.finfo(x.dtype).max / 8
+    moves = step.candidates(dx.flatten(0, 1)).unflatten(0, dx.shape[:2])
+    largest = lines.argmax(2, keepdim=True)
+    move = moves.gather(3, largest[:, None].expand(-1, dx.shape[1], -1, -1))
+    rate = (moves - move).masked_fill(filler[:, None], 0)
+    terms = torch.outer(size, step.scale) + step.offset
+    gap = lines.gather(2, largest) - lines
+    terms = terms[..., None].expand_as(gap)
+    return gap.flatten(1), rate.flatten(2), terms.flatten(1), move[..., 0]
+
+
+def _reached(gap: Tensor, rate: Tensor, terms: Tensor, along: bool) -> Tensor:
+    """Return how far it is until units have gone through `gap` (N, n) at `rate` (N, k, n)."""
+    on = gap.abs() <= ROUNDING * torch.finfo(gap.dtype).eps * terms
+    speed = rate[:, 0] if along else rate.norm(dim=1)
+    distance = gap / speed if along else gap.abs() / speed
+    if along:
+        distance = distance.where(distance > 0, torch.inf)
+    return distance.where(~on, 0).where(speed != 0, torch.inf)

@@ -1,0 +1,173 @@
+"""What a piecewise-linear network makes of a path: its output piece by piece, and how it turns."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from replication._inputs import as_integer
+from replication.sensitivity._codes import count_changes, new_tallies
+from replication.sensitivity._evaluation import plain_evaluation
+from replication.sensitivity._paths import as_paths, as_polylines
+from replication.sensitivity._program import ROUNDING
+from replication.sensitivity._segments import Stretch, walk
+from replication.sensitivity._tracing import trace
+from replication.sensitivity.regions import MEMORY
+from replication.similarity._linalg import Array, like
+
+SHORT = 2**20
+"""Pieces of fewer units of precision than this have no direction that could be relied on."""
+
+
+@dataclass(frozen=True, eq=False)
+class OutputCurve:
+    """The output along a path: a polyline, whose corners are these points.
+
+    Attributes
+    ----------
+    positions : (points,) float64
+        Sorted, as in `Transitions`. All vertices are among them, and of an open path its end.
+    segments, fractions : (points,) int64 and float64
+    outputs : (points, outputs)
+    changes : (points,) int64
+        How many units change state there, and windows of max pooling their largest input.
+    bends : (points,) bool
+        Whether the network itself bends there. It may not where units change: nothing that they
+        lead to may be on, or they may make up for one another. At a vertex, where the path itself
+        turns, it is taken to bend if a unit changes.
+    angles : (points,) float64
+        By how much the output turns there, in radians from 0 to pi, by bends of the network and of
+        the path; 0 at the ends of an open path.
+    closed : bool
+    """
+
+    positions: Array
+    segments: Array
+    fractions: Array
+    outputs: Array
+    changes: Array
+    bends: Array
+    angles: Array
+    closed: bool
+
+    @property
+    def activation_regions(self) -> int:
+        """Number of pieces of the path within which no unit changes state."""
+        return self._pieces(self.changes > 0)
+
+    @property
+    def linear_regions(self) -> int:
+        """Number of pieces of the path within which the network does not bend."""
+        return self._pieces(self.bends)
+
+    @property
+    def curvature(self) -> float:
+        """Total curvature of the output, the sum of all angles, in radians."""
+        return float(self.angles.sum())
+
+    @property
+    def length(self) -> float:
+        """Length of the output's polyline."""
+        outputs = torch.as_tensor(self.outputs)
+        length = outputs.diff(dim=0).norm(dim=1).sum()
+        return float(length + (outputs[0] - outputs[-1]).norm() if self.closed else length)
+
+    def _pieces(self, cuts: Array) -> int:
+        return max(1, int(cuts.sum()) + (not self.closed))
+
+
+def output_curve(
+    model: nn.Module, path: Array, closed: bool = True, *, memory: int = MEMORY
+) -> OutputCurve:
+    """Return the output along a path at all its breakpoints, in float64: exact in between.
+
+    The total curvature is the sum of the angles between the directions of consecutive pieces,
+    which for a polygon is integral |dT/ds| ds, T its unit tangent (Milnor 1950). The pieces of a
+    line with constant activity codes are its activation regions; neighbours on which the network
+    is one affine function are one linear region (Hanin and Rolnick 2019, both papers).
+
+    Parameters
+    ----------
+    model, path, closed, memory
+        As in `transitions`. To look at lines, give their two ends and ``closed=False``.
+
+    Returns
+    -------
+    OutputCurve
+        Of the kind of `path`, tensors on the model's device.
+
+    Raises
+    ------
+    ValueError
+        As in `transitions`; the path is a single one.
+    """
+    memory = as_integer(memory, "memory", 1)
+    if isinstance(path, list | tuple):
+        raise ValueError(f"path: expected one tensor or array, found a {type(path).__name__}")
+    polylines = as_polylines(path, "path")
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    with plain_evaluation(model):
+        program = trace(model, polylines[0][0], torch.float64, "path")
+        paths, limit = as_paths(polylines, closed, program.device), program.rows(memory)
+        tallies = new_tallies(program, closed)
+
+        def visit(stretch: Stretch) -> None:
+            if stretch.step is not None:
+                count_changes(tallies, stretch, paths.runs(stretch.rows))
+                return
+            new = slice(bool(found), None)  # the first row is the last of the stretch before
+            terms = torch.outer(stretch.magnitude, program.scale) + program.offset
+            rounding = ROUNDING * torch.finfo(torch.float64).eps * terms
+            here = (stretch.rows.table, stretch.x.flatten(1), rounding)
+            found.append(tuple(x[new] for x in here))
+
+        for rows, live in paths.blocks(program, limit):
+            walk(program, rows, live, limit, visit)
+    table, outputs, rounding = (torch.cat(parts) for parts in zip(*found, strict=True))
+    changes = torch.zeros(len(table), dtype=torch.int64, device=program.device)
+    for tally in tallies.values():
+        places = tally.changes()[:, :2].to(table.device)
+        at = torch.searchsorted(table[:, :2].sum(1), places.sum(1))
+        changes += torch.bincount(at, minlength=len(table))
+    bends, angles = _turns(table, outputs, rounding, changes, closed)
+
+    points = slice(0, max(1, len(table) - closed))  # a closed path's end is its start
+    segments = paths.place[table[points, 0].long()]
+    if closed:
+        segments %= paths.lengths[0]
+    fractions = table[points, 1].contiguous()
+    positions = (segments + fractions) / paths.lengths[0]
+    parts = (
+        positions,
+        segments,
+        fractions,
+        *(x[points] for x in (outputs, changes, bends, angles)),
+    )
+    return OutputCurve(*map(like(path), parts), closed)
+
+
+def _turns(
+    table: Tensor, outputs: Tensor, rounding: Tensor, changes: Tensor, closed: bool
+) -> tuple[Tensor, Tensor]:
+    """Return where the network bends and by how much the output turns, at each row."""
+    bends, angles = changes > 0, torch.zeros_like(table[:, 0])
+    pieces = outputs.diff(dim=0)
+    if len(pieces) < 2:
+        return bends, angles
+    share = table[1:, 1].where(table[1:, 0] == table[:-1, 0], 1) - table[:-1, 1]
+
+    # Within a segment, between two pieces: their slopes are the same up to rounding?
+    before, after, shares = pieces[:-1], pieces[1:], (share[:-1, None], share[1:, None])
+    eps = torch.finfo(outputs.dtype).eps
+    slack = 2 * rounding[1:-1] * (shares[0] + shares[1]) + 4 * eps * (before.abs() + after.abs())
+    bent = ((before * shares[1] - after * shares[0]).abs() > slack).any(1)
+    bends[1:-1] &= bent | (table[1:-1, 1] == 0)
+
+    long = (pieces.abs() > SHORT / ROUNDING * rounding[:-1]).any(1).nonzero()[:, 0]
+    if len(long):
+        directions = pieces[long] / pieces[long].norm(dim=1, keepdim=True)
+        previous = directions.roll(1, 0)
+        apart, together = (directions - previous).norm(dim=1), (directions + previous).norm(dim=1)
+        angle = 2 * torch.atan2(apart, together)  # accurate near 0 and pi as well
+        angles[long[not closed :]] = angle[not closed :]
+    return bends, angles

@@ -1,0 +1,227 @@
+"""Linear regions of a piecewise-linear network along paths: exact and sampled transitions.
+
+The activity code of an input is the state of every unit: off or on for ReLU and LeakyReLU, and one
+of three for ReLU6, Hardtanh and Hardsigmoid. Where it is constant the network is affine.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from replication._inputs import as_integer, nearest
+from replication._progress import bar
+from replication.sensitivity._codes import Tally, count_changes, new_tallies
+from replication.sensitivity._evaluation import plain_evaluation
+from replication.sensitivity._paths import Paths, as_paths, as_polylines
+from replication.sensitivity._program import Activation, Program
+from replication.sensitivity._segments import walk
+from replication.sensitivity._tracing import trace
+from replication.similarity._linalg import Array, like
+
+METHODS = ("exact", "sampled")
+MEMORY = 2**26
+
+
+@dataclass(frozen=True, eq=False)
+class Transitions:
+    """The changes of state of single units along a path; ``int()`` gives their number.
+
+    Attributes
+    ----------
+    total : int
+        t = sum over the path of the Hamming distance between the activity codes of neighbouring
+        pieces, that is, the number of units that change state.
+    per_layer : dict
+        Activation layer to its share of the total, in forward order. A module that is called again
+        is ``name#2``.
+    positions : (total,) float64
+        Of every change, sorted, in [0, 1): segments passed, over the segments of the path. Where
+        vertices are equally spaced in angle it is the angle over 2 pi. In an open path, in [0, 1].
+    segments, fractions : (total,) int64 and float64
+        The same to full precision: number of the first vertex, and share of the way to the next.
+    layers, units : (total,) int64
+        Which unit changes: number of the layer in `per_layer`, flat index in it.
+    switches : dict
+        Max-pooling layer to the number of changes of a window's largest input. Not in the total. By
+        the exact method only.
+    """
+
+    total: int
+    per_layer: dict[str, int]
+    positions: Array
+    segments: Array
+    fractions: Array
+    layers: Array
+    units: Array
+    switches: dict[str, int]
+
+    def __int__(self) -> int:
+        return self.total
+
+    def density(self, bins: int = 100, layer: str | None = None) -> Array:
+        """Return the transitions per path length, (bins,), in equal parts of the path.
+
+        The unit of length is the whole path, so that the mean is the total.
+
+        Parameters
+        ----------
+        bins : int
+        layer : str, optional
+            Of this layer alone.
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer, or no bin.
+        """
+        bins = as_integer(bins, "bins", 1)
+        positions = torch.as_tensor(self.positions)
+        if layer is not None:
+            if layer not in self.per_layer:
+                raise ValueError(f"layer: found {layer!r}; {nearest(layer, self.per_layer)}")
+            number = list(self.per_layer).index(layer)
+            positions = positions[torch.as_tensor(self.layers) == number]
+        bin_ = (positions * bins).long().clamp(max=bins - 1)
+        density = torch.bincount(bin_, minlength=bins).to(torch.float64) * bins
+        return density.numpy() if isinstance(self.positions, np.ndarray) else density
+
+
+def transitions(
+    model: nn.Module,
+    path: Array | Sequence[Array],
+    method: str = "exact",
+    k: int = 2**20,
+    closed: bool = True,
+    *,
+    dtype: torch.dtype = torch.float64,
+    memory: int = MEMORY,
+    progress: bool = True,
+) -> Transitions | list[Transitions]:
+    """Return how often units change state along a path (Novak et al. 2018, section 3.2).
+
+        t = sum_i |c(x_i) - c(x_{i+1})|_0,   c(x) the activity code at x
+
+    The method "sampled" takes k equidistant points, as the paper does; it misses what happens
+    between two of them, and in float32 it counts rounding as well where they are close. The exact
+    method takes the limit k -> infinity: along a segment each unit is piecewise linear, so the
+    breakpoints of one layer give those of the next in closed form.
+
+    Units that change at the same place count one each. To touch a kink and turn back is no change;
+    to stay on it for a while and then leave is, as on the kink the state is that of slope 0. Units
+    within 32 units of precision, of the terms they are a sum of, of a kink are on it, and
+    breakpoints nearer than such rounding to each other become one.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Anything torch.fx can trace, of ReLU, LeakyReLU, ReLU6, Hardtanh, Hardsigmoid, max and
+        average pooling, linear layers, convolutions, batch normalisation, dropout and sums of
+        branches. Runs in eval mode, on its own device, with its weights in `dtype`.
+    path : (V, ...) tensor or array, or a list of them
+        Vertices, joined by straight segments.
+    method : "exact" or "sampled"
+    k : int
+        Points on each path, sampled. Equidistant in the input space's length.
+    closed : bool
+        Whether the last vertex is joined to the first, and so the last piece compared to the first.
+    dtype : torch.float64 or torch.float32
+        Of all that is worked out, whatever the model's.
+    memory : int
+        Bytes that the working tensors may take, about, beside model, path and result.
+    progress : bool
+        Show a bar while sampling.
+
+    Returns
+    -------
+    Transitions, or a list of them if `path` was one
+        Of the kind of `path`, tensors on the model's device.
+
+    Raises
+    ------
+    ValueError
+        If a layer is smooth or unknown, by name; the path has fewer than 2 vertices, is not finite
+        or does not fit the model; or for a bad `method`, `k`, `dtype` or `memory`.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method: found {method!r}; {nearest(str(method), METHODS)}")
+    k, memory = as_integer(k, "k", 2), as_integer(memory, "memory", 1)
+    polylines = as_polylines(path, "path")
+    with plain_evaluation(model):
+        program = trace(model, polylines[0][0], dtype, "path").hidden()
+        paths, limit = as_paths(polylines, closed, program.device), program.rows(memory)
+        tallies, names = new_tallies(program, closed), [step.name for step in program.activations]
+        if method == "exact":
+            for rows, live in paths.blocks(program, limit):
+                walk(
+                    *(program, rows, live, limit),
+                    lambda stretch: count_changes(tallies, stretch, paths.runs(stretch.rows)),
+                )
+        else:
+            _sampled(program, paths, tallies, program.rows(memory // 2), k, progress)
+        pools = [name for name in tallies if name not in names and method == "exact"]
+        results = _results(paths, tallies, names, pools)
+    if isinstance(path, list | tuple):
+        return [_as(like(one), result) for one, result in zip(path, results, strict=True)]
+    return _as(like(path), results[0])
+
+
+def _as(kind: Callable[[Tensor], Array], result: Transitions) -> Transitions:
+    names = ("positions", "segments", "fractions", "layers", "units")
+    return replace(result, **{name: kind(getattr(result, name)) for name in names})
+
+
+def _sampled(
+    program: Program, paths: Paths, tallies: dict[str, Tally], limit: int, k: int, progress: bool
+) -> None:
+    """Count what changes from one of k points to the next."""
+    points = paths.points(k, program.dtype, limit)
+    with bar(show=progress, total=k * len(paths.lengths), desc="sampled", unit="point") as done:
+        for places, x, runs in points:
+            live = {0: x}
+            for index, step in enumerate(program.steps):
+                inputs = [live[slot] for slot in step.sources]
+                if isinstance(step, Activation):
+                    tallies[step.name].add(places, step.states(inputs[0].flatten(1)), runs)
+                live = {slot: value for slot, value in live.items() if slot not in step.released}
+                if index + 1 < len(program.steps):
+                    live[index + 1] = step.forward(*inputs)
+            done.update(len(x))
+
+
+def _results(
+    paths: Paths, tallies: dict[str, Tally], names: list[str], pools: list[str]
+) -> list[Transitions]:
+    """Return what was counted in activation and in pooling layers, path by path."""
+    count, device = len(paths.lengths), paths.path.device
+    found = [tallies[name].changes().to(device) for name in names]
+    table = torch.cat(found or [torch.zeros(0, 3, dtype=torch.float64, device=device)])
+    sizes = torch.tensor([len(changes) for changes in found], dtype=torch.int64, device=device)
+    layers = torch.arange(len(names), device=device).repeat_interleave(sizes)
+    order = table[:, 1].argsort(stable=True)
+    order = order[table[order, 0].argsort(stable=True)]
+    table, layers = table[order], layers[order]
+    rows, fractions, units = table[:, 0].long(), table[:, 1].clone(), table[:, 2].long()
+    path, segments = paths.path[rows], paths.place[rows]
+    positions = (segments + fractions) / paths.lengths[path]
+    if paths.closed:
+        positions = positions.clamp(max=1 - torch.finfo(torch.float64).eps)
+
+    per_layer = torch.bincount(path * len(names) + layers, minlength=count * len(names))
+    per_layer = per_layer.view(count, len(names)).tolist()
+    switches = {}
+    for name in pools:
+        rows = tallies[name].changes()[:, 0].long().to(device)
+        switches[name] = torch.bincount(paths.path[rows], minlength=count).tolist()
+    stops = torch.bincount(path, minlength=count).cumsum(0).tolist()
+    return [
+        Transitions(
+            stop - start,
+            dict(zip(names, per_layer[number], strict=True)),
+            *(x[start:stop] for x in (positions, segments, fractions, layers, units)),
+            {name: counted[number] for name, counted in switches.items()},
+        )
+        for number, (start, stop) in enumerate(zip([0, *stops[:-1]], stops, strict=True))
+    ]

@@ -51,7 +51,19 @@ def _is_usual(norm: nn.Module) -> bool:
 def stacked(models: list[nn.Module]) -> dict[str, Tensor]:
     """Return weights and buffers, each (members, ...), by name."""
     parameters, buffers = stack_module_state(models)
-    return {name: value.detach().clone() for name, value in {**parameters, **buffers}.items()}
+    return {name: laid_out(value.detach()) for name, value in {**parameters, **buffers}.items()}
+
+
+def laid_out(value: Tensor) -> Tensor:
+    """Return a copy in which dense weights lie as their gradients do, inputs before outputs.
+
+    Updates then run through memory in order.
+    """
+    return (
+        value.mT.clone(memory_format=torch.contiguous_format).mT
+        if value.ndim == 3
+        else value.clone()
+    )
 
 
 def dropout_inputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:

@@ -16,8 +16,11 @@ def sgd(weight: Tensor, gradient: Tensor, state: State, step: int, rate: Tensor,
     """Take a step of `torch.optim.SGD`, with (Nesterov's) momentum."""
     if how["momentum"]:
         if "momentum_buffer" in state:
-            buffer = state["momentum_buffer"].mul_(how["momentum"])
-            buffer.add_(gradient, alpha=1 - how["dampening"])
+            buffer = state["momentum_buffer"]
+            if how["dampening"]:
+                buffer.mul_(how["momentum"]).add_(gradient, alpha=1 - how["dampening"])
+            else:  # one pass over memory in place of two
+                torch.add(gradient, buffer, alpha=how["momentum"], out=buffer)
         else:
             buffer = state["momentum_buffer"] = gradient.clone()
         gradient = gradient + how["momentum"] * buffer if how["nesterov"] else buffer

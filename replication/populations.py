@@ -130,7 +130,7 @@ class _Stack:
         if len(index) == len(self.members):
             return self
         states = {k: {n: v[index] for n, v in state.items()} for k, state in self.states.items()}
-        weights = {name: value[index] for name, value in self.weights.items()}
+        weights = {k: _batched.laid_out(value[index]) for k, value in self.weights.items()}
         members = [self.members[i] for i in index]
         return _Stack(members, weights, states, self.labels[index], self.order[index])
 

@@ -128,7 +128,8 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **option
 
     The weights are drawn on the CPU with torch's default initialisation (dense and convolutional
     ones as in He et al. 2015 with a = sqrt(5), that is uniform within +-1/sqrt(fan_in)) where the
-    network's own docstring names no other, so that a seed means the same network on every device. `options` go to the function of that name.
+    network's own docstring names no other, so that a seed means the same network on every device.
+    `options` go to the function of that name.
 
     Raises
     ------

@@ -8,7 +8,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-AVAILABLE = ("spectra", "similarity", "fourier", "peers")
+AVAILABLE = (
+    "spectra",
+    "similarity",
+    "fourier",
+    "populations",
+    "sweeps",
+    "directions",
+    "sensitivity",
+    "peers",
+)
 
 
 def processor() -> str:

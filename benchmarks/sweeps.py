@@ -1,5 +1,6 @@
 """What a sweep costs beyond its functions, and what local workers gain."""
 
+import resource
 import tempfile
 import time
 from pathlib import Path
@@ -36,17 +37,23 @@ def convnet(spec: dict) -> dict:
     return {"loss": run.history.train_loss.iloc[-1]}
 
 
-def wall(cluster: str | None, threads: int, specs: list[dict]) -> tuple[float, list[float]]:
-    """Return how long a sweep over convnets takes, and their losses."""
+def taken(cluster: str | None, threads: int, specs: list[dict]) -> tuple[float, float, list[float]]:
+    """Return seconds by the clock and of CPU that a sweep over convnets takes, and their losses."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    start = time.perf_counter()
+    clock, cpu = time.perf_counter(), _cpu()
     try:
         with tempfile.TemporaryDirectory() as store:
             table = sweeps.run(convnet, specs, store=store, cluster=cluster, progress=False)
     finally:
         torch.set_num_threads(before)
-    return time.perf_counter() - start, table.loss.tolist()
+    return time.perf_counter() - clock, _cpu() - cpu, table.loss.tolist()
+
+
+def _cpu() -> float:
+    """Return the CPU seconds of this process and of its children that have ended."""
+    whos = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, whos))
 
 
 def rows() -> list[Row]:
@@ -82,9 +89,9 @@ def rows() -> list[Row]:
         ),
     ]
     nets = [{"seed": seed, "epochs": 10} for seed in range(12)]
-    local, losses = wall("local", 1, nets)
+    local, local_cpu, losses = taken("local", 1, nets)
     for threads in sorted({1, CPU_COUNT}):
-        serial, exact = wall(None, threads, nets)
+        serial, serial_cpu, exact = taken(None, threads, nets)
         error = max(abs(one - other) for one, other in zip(losses, exact, strict=True))
         table.append(
             Row(
@@ -92,7 +99,7 @@ def rows() -> list[Row]:
                 f"one after another, {threads} thread{'s' * (threads > 1)}",
                 serial / local,
                 "> 1",
-                f"{error:.0e}; noisy",
+                f"{error:.0e}; noisy; CPU time x {local_cpu / serial_cpu:.2f}",
             )
         )
     return table

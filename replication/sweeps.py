@@ -185,7 +185,7 @@ def load(fn: Callable | str, store: str | Path, *, version: int = 1) -> pd.DataF
     name = fn if isinstance(fn, str) else _name(fn)
     store = Path(store)
     if not (store / name).is_dir():
-        known = [path.name for path in store.glob("*") if path.is_dir()]
+        known = sorted(path.name for path in store.glob("*") if path.is_dir())
         hint = f"; {nearest(name, known)}" if known else ""
         raise ValueError(f"fn: {store} has no results of {name!r}{hint}")
     found, nameless = [], 0

@@ -74,7 +74,7 @@ def bad_parameters(notebook):
             and len(targets) == 1
             and isinstance(targets[0], ast.Name)
             and isinstance(statement.value, ast.Constant)
-            and isinstance(statement.value.value, str | int | float)
+            and isinstance(statement.value.value, str | int | float | None)
         ):
             problems.append(f"not a plain constant: {ast.unparse(statement)}")
         else:

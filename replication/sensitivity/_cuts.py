@@ -14,26 +14,36 @@ class Rows:
 
     Attributes
     ----------
-    table : (rows, 3) float64
-        The number of the segment a point lies on, the fraction of it, in [0, 1], and 1 where it is
-        the last vertex of its polyline. Segments are numbered over all polylines; each last vertex
-        has a number of its own.
-    several : bool
-        Whether there may be a last vertex among all rows but the last.
+    places : (rows, 2) float64
+        The number of the segment a point lies on, and the fraction of it, in [0, 1]. Segments are
+        numbered over all polylines; the last vertex of each has a number of its own.
+    ends : tuple of int
+        Which rows are the last vertex of their polyline, so that the next row lies elsewhere.
     """
 
-    table: Tensor
-    several: bool
+    places: Tensor
+    ends: tuple[int, ...]
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.places)
 
-    def __getitem__(self, chosen: slice) -> "Rows":
-        return Rows(self.table[chosen], self.several)
+    def __getitem__(self, block: slice) -> "Rows":
+        places = self.places[block]
+        ends = [end - block.start for end in self.ends if end >= block.start]
+        return Rows(places, tuple(end for end in ends if end < len(places)))
 
-    def ends(self) -> Tensor:
-        """Return which rows but the last one are last vertices, where the next is elsewhere."""
-        return self.table[:-1, 2].nonzero()[:, 0]
+    def gaps(self) -> list[int]:
+        """Return the rows between which and the next there is nothing."""
+        return [end for end in self.ends if end < len(self) - 1]
+
+    def runs(self) -> list[tuple[int, int, bool]]:
+        """Return first and last row of what belongs to one polyline, and whether it ends there."""
+        runs, first = [], 0
+        for end in self.ends:
+            runs.append((first, end, True))
+            first = end + 1
+        runs.append((first, len(self) - 1, False))
+        return [run for run in runs if run[0] < run[1]]
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ def kinks(
     """
     z, on_kinks, found, largest = x.flatten(1), False, [], None
     eps, units = ROUNDING * torch.finfo(x.dtype).eps, z.shape[1]
-    top = magnitude.amax()
+    top, gaps = magnitude.amax(), rows.gaps()
     for threshold in step.thresholds:
         side = z - threshold if threshold else z
         distance = side.abs()
@@ -111,15 +121,16 @@ def kinks(
             row, unit = index // units, index % units
             terms = step.scale[unit] * magnitude[row] + step.offset[unit] + abs(threshold)
             index = index[side.reshape(-1)[index].abs() <= eps * terms]
-            z = z if on_kinks else z.clone()  # another branch may share it
+            if not on_kinks:  # another branch may share it
+                z = z.clone(memory_format=torch.contiguous_format)
             side = side if threshold else z
             z.view(-1)[index], side.view(-1)[index] = threshold, 0
             on_kinks = True
         del distance
         above = side > 0
         flips = above[1:] != above[:-1]
-        if rows.several:
-            flips[rows.ends()] = False
+        if gaps:
+            flips[gaps] = False
         index, side = nonzero(flips), side.reshape(-1)
         a, b = side[index], side[index + units]
         if on_kinks:
@@ -129,7 +140,7 @@ def kinks(
         unit, span = index - units * left, a - b
         value = threshold if len(step.thresholds) == 1 else torch.full_like(a, threshold)
         found.append(Crossings(left, a / span, bound[unit] / span.abs(), unit, value))
-    return (z.view_as(x) if on_kinks else x), on_kinks, Crossings.join(found), largest
+    return (z.view(x.shape) if on_kinks else x), on_kinks, Crossings.join(found), largest
 
 
 def switches(step: MaxPool, rows: Rows, x: Tensor, magnitude: Tensor) -> Crossings:
@@ -142,8 +153,8 @@ def switches(step: MaxPool, rows: Rows, x: Tensor, magnitude: Tensor) -> Crossin
     attained = step.attains(lines, magnitude)
     # A line that is the largest at both ends is so between them: the maximum is convex.
     changing = ~(attained[1:] & attained[:-1]).any(2)
-    if rows.several:
-        changing[rows.ends()] = False
+    if gaps := rows.gaps():
+        changing[gaps] = False
     left, window = changing.nonzero(as_tuple=True)
     a, b, at_end = lines[left, window], lines[left + 1, window], attained[left + 1, window]
     slope = b - a
@@ -159,13 +170,8 @@ def switches(step: MaxPool, rows: Rows, x: Tensor, magnitude: Tensor) -> Crossin
         gain = steeper.gather(1, following[:, None])[:, 0]
         on = (position < 1) & ~at_end.gather(1, present)[:, 0]
         found.append(Crossings(left, position, rounding / gain)[on])
-        left, position, rounding, present = (
-            left[on],
-            position[on],
-            rounding[on],
-            following[on, None],
-        )
-        at_end, a, slope = at_end[on], a[on], slope[on]
+        left, position, rounding, at_end = (x[on] for x in (left, position, rounding, at_end))
+        a, slope, present = a[on], slope[on], following[on, None]
     return Crossings.join(found)
 
 
@@ -227,9 +233,9 @@ def cut(rows: Rows, crossings: Crossings) -> Cut:
     if not len(crossings.left):
         return Cut(rows)
     weight, order = crossings.weight.sort()
+    lowest, highest = weight[0].item(), weight[-1].item()
     crossings = crossings[order[crossings.left[order].argsort(stable=True)]]
     eps, inner, on_row = 4 * torch.finfo(weight.dtype).eps, crossings, None
-    lowest, highest = weight[[0, -1]].tolist()
     if lowest <= eps or highest >= 1 - eps:
         on_row = (crossings.weight <= eps) | (crossings.weight >= 1 - eps)
         inner = crossings[~on_row]
@@ -240,19 +246,21 @@ def cut(rows: Rows, crossings: Crossings) -> Cut:
         is_head = torch.cat([torch.ones_like(merged[:1]), ~merged])
         group = is_head.cumsum(0) - 1
         left, weight = left[is_head], weight[is_head]
-    numbers = torch.arange(len(rows), device=left.device)
-    old = numbers + torch.searchsorted(left, numbers)  # as many new rows come before it
-    new = left + torch.arange(1, len(left) + 1, device=left.device)
+    numbers = torch.arange(max(len(rows), len(left)), device=left.device)
+    old = torch.searchsorted(left, numbers[: len(rows)]) + numbers[: len(rows)]
+    new = left + numbers[: len(left)] + 1
 
     total = len(rows) + len(left)
     all_left, all_weight = left.new_empty(total), weight.new_zeros(total)
-    all_left[old], all_left[new], all_weight[new] = numbers, left, weight
+    all_left[old], all_left[new], all_weight[new] = numbers[: len(rows)], left, weight
     all_left[-1], all_weight[-1] = len(rows) - 2, 1  # the last row has no next one
-    table, between, stop = rows.table.new_empty(total, 3), rows.table[left], rows.table[left + 1]
+    between, stop = rows.places[left], rows.places[left + 1]
     end = stop[:, 1].where(stop[:, 0] == between[:, 0], 1)
     between[:, 1].lerp_(end, weight.double())
-    table[old], table[new] = rows.table, between
-    result = Cut(Rows(table, rows.several), all_left, all_weight)
+    places = rows.places.new_empty(total, 2)
+    places[old], places[new] = rows.places, between
+    ends = tuple(old[list(rows.ends)].tolist()) if rows.ends else ()
+    result = Cut(Rows(places, ends), all_left, all_weight)
     if crossings.unit is None:
         return result
     where = new if group is None else new[group]

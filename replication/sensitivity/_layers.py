@@ -5,7 +5,6 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from replication.sensitivity._program import Activation, Affine, MaxPool, Step
@@ -67,19 +66,13 @@ def step_of(module: nn.Module, value: Tensor, name: str) -> Step:
 def _weighted(module: nn.Module, value: Tensor) -> Affine:
     weight = module.weight.detach().to(value)
     bias = None if module.bias is None else module.bias.detach().to(value)
-    if isinstance(module, nn.Linear):
-        apply = F.linear
-    else:
-
-        def apply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            tensors = {"weight": weight} | ({} if bias is None else {"bias": bias})
-            return functional_call(module, tensors, (x,))
-
     zero = None if bias is None else torch.zeros_like(bias)
+    # Of a convolution, what it does itself with its own padding.
+    apply = F.linear if isinstance(module, nn.Linear) else module._conv_forward
     return Affine(
         (),
-        partial(apply, weight=weight, bias=bias),
-        partial(apply, weight=weight, bias=zero),
+        lambda x: apply(x, weight, bias),
+        lambda x: apply(x, weight, zero),
         lambda x: apply(x, weight.abs(), zero),
     )
 

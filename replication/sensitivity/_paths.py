@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from replication._inputs import as_tensor
-from replication.sensitivity._codes import Runs
 from replication.sensitivity._cuts import Rows
 from replication.sensitivity._program import Program
 from replication.sensitivity._segments import Values
@@ -27,9 +26,8 @@ class Paths:
         Of all, each vertex once.
     vertex, path, place : (rows,) int64
         Which vertex a row is, of which polyline, and of which of its segments it is the start.
-    last, opening, moving : (rows,) bool
-        Whether it is the last row of its polyline; the start of its first segment that has a
-        length; the start of any that has one.
+    last, moving : (rows,) bool
+        Whether it is the last row of its polyline; the start of a segment that has a length.
     lengths : (paths,) int64
         Segments in each.
     closed : bool
@@ -40,7 +38,6 @@ class Paths:
     path: Tensor
     place: Tensor
     last: Tensor
-    opening: Tensor
     moving: Tensor
     lengths: Tensor
     closed: bool
@@ -59,26 +56,16 @@ class Paths:
         for start in range(0, max(1, len(rows) - 1), limit - 1):
             chosen = rows[start : start + limit]
             x = self.inputs(chosen, program.dtype)
-            table = torch.zeros(len(chosen), 3, dtype=torch.float64, device=x.device)
-            table[:, 0], table[:, 2] = chosen, self.last[chosen]
-            yield Rows(table, len(self.lengths) > 1), {0: (x, x.flatten(1).abs().amax(1))}
-
-    def runs(self, rows: Rows) -> Runs:
-        """Return where each path starts and ends in rows that `walk` gave."""
-        first = torch.zeros(1, dtype=torch.int64, device=rows.table.device)
-        last = first + (len(rows) - 1)
-        if rows.several or len(rows) == 1:
-            ends = rows.ends()
-            first, last = torch.cat([first, ends + 1]), torch.cat([ends, last])
-            first, last = first[first < last], last[first < last]
-        start = rows.table[first]
-        opens = self.opening[start[:, 0].long()] & (start[:, 1] == 0)
-        return Runs(first, last, opens, rows.table[last, 2] > 0)
+            places = torch.zeros(len(chosen), 2, dtype=torch.float64, device=x.device)
+            places[:, 0] = chosen
+            ends = tuple(self.last[chosen].nonzero()[:, 0].tolist())
+            yield Rows(places, ends), {0: (x, x.flatten(1).abs().amax(1))}
 
     def points(self, k: int, dtype: torch.dtype, limit: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield k points of each path, equidistant in length, at most `limit` at a time.
 
-        As places (points, 2), segment and fraction, inputs (points, ...), and `Runs`.
+        As places (points, 2), segment and fraction, inputs (points, ...), and whether the last of
+        them is the last of its path.
         """
         for number in range(len(self.lengths)):
             rows = (self.path == number).nonzero()[:, 0]
@@ -98,9 +85,7 @@ class Paths:
                 x = self.inputs(segment, dtype)
                 weight = fraction.to(dtype).view(-1, *[1] * (x.ndim - 1))
                 x = torch.lerp(x, self.inputs(segment + 1, dtype), weight)
-                first, last = index.new_zeros(1), index.new_full((1,), len(index) - 1)
-                runs = Runs(first, last, index[:1] == 0, index[-1:] == k - 1)
-                yield torch.stack([segment.double(), fraction], 1), x, runs
+                yield torch.stack([segment.double(), fraction], 1), x, start + limit >= k
 
 
 def as_polylines(path: object, name: str) -> list[Tensor]:
@@ -139,11 +124,9 @@ def as_paths(polylines: list[Tensor], closed: bool, device: torch.device) -> Pat
     if len(polylines) > 1:
         vertices = torch.cat([one.to(vertices.device) for one in polylines])
     moving = torch.zeros_like(last)
-    for block in torch.arange(len(path) - 1, device=vertices.device).split(1024):
+    size = max(1, 2**20 // vertices[0].numel())
+    for block in torch.arange(len(path) - 1, device=vertices.device).split(size):
         here, following = (vertices[vertex.to(block.device)[rows]] for rows in (block, block + 1))
         moving[block.to(device)] = (here != following).flatten(1).any(1).to(device)
     moving &= ~last
-    # As many moving rows come before the opening one as before the start of its path.
-    before = moving.cumsum(0) - moving.long()
-    opening = moving & (before == before[first_rows][path])
-    return Paths(vertices, vertex, path, place, last, opening, moving, lengths, closed)
+    return Paths(vertices, vertex, path, place, last, moving, lengths, closed)

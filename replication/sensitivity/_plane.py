@@ -45,9 +45,9 @@ def plane_through(a: Array, b: Array, c: Array, margin: float) -> tuple[Plane, E
     second = c - across * first
     second -= (second @ first) * first
     height = second.norm()
-    if not height > 1e-9 * c.norm():
+    if not (width > 0 and height > 1e-9 * c.norm()):
         raise ValueError("a, b, c: expected three inputs that are not on one line")
-    points = torch.stack([torch.zeros_like(b[:2]) if len(b) > 1 else b.new_zeros(2)] * 3)
+    points = b.new_zeros(3, 2)
     points[1, 0], points[2, 0], points[2, 1] = width, across, height
     basis = torch.stack([first, second / height]).view(2, *a.shape)
     low, high = points.amin(0), points.amax(0)

@@ -182,6 +182,8 @@ class _Recorder:
                 f"model: expected {label!r} to give one row an example, found shape "
                 f"{tuple(terms.shape)} for 2"
             )
+        if not terms.isfinite().all():
+            raise ValueError(f"model: expected finite weights, but {label!r} gives NaN or infinity")
         if isinstance(step, Affine):
             zeros = [torch.zeros_like(source.terms[:1]) for source in sources]
             terms = torch.cat([terms[:1], terms[1:] + step.forward(*zeros).abs()])

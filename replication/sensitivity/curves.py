@@ -113,12 +113,12 @@ def output_curve(
 
         def visit(stretch: Stretch) -> None:
             if stretch.step is not None:
-                count_changes(tallies, stretch, paths.runs(stretch.rows))
+                count_changes(tallies, stretch)
                 return
             new = slice(bool(found), None)  # the first row is the last of the stretch before
             terms = torch.outer(stretch.magnitude, program.scale) + program.offset
             rounding = ROUNDING * torch.finfo(torch.float64).eps * terms
-            here = (stretch.rows.table, stretch.x.flatten(1), rounding)
+            here = (stretch.rows.places, stretch.x.flatten(1), rounding)
             found.append(tuple(x[new] for x in here))
 
         for rows, live in paths.blocks(program, limit):
@@ -127,7 +127,7 @@ def output_curve(
     changes = torch.zeros(len(table), dtype=torch.int64, device=program.device)
     for tally in tallies.values():
         places = tally.changes()[:, :2].to(table.device)
-        at = torch.searchsorted(table[:, :2].sum(1), places.sum(1))
+        at = torch.searchsorted(table.sum(1), places.sum(1))
         changes += torch.bincount(at, minlength=len(table))
     bends, angles = _turns(table, outputs, rounding, changes, closed)
 

@@ -6,6 +6,7 @@ of three for ReLU6, Hardtanh and Hardsigmoid. Where it is constant the network i
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -100,7 +101,7 @@ def transitions(
     memory: int = MEMORY,
     progress: bool = True,
 ) -> Transitions | list[Transitions]:
-    """Return how often units change state along a path (Novak et al. 2018, section 3.2).
+    """Return how often units change state along a path (Novak et al. 2018, section 3).
 
         t = sum_i |c(x_i) - c(x_{i+1})|_0,   c(x) the activity code at x
 
@@ -155,10 +156,7 @@ def transitions(
         tallies, names = new_tallies(program, closed), [step.name for step in program.activations]
         if method == "exact":
             for rows, live in paths.blocks(program, limit):
-                walk(
-                    *(program, rows, live, limit),
-                    lambda stretch: count_changes(tallies, stretch, paths.runs(stretch.rows)),
-                )
+                walk(program, rows, live, limit, partial(count_changes, tallies))
         else:
             _sampled(program, paths, tallies, program.rows(memory // 2), k, progress)
         pools = [name for name in tallies if name not in names and method == "exact"]
@@ -179,8 +177,8 @@ def _sampled(
     """Count what changes from one of k points to the next."""
     points = paths.points(k, program.dtype, limit)
     with bar(show=progress, total=k * len(paths.lengths), desc="sampled", unit="point") as done:
-        for places, x, runs in points:
-            live = {0: x}
+        for places, x, closes in points:
+            live, runs = {0: x}, [(0, len(x) - 1, closes)]
             for index, step in enumerate(program.steps):
                 inputs = [live[slot] for slot in step.sources]
                 if isinstance(step, Activation):

@@ -1,0 +1,209 @@
+"""The output along a path, its regions and its curvature; the distance to the nearest boundary."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from replication import models
+from replication.sensitivity import nearest_boundary, output_curve, transitions
+
+
+def gaussian(*shape, seed=0):
+    source = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=source, dtype=torch.float64)
+
+
+def network(seed, inputs=3, widths=(12, 12), scale=2.0, **options):
+    model = models.build("mlp", seed, torch.float64, inputs=inputs, widths=widths, **options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= scale
+    return model
+
+
+def dense(weight, bias):
+    layer = nn.Linear(len(weight[0]), len(weight), dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight[:], layer.bias[:] = (
+            torch.tensor(x, dtype=torch.float64) for x in (weight, bias)
+        )
+    return layer
+
+
+def line(*positions):
+    return torch.tensor(positions, dtype=torch.float64)[:, None]
+
+
+# ------------------------------------------------------------------ output curves
+
+
+def corner(turn):
+    """Return x -> a line that turns by an angle at 1, through one unit."""
+    layers = dense([[1.0], [1.0]], [9.0, -1.0]), nn.ReLU()
+    cos, sin = math.cos(turn), math.sin(turn)
+    return nn.Sequential(*layers, dense([[1.0, cos - 1], [0, sin]], [-9.0, 0]))
+
+
+@pytest.mark.parametrize("turn", [1e-7, 1.0, 3.0, math.pi])
+def test_one_corner(turn):
+    found = output_curve(corner(turn), line(0, 3), closed=False)
+    torch.testing.assert_close(found.positions, line(0, 1 / 3, 1)[:, 0])
+    assert found.angles.tolist() == pytest.approx([0, turn, 0], rel=1e-6, abs=1e-12)
+    assert found.length == pytest.approx(3) and found.curvature == pytest.approx(turn)
+    assert (found.activation_regions, found.linear_regions) == (2, 2)
+    there_and_back = output_curve(corner(turn), line(0, 3))
+    assert there_and_back.curvature == pytest.approx(2 * turn + 2 * math.pi)
+    assert there_and_back.length == pytest.approx(6)
+
+
+def test_a_polygon_turns_once_around():
+    path = torch.tensor([[0.0, 0], [1, 0], [2, 0], [2, 2], [0, 1]])
+    found = output_curve(nn.Linear(2, 2), path)
+    assert (found.activation_regions, found.linear_regions) == (1, 1)
+    square = output_curve(nn.Sequential(dense([[1.0, 0], [0, 1]], [0.0, 0])), path)
+    assert square.curvature == pytest.approx(2 * math.pi)
+    torch.testing.assert_close(square.outputs, path.double())
+
+
+@pytest.mark.parametrize("activation", ["relu", "hardtanh"])
+def test_the_output_is_the_networks_and_straight_between(activation):
+    model, path = network(1, activation=activation), 2 * gaussian(4, 3)
+    found, counted = output_curve(model, path), transitions(model, path)
+    assert int(found.changes.sum()) == int(counted)
+    assert found.activation_regions == len(counted.positions.unique())
+    ring = torch.cat([path, path[:1]])
+    ends = torch.cat([found.positions, torch.ones(1, dtype=torch.float64)]) * 4
+    for share in (0.0, 0.3):
+        at = ends[:-1] + share * ends.diff()
+        start = at.long().clamp(max=3)
+        with torch.no_grad():
+            output = model(torch.lerp(ring[start], ring[start + 1], (at - start)[:, None]))
+        expected = found.outputs + share * (found.outputs.roll(-1, 0) - found.outputs)
+        torch.testing.assert_close(output, expected, rtol=0, atol=1e-9)
+    in_blocks = output_curve(model, path, memory=1)
+    torch.testing.assert_close(in_blocks.outputs, found.outputs)
+    assert in_blocks.linear_regions == found.linear_regions
+    assert in_blocks.curvature == pytest.approx(found.curvature, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pieces_with_the_same_slope_are_one_linear_region(seed):
+    # narrow and deep, so that units often change while all behind them is off
+    model, ends = network(seed, widths=(3,) * 6), 20 * gaussian(2, 3, seed=seed)
+    found = output_curve(model, ends, closed=False)
+    middles = torch.lerp(*ends, ((found.positions[1:] + found.positions[:-1]) / 2)[:, None])
+    jacobians = [torch.autograd.functional.jacobian(model, x[None])[0, :, 0] for x in middles]
+    slopes = torch.stack(jacobians) @ (ends[1] - ends[0])
+    differ = (slopes.diff(dim=0).abs() > 1e-9 * slopes.abs().max()).any(1)
+    assert found.linear_regions == 1 + int(differ.sum())
+    assert found.activation_regions == 1 + int(transitions(model, ends, closed=False))
+
+
+def test_units_nobody_listens_to_bend_nothing():
+    deaf = nn.Sequential(dense([[1.0], [1.0]], [-1.0, -2.0]), nn.ReLU(), dense([[0.0, 1]], [0.0]))
+    found = output_curve(deaf, line(0, 3), closed=False)
+    assert (found.activation_regions, found.linear_regions) == (3, 2)
+    cancelling = nn.Sequential(
+        dense([[1.0], [1.0]], [-1.0] * 2), nn.ReLU(), dense([[0.1, -0.1]], [0.3])
+    )
+    found = output_curve(cancelling, line(0, 3), closed=False)
+    assert (found.activation_regions, found.linear_regions) == (2, 1)
+    assert (found.curvature, found.length) == (0, 0)
+
+
+def test_max_pooling_bends():
+    model = nn.Sequential(nn.MaxPool2d((1, 2)), nn.Flatten())
+    path = torch.tensor([[0.0, 1], [2, 1]]).view(2, 1, 1, 2)
+    found = output_curve(model, path, closed=False)
+    assert found.positions.tolist() == [0, 0.5, 1] and found.linear_regions == 2
+
+
+def test_a_path_of_one_point_and_other_kinds():
+    found = output_curve(network(0), np.ones((3, 3)))
+    assert found.positions.tolist() == [0] and isinstance(found.outputs, np.ndarray)
+    assert (found.activation_regions, found.linear_regions) == (1, 1)
+    assert (found.curvature, found.length) == (0, 0)
+    with pytest.raises(ValueError, match="path: expected one tensor or array, found a list"):
+        output_curve(network(0), [np.ones((3, 3))])
+    with pytest.raises(ValueError, match="smooth"):
+        output_curve(network(0, activation="tanh"), gaussian(3, 3))
+
+
+# ------------------------------------------------------------------ the nearest boundary
+
+
+def test_hyperplanes():
+    model = nn.Sequential(dense([[3.0, 4], [0, 1], [0, 0]], [-5.0, -8, 1]), nn.Hardtanh(-9, 5))
+    points = torch.tensor([[0.0, 0], [10, 0], [0, 0]])
+    along = torch.tensor([[0.0, 7], [1, 0], [-1, 0]])
+    found = nearest_boundary(model, points, along)
+    assert found.tolist() == pytest.approx([2.5, math.inf, 4 / 3])
+    assert nearest_boundary(model, points).tolist() == pytest.approx([0.8, 1, 0.8])
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6", "hardtanh"])
+def test_the_first_breakpoint_of_a_ray(activation):
+    model = network(2, activation=activation, widths=(9, 9, 9))
+    points, directions = gaussian(30, 3), 0.1 * gaussian(30, 3, seed=1)
+    found = nearest_boundary(model, points, directions)
+    far = points + 1000 * directions
+    for i, ends in enumerate(torch.stack([points, far], 1)):
+        positions = transitions(model, ends, closed=False).positions
+        first = positions[0] * (ends[1] - ends[0]).norm() if len(positions) else math.inf
+        assert float(found[i]) == pytest.approx(float(first), rel=1e-9)
+    torch.testing.assert_close(nearest_boundary(model, points, directions, memory=1), found)
+
+
+def test_at_all_is_the_least_over_directions():
+    model, points = network(4, inputs=2), gaussian(5, 2)
+    angles = torch.arange(0, 2 * math.pi, 1e-3, dtype=torch.float64)
+    around = torch.stack([angles.cos(), angles.sin()], 1)
+    least = [nearest_boundary(model, p.expand_as(around), around).min() for p in points]
+    found = nearest_boundary(model, points)
+    torch.testing.assert_close(torch.stack(least), found, rtol=1e-4, atol=0)
+    torch.testing.assert_close(nearest_boundary(model, points, memory=1), found)
+
+
+def test_on_a_boundary_and_in_one_dimension():
+    model = nn.Sequential(dense([[1.0], [0]], [-0.3, 0]), nn.ReLU())
+    points = line(0.3, 0.1 + 0.2, 1, -1)
+    assert nearest_boundary(model, points).tolist() == pytest.approx([0, 0, 0.7, 1.3])
+    assert nearest_boundary(model, points, -torch.ones(4, 1))[2:].tolist() == pytest.approx(
+        [0.7, math.inf]
+    )
+    assert nearest_boundary(nn.Linear(1, 1), points).tolist() == [math.inf] * 4
+
+
+def test_max_pooling_has_boundaries():
+    model = nn.Sequential(nn.MaxPool2d((1, 2), padding=(0, 1)), nn.Flatten())
+    point = torch.tensor([1.0, 5, 2]).view(1, 1, 1, 3)
+    assert nearest_boundary(model, point).tolist() == pytest.approx([3 / 2**0.5])
+    along = torch.tensor([0.0, 0, 2]).view(1, 1, 1, 3)
+    assert nearest_boundary(model, point, along.numpy()).tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("points", "directions", "message"),
+    [
+        (gaussian(3), None, "points: expected .N, ...., found shape"),
+        (gaussian(2, 3), gaussian(3, 3), "directions: expected the shape of points"),
+        (gaussian(2, 3), torch.zeros(2, 3), "directions: expected every one to have a length"),
+        (gaussian(2, 4), None, "points: examples of shape"),
+    ],
+)
+def test_bad_points_and_directions(points, directions, message):
+    with pytest.raises(ValueError, match=message):
+        nearest_boundary(network(0), points, directions)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpu_agrees():
+    model, path = network(0), 2 * gaussian(9, 3)
+    curve, distance = output_curve(model, path), nearest_boundary(model, path)
+    model.cuda()
+    torch.testing.assert_close(output_curve(model, path).outputs.cpu(), curve.outputs)
+    torch.testing.assert_close(nearest_boundary(model, path).cpu(), distance)

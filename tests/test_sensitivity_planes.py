@@ -1,0 +1,210 @@
+"""Regions on planes: lines that cut a square, grids against exact counts, areas, bad input."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from replication import models
+from replication.sensitivity import plane_regions, region_map
+
+CORNERS = torch.tensor([[-1.0, -1], [1, -1], [-1, 1]], dtype=torch.float64)
+
+
+def gaussian(*shape, seed=0):
+    source = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=source, dtype=torch.float64)
+
+
+def network(seed, inputs=2, widths=(8, 8), scale=2.0, **options):
+    model = models.build("mlp", seed, torch.float64, inputs=inputs, widths=widths, **options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= scale
+    return model
+
+
+def units(weights, biases, activation=nn.ReLU):
+    layer = nn.Linear(2, len(weights), dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight[:], layer.bias[:] = torch.tensor(weights), torch.tensor(biases)
+    return nn.Sequential(layer, activation())
+
+
+def area(polygon):
+    x, y = torch.as_tensor(polygon).unbind(1)
+    return float((x * y.roll(-1) - x.roll(-1) * y).sum() / 2)
+
+
+def holding(polygon, points):
+    """Return which points lie in a counter-clockwise convex polygon."""
+    sides = polygon.roll(-1, 0) - polygon
+    offsets = points[:, None] - polygon
+    return (sides[:, 0] * offsets[..., 1] - sides[:, 1] * offsets[..., 0] > 0).all(1)
+
+
+def grid(found, resolution):
+    left, right, bottom, top = found.extent
+    steps = (torch.arange(resolution, dtype=torch.float64) + 0.5) / resolution
+    return torch.cartesian_prod(bottom + (top - bottom) * steps, left + (right - left) * steps)
+
+
+# ------------------------------------------------------------------ known regions
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 9])
+def test_lines_in_general_position(n):
+    # n chords of the square that all cross one another inside: 1 + n + n (n - 1) / 2 regions
+    angles = [math.pi * (i + 0.3) / n for i in range(n)]
+    normals = [[math.cos(t), math.sin(t)] for t in angles]
+    model = units(normals, [0.003 * i * i for i in range(n)])
+    found = plane_regions(model, *CORNERS, margin=0)
+    assert found.count == 1 + n + n * (n - 1) // 2 and found.certified
+    assert sum(map(area, found.polygons)) == pytest.approx(4)
+
+
+def test_parallel_lines_and_the_three_states():
+    model = units([[1.0, 0], [1, 0], [0, 0], [3, 0]], [0.0, -0.5, -1, 0])
+    assert plane_regions(model, *CORNERS).count == 3  # the first and the last coincide
+    found = plane_regions(units([[2.0, 0]], [0.0], nn.Hardtanh), *CORNERS, margin=0)
+    assert sorted(round(area(p), 12) for p in found.polygons) == [1, 1, 2]
+    assert plane_regions(units([[1.0, 0]], [0.0], nn.Hardtanh), *CORNERS, margin=0).count == 1
+    assert plane_regions(nn.Linear(2, 3), *CORNERS).count == 1
+
+
+def test_through_one_point_and_along_the_edge():
+    model = units([[1.0, 0], [0, 1], [1, 1], [1, -1], [1.0, 0]], [0.0, 0, 0, 0, 1])
+    found = plane_regions(model, *CORNERS, margin=0)
+    assert found.count == 8 and found.certified
+
+
+# ------------------------------------------------------------------ against a grid
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6", "hardtanh", "hardsigmoid"])
+@pytest.mark.parametrize("widths", [(20,), (7, 7, 7)])
+def test_the_grid_meets_all_regions_that_are_not_too_small(activation, widths):
+    model, resolution = network(1, widths=widths, activation=activation), 150
+    exact = plane_regions(model, *CORNERS)
+    drawn = region_map(model, *CORNERS, resolution)
+    assert exact.certified and exact.extent == drawn.extent
+    points, ids = grid(exact, resolution).flip(1), drawn.ids.flatten()
+    owners = torch.full_like(ids, -1)
+    for number, polygon in enumerate(exact.polygons):
+        owners[holding(polygon, points)] = number
+    inside = owners >= 0  # but for those on an edge, to rounding
+    assert inside.float().mean() > 0.999
+    pairs = torch.stack([owners[inside], ids[inside]], 1).unique(dim=0)
+    assert len(pairs) == len(pairs[:, 0].unique()) == len(pairs[:, 1].unique()) == drawn.count
+    step = (exact.extent[1] - exact.extent[0]) / resolution
+    widest = [area(p) for i, p in enumerate(exact.polygons) if i not in set(pairs[:, 0].tolist())]
+    assert max(widest, default=0) < 20 * step**2
+    assert 0.8 * exact.count < drawn.count <= exact.count
+
+
+def test_convolutions_and_the_given_polygon():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            *(nn.Conv2d(1, 2, 3), nn.LeakyReLU(), nn.AvgPool2d(2), nn.Flatten()),
+            *(nn.Linear(8, 5), nn.ReLU6()),
+        )
+    a, b, c = (3 * gaussian(1, 6, 6, seed=seed) for seed in range(3))
+    drawn = region_map(model, a, b, c, 200, margin=0)
+    whole = plane_regions(model, a, b, c, margin=0)
+    assert whole.certified and whole.count >= drawn.count > 0.7 * whole.count
+    parts = [whole.extent[0], sum(whole.extent[:2]) / 2, whole.extent[1]]
+    low, high = whole.extent[2:]
+    halves = [
+        plane_regions(model, a, b, c, np.array([[x, low], [x, high], [y, high], [y, low]]))
+        for x, y in (parts[:2], parts[1:])
+    ]
+    assert all(half.certified for half in halves)
+    assert whole.count < sum(half.count for half in halves) < 2 * whole.count
+    total = sum(area(p) for half in halves for p in half.polygons)
+    assert total == pytest.approx(sum(map(area, whole.polygons)))
+
+
+def test_in_chunks():
+    model = network(3, widths=(10, 10))
+    whole, parts = (plane_regions(model, *CORNERS, memory=m) for m in (2**26, 1))
+    assert (whole.count, whole.certified) == (parts.count, parts.certified)
+    whole, parts = (region_map(model, *CORNERS, 60, memory=m) for m in (2**26, 2000))
+    assert torch.equal(whole.ids, parts.ids) and whole.count == parts.count
+
+
+# ------------------------------------------------------------------ maps
+
+
+def test_a_map_of_two_half_planes():
+    found = region_map(units([[1.0, 0]], [-0.2]), *CORNERS, 10, margin=0)
+    assert found.count == 2 and found.extent == (0, 2, 0, 2)
+    assert found.points.tolist() == [[0, 0], [2, 0], [0, 2]]
+    assert (found.ids == found.ids[0]).all() and found.ids.unique().tolist() == [0, 1]
+    assert found.edges.nonzero()[:, 1].unique().tolist() == [5]  # from x = 1.1 to 1.3
+    other = region_map(units([[0, 1.0]], [-0.2]), *CORNERS, 10, margin=0.5)
+    assert other.extent == (-1, 3, -1, 3)
+    assert torch.equal(other.ids == other.ids[0, 0], torch.arange(10)[:, None].expand(10, 10) < 6)
+
+
+def test_points_are_where_they_say():
+    a, b, c = (gaussian(3, 4, seed=seed) for seed in range(3))
+    found = region_map(network(0, inputs=12), a, b, c, 3)
+    distances = torch.cdist(found.points, found.points)
+    inputs = torch.stack([a, b, c]).flatten(1)
+    torch.testing.assert_close(distances, torch.cdist(inputs, inputs))
+
+
+def test_layers_and_kinds():
+    model = network(2, widths=(6, 6)).float()
+    whole = region_map(model, *CORNERS.float().numpy(), 80)
+    assert isinstance(whole.ids, np.ndarray) and isinstance(whole.points, np.ndarray)
+    assert isinstance(whole.edges, np.ndarray) and whole.edges.dtype == bool
+    first = region_map(model, *CORNERS, 80, layers=["act1"])
+    assert 1 < first.count < whole.count
+    pairs = np.stack([whole.ids.ravel(), first.ids.numpy().ravel()])
+    assert len(np.unique(pairs, axis=1).T) == whole.count  # each lies in one of the first layer's
+    polygons = plane_regions(model, *CORNERS.numpy()).polygons
+    assert all(isinstance(polygon, np.ndarray) for polygon in polygons)
+
+
+@pytest.mark.parametrize("function", [region_map, plane_regions])
+def test_bad_input(function):
+    model, (a, b, c) = network(0), CORNERS
+    for points in ((a, b, 2 * b - a), (a, a, c), (a, b, b)):
+        with pytest.raises(ValueError, match="not on one line"):
+            function(model, *points)
+    with pytest.raises(ValueError, match="a, b, c: expected one shape"):
+        function(model, a, b, c[:1])
+    with pytest.raises(ValueError, match="margin: expected a number >= 0, found -1"):
+        function(model, a, b, c, margin=-1)
+    with pytest.raises(ValueError, match="a: examples of shape"):
+        function(network(0, inputs=3), a, b, c)
+
+
+def test_bad_options():
+    with pytest.raises(ValueError, match="no activation layer 'act3'; did you mean"):
+        region_map(network(0), *CORNERS, layers=["act3"])
+    with pytest.raises(ValueError, match="resolution: expected an integer >= 1"):
+        region_map(network(0), *CORNERS, 0)
+    for polygon in ([[0.0, 0], [1, 0]], [[0.0, 0], [1, 0], [0.1, 0.1], [0, 1]], np.eye(3)):
+        with pytest.raises(ValueError, match="polygon: expected"):
+            plane_regions(network(0), *CORNERS, np.array(polygon))
+    pentagram = [[math.cos(4 * math.pi * i / 5), math.sin(4 * math.pi * i / 5)] for i in range(5)]
+    with pytest.raises(ValueError, match="polygon: expected a convex one"):
+        plane_regions(network(0), *CORNERS, np.array(pentagram))
+    pool = nn.Sequential(nn.Conv2d(1, 1, 1), nn.MaxPool2d(2))
+    with pytest.raises(ValueError, match="'1' is max pooling"):
+        plane_regions(pool, *(gaussian(1, 2, 2, seed=seed) for seed in range(3)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpu_agrees():
+    model = network(1, widths=(7, 7))
+    exact, drawn = plane_regions(model, *CORNERS), region_map(model, *CORNERS, 50)
+    on_gpu = plane_regions(model.cuda(), *CORNERS)
+    assert on_gpu.count == exact.count and on_gpu.polygons[0].is_cuda
+    assert region_map(model, *CORNERS, 50).count == drawn.count

@@ -151,8 +151,8 @@ def vit(
     that of the first block; in the first are ``norm, qkv, project``, in the second ``norm, fc1,
     act, fc2``, whose last outputs are what the sublayer adds (the places of Kornblith et al. 2019,
     Figure F.2). Tokens are ``(N, 1 + patches, width)``, the class token first:
-    ``record(..., reduction=lambda x: x[:, 0] if x.ndim == 3 else x)`` keeps that one, and
-    "spatial_mean" would average over the width. Inputs are ``(N, channels, size, size)``.
+    ``record(..., reduction=lambda x: x[:, 0] if x.ndim == 3 else x)`` keeps that one.
+    Inputs are ``(N, channels, size, size)``.
     Default: 208,970 parameters.
 
     From the paper: class token, learned positions (drawn with standard deviation 0.02), GELU,

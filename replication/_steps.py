@@ -53,13 +53,7 @@ class Training:
             raise ValueError(
                 f"optimizer_options: {spec.optimizer} was given {options} ({error})"
             ) from None
-        labels = data.corrupt_labels(
-            split.train.labels,
-            spec.label_corruption,
-            split.num_classes,
-            seed=derive_seed(spec.seed, "labels"),
-            keep_marginal=spec.keep_marginal,
-        )
+        labels = training_labels(spec, split)
         images = [split.train.images, split.test.images]
         if spec.image_corruption is not None:
             # Shuffled pixels need one permutation for both; noise must not repeat in the test set.
@@ -177,6 +171,20 @@ class Training:
         """Go on from `path` if it is there and whole."""
         if (found := _resume.load(path, self.model, self.optimizer)) is not None:
             self.step, self.rows = found
+
+
+def training_labels(spec: Spec, split: data.Split) -> Tensor:
+    """Return the labels (N,) that `fit` trains on: those of `split`, corrupted as `spec` says.
+
+    Train accuracies and losses of a run are measured on these.
+    """
+    return data.corrupt_labels(
+        split.train.labels,
+        spec.label_corruption,
+        split.num_classes,
+        seed=derive_seed(spec.seed, "labels"),
+        keep_marginal=spec.keep_marginal,
+    )
 
 
 @torch.no_grad()

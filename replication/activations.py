@@ -20,7 +20,20 @@ def flatten(output: Tensor) -> Tensor:
 
 
 def spatial_mean(output: Tensor) -> Tensor:
-    """Return ``(N, channels, ...)`` averaged over everything behind the channels."""
+    """Return ``(N, channels, height, width, ...)`` averaged over everything behind the channels.
+
+    Raises
+    ------
+    ValueError
+        For three dimensions, of which torch has two readings: ``(N, tokens, units)`` in sequence
+        models, ``(N, channels, length)`` in 1-D convolutions.
+    """
+    if output.ndim == 3:
+        raise ValueError(
+            f"reduction: 'spatial_mean' found shape {tuple(output.shape)}, which may be "
+            "(N, tokens, units) or (N, channels, length); expected images' (N, channels, "
+            "height, width); give a callable, as lambda x: x.mean(1) for the mean over tokens"
+        )
     return output.flatten(2).mean(2) if output.ndim > 2 else output
 
 
@@ -56,8 +69,8 @@ def record(
         Examples a forward pass; bounds the memory of the pass.
     reduction : None, "flatten", "spatial_mean" or callable
         Applied to each batch of each layer before it is held, so that it bounds what is held:
-        ``"flatten"`` gives ``(N, neurons)``; ``"spatial_mean"`` averages ``(N, channels, ...)`` to
-        ``(N, channels)``; a callable gets the batch's tensor and returns what to keep of it.
+        ``"flatten"`` gives ``(N, neurons)``; ``"spatial_mean"`` averages ``(N, channels, height,
+        width)`` to ``(N, channels)``; a callable gets the batch's tensor and returns what to keep.
 
     Returns
     -------
@@ -69,9 +82,10 @@ def record(
     Raises
     ------
     ValueError
-        If `images` is empty or holds NaN, a name in `layers` is unknown or was never called, or an
-        asked-for output does not have the examples in its first dimension. Outputs of that last
-        kind are left out with a ``UserWarning`` when `layers` is None.
+        If `images` is empty or holds NaN, a name in `layers` is unknown or was never called,
+        ``"spatial_mean"`` meets three dimensions, or an asked-for output does not have the examples
+        in its first dimension. Outputs of that last kind are left out with a ``UserWarning`` when
+        `layers` is None.
     """
     inputs = as_tensor(images, "images")
     batch_size = as_integer(batch_size, "batch_size", 1)

@@ -12,10 +12,10 @@ from replication._inputs import choose_device
 from replication._progress import bar
 from replication._runs import Run, Unfinished, complete, stored
 from replication._spec import Spec
-from replication._steps import evaluate
+from replication._steps import evaluate, training_labels
 from replication.populations import fit_population
 
-__all__ = ["Run", "Spec", "evaluate", "fit", "fit_population"]
+__all__ = ["Run", "Spec", "evaluate", "fit", "fit_population", "training_labels"]
 
 
 def fit(

@@ -391,7 +391,8 @@ def test_flatten_and_spatial_mean():
         torch.testing.assert_close(mean[name], expected, rtol=0, atol=1e-12)
     assert activations.flatten(torch.ones(3)).shape == (3, 1)
     assert activations.spatial_mean(torch.ones(3)).shape == (3,)
-    assert activations.spatial_mean(draw(2, 3, 4)).shape == (2, 3)
+    with pytest.raises(ValueError, match=r"spatial_mean' found shape \(2, 3, 4\).*tokens"):
+        activations.spatial_mean(draw(2, 3, 4))
 
 
 def test_a_callable_may_give_fewer_rows():

@@ -428,6 +428,7 @@ def test_label_corruption_is_of_the_training_labels_only_and_lasts(keep):
     run = _steps.Training(spec, SPLIT, CPU)
     expected = data.corrupt_labels(SPLIT.train.labels, 0.7, 10, own_seed(5, "labels"), keep)
     assert not torch.equal(expected, SPLIT.train.labels)
+    assert torch.equal(training.training_labels(spec, SPLIT), expected)
     for _ in range(9):
         assert torch.equal(run.train.labels, expected)
         assert torch.equal(run.test.labels, SPLIT.test.labels)

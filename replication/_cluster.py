@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import dask
 from dask.system import CPU_COUNT
 from distributed import (
     Client,
@@ -199,25 +200,37 @@ def _connected(
         )
 
 
-def _local(tasks: int) -> LocalCluster:
-    """Return processes of one thread each; failures are reported by the sweep, not by their log."""
+@contextmanager
+def _local(tasks: int) -> Iterator[LocalCluster]:
+    """Yield processes of one thread each; failures are reported by the sweep, not by their log."""
     workers = as_integer(_wanted_workers(), "REPLICATION_WORKERS", 1)
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    try:
-        return LocalCluster(
-            n_workers=min(workers, tasks),
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=0,  # a worker above its share of memory would be paused for ever
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-            env={**single, "TQDM_DISABLE": "1"},
-        )
-    except RuntimeError as error:
-        raise RuntimeError(
-            "cluster: no local worker could start; in a script, is the call below "
-            'if __name__ == "__main__": ?'
-        ) from error
+    # Dask's own list has MALLOC_TRIM_THRESHOLD_ as well, with which glibc maps every larger tensor
+    # anew: training a convnet then takes up to twice as long.
+    spawning = dask.config.set({"distributed.nanny.pre-spawn-environ": single})
+    left_behind = {*single, "PYTHONHASHSEED"} - set(os.environ)  # by Dask, in this process
+    with spawning:
+        try:
+            cluster = LocalCluster(
+                n_workers=min(workers, tasks),
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=0,  # a worker above its share of memory would be paused for ever
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+                env={**single, "TQDM_DISABLE": "1"},
+            )
+        except RuntimeError as error:
+            raise RuntimeError(
+                "cluster: no local worker could start; in a script, is the call below "
+                'if __name__ == "__main__": ?'
+            ) from error
+        try:
+            with cluster:
+                yield cluster
+        finally:
+            for name in left_behind:
+                os.environ.pop(name, None)
 
 
 def _replace_lost(client: Client) -> None:

@@ -320,13 +320,17 @@ def fn(spec):
     return {
         "value": float(spec["seed"] + offset),
         "threads": torch.get_num_threads(),
-        "omp": os.environ["OMP_NUM_THREADS"],
+        "omp": os.environ.get("OMP_NUM_THREADS"),
+        "trim": os.environ.get("MALLOC_TRIM_THRESHOLD_", ""),
         "pid": os.getpid(),
     }
 
 if __name__ == "__main__":
     specs = [{"seed": seed} for seed in range(12)]
+    before = dict(os.environ)
     table = sweeps.run(fn, specs, store=sys.argv[1], cluster="local")
+    assert set(os.environ) - set(before) <= {"__DASK_PARENT_PID"}  # of importing it
+    assert (table.trim == "").all()  # else memory is mapped anew for every tensor
     assert table.value.tolist() == [seed + 1.0 for seed in range(12)]
     assert (table.threads == 1).all() and (table.omp == "1").all()
     assert os.getpid() not in set(table.pid)
@@ -373,7 +377,7 @@ def gone(group):
 
 @pytest.mark.slow
 def test_a_local_cluster_is_quiet_and_single_threaded(script):
-    running = script(0.05)
+    running = script(0.3)
     out, err = running.communicate(timeout=120)
     assert (running.returncode, out, err) == (0, "2\n", "")
     wait(lambda: gone(running.pid))

@@ -16,6 +16,7 @@ AVAILABLE = (
     "sweeps",
     "directions",
     "sensitivity",
+    "regions",
     "peers",
 )
 

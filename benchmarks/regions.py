@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from benchmarks._timing import Row, cpu_seconds
 from replication import data, models, sensitivity
 
-RINGS = 10
+RINGS = 100
 K = 2**20
 
 

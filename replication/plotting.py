@@ -4,6 +4,7 @@ Colours are Okabe and Ito's (2008), which people with any colour vision tell apa
 such as layers, take `depth_colours` from the perceptually uniform map viridis.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -125,9 +126,13 @@ def save(
         What is plotted, tidy: one row a point.
     stamp : str
         What the figure stands on: profile, data set, seeds, and any substitute or smaller scale.
+        Lines that are too long for the figure are broken.
     """
     if not stamp:
         raise ValueError("stamp: expected what the figure stands on, found an empty text")
+    # 20 characters of this size an inch; lines of the stamp's own stay.
+    width = int(20 * fig.get_figwidth())
+    stamp = "\n".join(textwrap.fill(line, width) for line in stamp.splitlines())
     if fig.get_supxlabel() != stamp:  # set anew, it would leave the place the layout gave it
         fig.supxlabel(stamp, fontsize=5.5, color="#555555", x=0.01, ha="left")
     fig.draw_without_rendering()

@@ -112,9 +112,9 @@ def members_at_once(model: nn.Module, spec: Spec, members: int, device: torch.de
     if not known or strategy(model, members, device) == "solo":
         return 1
     weights = sum(parameter.numel() for parameter in model.parameters())
-    # On a CPU what a step goes through (weights, gradients, optimiser's state) stays in the cache;
-    # 8 members of 784-128-128-10 at once took 5% less time than 32.
-    return max(1, min(members, 256, (1 << 20 if device.type == "cpu" else 1 << 28) // weights))
+    # On a CPU, what a step goes through (weights, gradients, state) should fit the cache.
+    most = max(8, (1 << 19) // weights) if device.type == "cpu" else (1 << 28) // weights
+    return max(1, min(members, 256, most))
 
 
 @dataclass

@@ -110,15 +110,17 @@ def test_no_stamp_no_figure(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_stamp_lies_below_the_panels(tmp_path):
+@pytest.mark.parametrize("text", [STAMP, "a second\nline", 60 * "Wide words, "])
+def test_the_stamp_lies_below_the_panels_and_inside_the_figure(text, tmp_path):
     fig, axes = draw()
     for ax in axes:
         ax.set_xlabel("epoch")
-    plotting.save(fig, "curves", tmp_path, NUMBERS, STAMP)
+    plotting.save(fig, "curves", tmp_path, NUMBERS, text)
     fig.draw_without_rendering()
     stamp = fig._supxlabel.get_window_extent()
     assert all(stamp.y1 <= ax.get_tightbbox().y0 for ax in axes)
-    assert stamp.x0 >= 0 and stamp.y0 >= 0
+    assert stamp.x0 >= 0 and stamp.y0 >= 0 and stamp.x1 <= fig.bbox.x1
+    assert fig.get_supxlabel().count("\n") >= text.count("\n")
 
 
 def test_a_failing_write_leaves_the_old_files(tmp_path, monkeypatch):

@@ -15,12 +15,12 @@ COMPRESSED = 5  # layers
 CONVNET_DEPTH = ("c1", "c2", "c3", "c4", "c5", "fc1", "fc2")  # each affine layer but the logits
 
 
-def at(rows: pd.DataFrame, column: str = "value", **where) -> float:
-    """Return the mean of a column over the rows where others have these values; NaN for none."""
+def at(rows: pd.DataFrame, number: str = "value", **where) -> float:
+    """Return the mean of a number over the rows where columns have these values; NaN for none."""
     for name, value in where.items():
         close = np.isclose(rows[name], value) if isinstance(value, float) else rows[name] == value
         rows = rows[close]
-    return float(rows[column].mean()) if len(rows) else math.nan
+    return float(rows[number].mean()) if len(rows) else math.nan
 
 
 def low_dimension(rows: pd.DataFrame) -> tuple[float, float]:

@@ -44,14 +44,30 @@ class Residual(nn.Module):
         return F.hardtanh(self.last(F.dropout(y, training=self.training)), -0.2, 0.2)
 
 
-@pytest.mark.parametrize("build", [convnet, Residual])
+class Joined(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 2, 1), nn.Conv2d(1, 3, 3, padding=1)
+        self.last = nn.utils.parametrizations.weight_norm(nn.Linear(5, 4))
+
+    def forward(self, x):
+        y = torch.cat([self.first(x).relu(), F.relu(input=self.second(x))], dim=1)
+        return F.leaky_relu(self.last(torch.flatten(y.mean((2, 3)), 1)), 0.2)
+
+
+def resnet():
+    return models.build("resnet", depth=8, width=0.25, channels=1)
+
+
+@pytest.mark.parametrize("build", [convnet, Residual, Joined, resnet])
 def test_other_layers_agree_with_samples(build):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build()
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.running_mean.copy_(gaussian(3)), layer.running_var.fill_(0.3)
+            layer.running_mean += 0.2
+            layer.running_var.fill_(0.3)
     path = 2 * gaussian(3, 1, 7, 7)
     found = transitions(model, path)
     sampled = transitions(model, path, "sampled", 2**14, progress=False)
@@ -61,6 +77,8 @@ def test_other_layers_agree_with_samples(build):
     assert (in_blocks.per_layer, in_blocks.switches) == (found.per_layer, found.switches)
     if build is Residual:
         assert list(found.per_layer) == ["relu", "relu#2", "hardtanh"]
+    if build is resnet:
+        assert list(found.per_layer)[:3] == ["act1", "block1_1.act1", "block1_1.act2"]
 
 
 def test_switches_of_max_pooling():
@@ -98,6 +116,11 @@ def hooked():
     return model
 
 
+def spoil(layer):
+    if isinstance(layer, nn.Linear):
+        layer.weight.data[0, 0] = torch.nan
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -105,6 +128,7 @@ def hooked():
         (nn.Sequential(nn.LayerNorm(3)), "'0' is a LayerNorm, which is not supported; expected"),
         (nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)), "no running statistics"),
         (Branching(), "torch.fx cannot trace"),
+        (mlp(bias=False).apply(spoil), "finite weights, but 'fc1' gives NaN"),
         (Mixing(), "one row an example|is not supported"),
         (hooked(), "'act1' has forward hooks"),
         (mlp(inputs=4), "path: examples of shape .3,. do not fit the model, whose 'fc1'"),

@@ -11,7 +11,7 @@ from replication.sensitivity._program import Activation, Affine, MaxPool, Step
 
 SUPPORTED = (
     "expected ReLU, LeakyReLU, ReLU6, Hardtanh, Hardsigmoid, MaxPool2d, Linear, convolutions, "
-    "average pooling, batch normalisation, Flatten, Dropout, Identity and sums of branches"
+    "average pooling, batch normalisation, Flatten, Dropout, Identity, sums and joins of branches"
 )
 SMOOTH = (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.SELU, nn.CELU, nn.Softplus)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -30,6 +30,7 @@ SKIPPED = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn
 SKIPPED_FUNCTIONS = (F.dropout, F.dropout2d, "contiguous")
 SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 SHAPES = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
+JOINS = (torch.cat, torch.concat)
 MEANS = (torch.mean, "mean")
 SIZES = (getattr, "size", "dim")
 
@@ -145,8 +146,9 @@ class _Recorder:
         target, options = node.target, dict(options)
         if not arguments and "input" in options:
             arguments = (options.pop("input"),)
-        sources = [argument for argument in arguments if isinstance(argument, _Slot)]
-        one = len(sources) == 1
+        flat = [x for a in arguments for x in (a if isinstance(a, list | tuple) else [a])]
+        sources = [argument for argument in flat if isinstance(argument, _Slot)]
+        one = len(sources) == 1 and arguments[0] is sources[0]
         if node.op == "call_module" and one and len(arguments) == 1:
             return self.module(model.get_submodule(target), target, sources[0])
         if target in SKIPPED_FUNCTIONS and one:
@@ -155,8 +157,11 @@ class _Recorder:
             options = {k: v for k, v in options.items() if k not in ("inplace", "training")}
             return self.module(FUNCTIONS[target](*arguments[1:], **options), node.name, sources[0])
         if target in SUMS and len(sources) == len(arguments) == 2 and not options:
-            return self.add(Affine((), *[operator.add] * 3), sources, node.name)
-        if target in MEANS and one:
+            return self.add(_linear(operator.add), sources, node.name)
+        if target in JOINS and sources and len(sources) == len(arguments[0]):
+            join = lambda *xs: target(xs, *arguments[1:], **options)  # noqa: E731
+            return self.add(_linear(join), sources, node.name)
+        if one and _is_linear(target, arguments[1:], options):
             return self.add(_linear(_function(node, arguments, options)), sources, node.name)
         if (target in SHAPES + SIZES and one) or (not sources and node.op != "get_attr"):
             value = _function(node, arguments, options)(*[slot.terms for slot in sources])
@@ -215,5 +220,15 @@ def _function(node: fx.Node, arguments: tuple, options: dict) -> Callable:
     return lambda: call(*arguments, **options)
 
 
-def _linear(function: Callable[[Tensor], Tensor]) -> Affine:
+def _is_linear(target: object, arguments: tuple, options: dict) -> bool:
+    """Return whether a function of a tensor and these is linear, one example at a time."""
+    if target is operator.getitem:
+        return isinstance(arguments[0], tuple) and arguments[0][0] == slice(None)
+    if target is F.pad:
+        given = dict(zip(("pad", "mode", "value"), arguments, strict=False)) | options
+        return given.get("mode", "constant") == "constant" and not given.get("value")
+    return target in MEANS
+
+
+def _linear(function: Callable[..., Tensor]) -> Affine:
     return Affine((), function, function, function)

@@ -119,8 +119,8 @@ def transitions(
     ----------
     model : torch.nn.Module
         Anything torch.fx can trace, of ReLU, LeakyReLU, ReLU6, Hardtanh, Hardsigmoid, max and
-        average pooling, linear layers, convolutions, batch normalisation, dropout and sums of
-        branches. Runs in eval mode, on its own device, with its weights in `dtype`.
+        average pooling, linear layers, convolutions, batch normalisation, dropout, sums and joins
+        of branches. Runs in eval mode, on its own device, with its weights in `dtype`.
     path : (V, ...) tensor or array, or a list of them
         Vertices, joined by straight segments.
     method : "exact" or "sampled"

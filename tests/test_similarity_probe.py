@@ -1,0 +1,135 @@
+"""Linear probes and deletion of principal components: closed forms, invariances, bad input."""
+
+import numpy as np
+import pytest
+import torch
+
+from replication.similarity.probe import keep_components, linear_probe
+
+
+def problem(noise=0.3, features=6, seed=0, dtype=torch.float64):
+    """Return (train, labels, test, labels): three classes around points far apart."""
+    g = torch.Generator().manual_seed(seed)
+    centres = 3 * torch.randn(3, features, generator=g, dtype=dtype)
+    parts = []
+    for count in (90, 60):
+        y = torch.arange(count) % 3
+        x = centres[y] + noise * torch.randn(count, features, generator=g, dtype=dtype)
+        parts += [x, y]
+    return parts
+
+
+def test_separable_classes_are_told_apart_and_noise_is_not():
+    x, y, z, truth = problem()
+    assert linear_probe(x, y, z, truth) == 1
+    g = torch.Generator().manual_seed(1)
+    wrong = y[torch.randperm(len(y), generator=g)]
+    assert linear_probe(x, wrong, z, truth) < 0.8
+
+
+def test_one_feature_decides():
+
+    x = torch.tensor([[-1.0], [-1.0], [1.0], [1.0]], dtype=torch.float64)
+    y = torch.tensor([0, 1, 1, 1])
+    # The classifier predicts 1 wherever x > 0, and at x < 0 the tie goes to neither for certain.
+    assert linear_probe(x, y, torch.ones(3, 1), torch.ones(3, dtype=torch.long)) == 1
+
+
+def test_scale_shift_and_constant_features_change_nothing():
+    x, y, z, truth = problem(noise=2.5)
+    value = linear_probe(x, y, z, truth)
+    assert 0.3 < value < 1
+    scales = torch.logspace(-3, 3, 6, dtype=torch.float64)
+    assert linear_probe(x * scales + 5, y, z * scales + 5, truth) == value
+    ones = [torch.cat([part, torch.ones(len(part), 1, dtype=part.dtype)], 1) for part in (x, z)]
+    assert linear_probe(ones[0], y, ones[1], truth) == value
+
+
+def test_a_constant_layer_gives_the_largest_class():
+    y = torch.tensor([0, 1, 1, 1, 2, 1])
+    assert linear_probe(torch.ones(6, 3), y, torch.ones(6, 3), y) == pytest.approx(4 / 6)
+
+
+def test_a_class_that_was_never_seen_is_never_right():
+    x, y, z, truth = problem()
+    seen = y < 2
+    value = linear_probe(x[seen], y[seen], z, truth)
+    assert value <= (truth < 2).double().mean().item()
+
+
+def test_numpy_float32_and_grad_mode_give_the_same():
+    x, y, z, truth = problem(noise=2.5)
+    value = linear_probe(x, y, z, truth)
+    assert linear_probe(x.numpy(), y.numpy(), z.numpy(), truth.numpy()) == value
+    with torch.no_grad():
+        assert linear_probe(x.float(), y, z.float(), truth) == pytest.approx(value, abs=0.02)
+
+
+BAD_PROBES = {
+    "test": lambda x, y, z, t: (x, y, z[:, :2], t),
+    "train_labels": lambda x, y, z, t: (x, y[:3], z, t),
+    "test_labels": lambda x, y, z, t: (x, y, z, t - 1),
+    "penalty": lambda x, y, z, t: (x, y, z, t, -1.0),
+    "iterations": lambda x, y, z, t: (x, y, z, t, 0.1, 0),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PROBES)
+def test_bad_probes_are_named(name):
+    with pytest.raises(ValueError, match=name):
+        linear_probe(*BAD_PROBES[name](*problem()))
+
+
+def test_float_labels_are_refused():
+    x, y, z, truth = problem()
+    with pytest.raises(ValueError, match="integers"):
+        linear_probe(x, y.double(), z, truth)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_kept_is_the_best_approximation(dtype):
+    x = torch.randn(40, 7, generator=torch.Generator().manual_seed(0), dtype=dtype) + 3
+    s = torch.linalg.svdvals(x - x.mean(0))
+    for count in range(8):
+        cut = keep_components(x, count)
+        assert cut.dtype == dtype
+        rest = (x - cut).square().sum()
+        torch.testing.assert_close(rest, s[count:].square().sum(), atol=1e-4, rtol=1e-4)
+        assert torch.linalg.matrix_rank(cut - cut.mean(0), atol=1e-3) == count
+        torch.testing.assert_close(cut.mean(0), x.mean(0))
+
+
+def test_others_take_the_same_map():
+    g = torch.Generator().manual_seed(0)
+    x, z = torch.randn(30, 5, generator=g), torch.randn(8, 5, generator=g)
+    cut, other = keep_components(x, 2, z)
+    torch.testing.assert_close(cut, keep_components(x, 2))
+    once_more = keep_components(x, 2, other)[1]
+    torch.testing.assert_close(once_more, other)
+    assert torch.linalg.matrix_rank(other - x.mean(0), atol=1e-3) == 2
+    assert isinstance(keep_components(x.numpy(), 2), np.ndarray)
+
+
+def test_more_than_the_rank_or_a_constant_layer_change_nothing():
+    x = torch.randn(20, 2) @ torch.randn(2, 6)
+    torch.testing.assert_close(keep_components(x, 2), x)
+    torch.testing.assert_close(keep_components(x, 6), x)
+    torch.testing.assert_close(keep_components(torch.ones(5, 3), 1), torch.ones(5, 3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [((-1,), "count"), ((6,), "count"), ((2, torch.zeros(4, 3)), r"others\[0\]")],
+)
+def test_bad_cuts_are_named(arguments, name):
+    with pytest.raises(ValueError, match=name):
+        keep_components(torch.randn(9, 5), *arguments)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_on_a_gpu():
+    x, y, z, truth = problem(noise=2.5)
+    value = linear_probe(x, y, z, truth)
+    assert linear_probe(*(part.cuda() for part in (x, y, z, truth))) == pytest.approx(value)
+    assert keep_components(x.cuda(), 2).is_cuda

@@ -194,7 +194,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Davari et al. 2023",
         "Moving a subset of the points, or one of them, brings linear CKA down while a linear "
         "classifier does as well as before",
-        Rule("linear CKA of a layer with itself, half of the classes moved far", "<", 0.5),
+        Rule("linear CKA of a layer with itself, half of its examples moved far", "<", 0.5),
         Rule("accuracy that a linear probe loses by it", "<", 0.01),
         Rule("linear CKA of a layer with itself, one example moved far", "<", 0.5),
         shown="curves",

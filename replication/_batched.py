@@ -114,22 +114,32 @@ def products(
     """
     x = images
     for name, layer in leaves(model):
-        if isinstance(layer, nn.Flatten):
-            x = x.flatten(2)
-        elif isinstance(layer, nn.Linear):
-            weight = weights[f"{name}.weight"].mT
-            x = x.expand(len(weight), *x.shape[1:])
-            if layer.bias is None:
-                x = torch.bmm(x, weight)
-            else:
-                x = torch.baddbmm(weights[f"{name}.bias"][:, None], x, weight)
-        elif isinstance(layer, nn.BatchNorm1d):
-            x = _normalised(layer, name, weights, x, training)
-        elif isinstance(layer, DROPOUT):
-            x = x * masks[name] if training else x
-        else:
-            x = layer(x)
+        x = forward(name, layer, weights, x, masks, training)
     return x
+
+
+def forward(
+    name: str,
+    layer: nn.Module,
+    weights: Mapping[str, Tensor],
+    x: Tensor,
+    masks: Mapping[str, Tensor],
+    training: bool,
+) -> Tensor:
+    """Return what one layer makes of (members, examples, ...); the arguments are `products`'."""
+    if isinstance(layer, nn.Flatten):
+        return x.flatten(2)
+    if isinstance(layer, nn.Linear):
+        weight = weights[f"{name}.weight"].mT
+        x = x.expand(len(weight), *x.shape[1:])
+        if layer.bias is None:
+            return torch.bmm(x, weight)
+        return torch.baddbmm(weights[f"{name}.bias"][:, None], x, weight)
+    if isinstance(layer, nn.BatchNorm1d):
+        return _normalised(layer, name, weights, x, training)
+    if isinstance(layer, DROPOUT):
+        return x * masks[name] if training else x
+    return layer(x)
 
 
 def _normalised(

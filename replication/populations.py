@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from replication import _batched, _updates, data
+from replication import _backward, _batched, _updates, data
 from replication._inputs import choose_device
 from replication._progress import bar
 from replication._runs import Run, Unfinished, complete, stored
@@ -113,7 +113,7 @@ def members_at_once(model: nn.Module, spec: Spec, members: int, device: torch.de
         return 1
     weights = sum(parameter.numel() for parameter in model.parameters())
     # On a CPU, what a step goes through (weights, gradients, state) should fit the cache.
-    most = max(8, (1 << 19) // weights) if device.type == "cpu" else (1 << 28) // weights
+    most = max(4, (1 << 18) // weights) if device.type == "cpu" else (1 << 28) // weights
     return max(1, min(members, 256, most))
 
 
@@ -208,21 +208,24 @@ def _advance(stack: _Stack, program, template: nn.Module, model: nn.Module, inpu
     images, labels = _minibatches(stack)
     masks = _masks(stack.members, model, inputs, images.shape[1])
     trained = {name: stack.weights[name] for name, _ in model.named_parameters()}
-    leaves = {name: weight.detach().requires_grad_() for name, weight in trained.items()}
-    logits = program(template, {**stack.weights, **leaves}, images, masks, True)
-    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
-    gradients = torch.autograd.grad(losses / labels.shape[1], list(leaves.values()))
+    if program is _batched.products and _backward.knows(model):
+        gradients = _backward.gradients(model, stack.weights, images, labels, masks)
+    else:
+        leaves = {name: weight.detach().requires_grad_() for name, weight in trained.items()}
+        logits = program(template, {**stack.weights, **leaves}, images, masks, True)
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+        found = torch.autograd.grad(losses / labels.shape[1], list(leaves.values()))
+        gradients = dict(zip(leaves, found, strict=True))
     own = [training.optimizer.param_groups[0] for training in trainings]
     rates, decays = (
-        torch.tensor(values, dtype=logits.dtype, device=logits.device)
+        torch.tensor(values, dtype=images.dtype, device=images.device)
         for values in (
             [training.learning_rate() for training in trainings],
             [group["weight_decay"] for group in own],
         )
     )
     name = first.spec.optimizer
-    by_name = dict(zip(leaves, gradients, strict=True))
-    _updates.update(name, trained, by_name, stack.states, first.step, rates, decays, own[0])
+    _updates.update(name, trained, gradients, stack.states, first.step, rates, decays, own[0])
     for training in trainings:
         training.step += 1
 

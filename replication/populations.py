@@ -88,8 +88,8 @@ def strategy(model: nn.Module, members: int, device: torch.device) -> str:
     """Return how networks of one architecture are trained fastest.
 
     ``"products"``, ``"vmap"`` or ``"solo"``, one after another. On a CPU at one thread, batched
-    products take 1/12 of the time for 128 members of 49-32-32-10 (the loop's time goes into calls),
-    2/3 for 784-128-128-10, and as long for networks of a million weights, where it goes into
+    products take 1/13 of the time for 128 members of 49-32-32-10 (the loop's time goes into calls),
+    3/4 for 784-128-128-10, and as long for networks of a million weights, where it goes into
     arithmetic. Mapped convolutions take 8 times as long on a CPU.
     """
     if members == 1:

@@ -1,4 +1,4 @@
-"""The command line: ``python -m replication figures | data | scorecard | doctor``.
+"""The command line: ``python -m replication figures | data | compare | scorecard | doctor``.
 
 Heavy imports (torch, papermill) stand inside the commands, so that ``--help`` answers at once.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from replication import paths, profiles
+from replication import _compare_arguments, paths, profiles
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,6 +67,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     data.add_argument("names", nargs="*", metavar="NAME", help="data sets to fetch when missing")
     data.set_defaults(command=_data)
+
+    compare = commands.add_parser(
+        "compare",
+        help="compare the layers of two networks of your own",
+        description="Compare every layer of one network to every layer of another, over the same "
+        "inputs; write a figure (PNG) and the numbers (JSON).",
+    )
+    _compare_arguments.add(compare, _device)
+    compare.set_defaults(command=_compare)
 
     scorecard = commands.add_parser("scorecard", help="rewrite figures/SCORECARD.md")
     scorecard.set_defaults(command=_scorecard)
@@ -149,6 +158,15 @@ def _where(name: str) -> str:
     if found.fault:
         return f"{found}, incomplete: {found.fault}; `python -m replication data {name}` mends it"
     return f"{found}: {found.folder}"
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from replication import _compare_command
+
+    if os.getcwd() not in sys.path:  # `python -m` has it, another way to start may not
+        sys.path.insert(0, os.getcwd())
+    given = {name: value for name, value in vars(options).items() if name != "command"}
+    return _compare_command.run(**given)
 
 
 def _scorecard(options: argparse.Namespace) -> int:

@@ -38,6 +38,9 @@ def test_the_notebook_ran_to_its_end(name):
 
 @notebooks
 def test_the_claims_are_valid(name):
+    if name.startswith("00_"):  # for networks of the reader's own: it settles nothing
+        assert not (folder(name) / "claims.json").exists()
+        return
     rows = claims.load(folder(name) / "claims.json")
     assert {row["profile"] for row in rows} == {PROFILE}
 

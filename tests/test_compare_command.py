@@ -1,0 +1,164 @@
+"""`python -m replication compare`, from files to a figure and its numbers."""
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+
+import matplotlib.image
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from replication import _compare_command, cli, own_models, similarity
+
+NETS = """
+from torch import nn
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 5, 2), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(576, 8)
+    )
+
+def other():
+    from torchvision import transforms
+    return nn.Sequential(nn.Flatten(), nn.Linear(100, 8)), transforms.Compose(
+        [transforms.Resize(10), transforms.ToTensor()]
+    )
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    (tmp_path / "nets_to_compare.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    monkeypatch.delitem(sys.modules, "nets_to_compare", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    namespace = {}
+    exec(NETS, namespace)
+    for seed, name in enumerate(("a", "b", "c")):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = nn.Sequential(nn.Flatten(), nn.Linear(100, 8)) if name == "c" else None
+            save_file((network or namespace["build"]()).state_dict(), f"{name}.safetensors")
+    return tmp_path
+
+
+def command(first, second, *more):
+    files = [f"{name}.safetensors" for name in (first, second)]
+    return ["compare", *files, "--model", "nets_to_compare:build", *more]
+
+
+def test_the_figure_and_the_numbers(place, capsys):
+    out = place / "some" / "where"
+    arguments = command("a", "b", "--data", "mnist5k", "--metric", "cka", "--examples", "120")
+    assert cli.main([*arguments, "--null", "2", "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    for name in ("a_b_cka.png", "a_b_cka.json"):
+        assert str(out / name) in said.out
+    assert matplotlib.image.imread(out / "a_b_cka.png").std() > 0.05
+    found = json.loads((out / "a_b_cka.json").read_text())
+    assert found["rows"] == found["columns"] == ["0", "1", "2", "4"]  # 3 is dropout
+    assert found["networks"]["rows"]["weights"] == "a.safetensors"
+    assert found["networks"]["rows"]["digest"] != found["networks"]["columns"]["digest"]
+    assert found["data"] == {"source": "mnist5k", "examples": 120, "available": 1000}
+    assert found["versions"]["torch"] == metadata.version("torch")
+    assert (found["metric"], found["permutations"]) == ("cka", 2)
+    # What the command writes is what the functions give.
+    chosen = own_models.load_dataset("mnist5k", examples=120)
+    acts = [
+        own_models.record(own_models.load(f"{x}.safetensors", "nets_to_compare:build")[0], chosen)
+        for x in "ab"
+    ]
+    with pytest.warns(UserWarning):
+        grid = similarity.compare(*acts, metric="cka", null=2)
+    torch.testing.assert_close(torch.tensor(found["values"]), grid.values)
+    torch.testing.assert_close(torch.tensor(found["null"]), grid.null)
+    # The numerics' warnings are told, and kept.
+    assert len(found["warnings"]) == 1 and "biased CKA" in found["warnings"][0]
+    assert f"replication: warning: {found['warnings'][0]}" in said.err
+
+
+def test_two_architectures_with_a_transform_each(place, capsys):
+    arguments = command("a", "c", "--model-b", "nets_to_compare:other", "--data", "mnist5k")
+    more = ["--layers", "0", "1", "--layers-b", "1", "--null", "0", "--examples", "100"]
+    assert cli.main([*arguments, *more]) == 0
+    found = json.loads((place / "a_c_svcca.json").read_text())
+    assert (found["rows"], found["columns"], found["null"]) == (["0", "1"], ["1"], None)
+
+
+def test_maps_are_kept_for_their_frequencies(place):
+    save_file({"inputs": torch.rand(30, 1, 28, 28)}, "t.safetensors")
+    more = ["--metric", "dft_cca", "--layers", "0", "4", "--data", "t.safetensors"]
+    assert cli.main([*command("a", "a"), *more]) == 0
+    values = torch.tensor(json.loads((place / "a_a_dft_cca.json").read_text())["values"])
+    torch.testing.assert_close(values.diagonal(), torch.ones(2))
+
+
+MISTAKES = [
+    (["--data", "mnist5k", "--metric", "svca"], "metric: found 'svca'; did you mean 'svcca'"),
+    (["--data", "mnist5k", "--null", "-1"], "null: expected an integer >= 0, found -1"),
+    (["--data", "nowhere"], "no folder or file nowhere, and no data set of that name"),
+    (["--data", "empty"], "data: no images in empty"),
+    (["--data", "mnist5k", "--layers", "9"], "layers: no layer '9'"),
+    (["--data", "mnist5k", "--examples", "1001"], "at most the 1000 there are, found 1001"),
+    (["--data", "t.safetensors"], "Sequential failed on inputs of shape (4, 7), torch.float32"),
+]
+
+
+@pytest.mark.parametrize(("more", "message"), MISTAKES, ids=[" ".join(m) for m, _ in MISTAKES])
+def test_a_mistake_is_told_in_one_line(place, capsys, more, message):
+    (place / "empty").mkdir()
+    save_file({"inputs": torch.rand(4, 7)}, "t.safetensors")
+    assert cli.main([*command("a", "b"), *more]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and message in said.err
+    assert said.err.startswith("replication: error: ") and said.err.count("\n") == 1
+    assert not list(place.glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("first", "build", "message"),
+    [
+        ("none", "build", "there is no file none.safetensors"),
+        ("pickled", "build", "is a pickle, and reading one can run any code"),
+        ("c", "build", "of other shapes: "),
+        ("a", "biuld", "no function 'biuld' in nets_to_compare; did you mean 'build'?"),
+    ],
+)
+def test_networks_that_cannot_be_had(place, capsys, first, build, message):
+    torch.save({}, "pickled.safetensors")
+    save_file({"4.bias": torch.rand(3)}, "c.safetensors")
+    arguments = ["compare", f"{first}.safetensors", "b.safetensors", "--data", "mnist5k"]
+    assert cli.main([*arguments, "--model", f"nets_to_compare:{build}"]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+
+
+def test_from_a_shell(place):
+    arguments = [*command("a", "b"), "--data", "mnist5k", "--null", "0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "replication", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (place / "a_b_svcca.png").is_file() and "a_b_svcca.json" in done.stdout
+
+
+def test_names_of_equal_files_take_their_folders(tmp_path):
+    one, two = tmp_path / "one" / "model.safetensors", tmp_path / "two" / "model.safetensors"
+    assert _compare_command.labels(str(one), str(two)) == ("one-model", "two-model")
+    assert _compare_command.labels(str(one), str(one)) == ("model", "model")
+    assert _compare_command.labels("a.safetensors", "x/b.safetensors") == ("a", "b")
+
+
+def test_many_layers_get_some_of_their_names(tmp_path):
+    layers = {f"layer{index}": torch.rand(8, 2) for index in range(205)}
+    grid = similarity.compare(layers, metric="procrustes")
+    figure = _compare_command.draw(grid, ("a", "b"), "stamp")
+    ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert ticks[:2] == ["layer0", "layer3"] and len(ticks) <= _compare_command.TICKS

@@ -1,0 +1,315 @@
+"""Networks from files and data from folders: what is read, and what is refused and how."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file, save_model
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from replication import activations, data, own_models
+from replication._own_data import record
+
+
+def mlp():
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+class Odd(nn.Module):
+    """Tokens, dicts, something idle, and an output without the examples first."""
+
+    class Body(nn.Module):
+        def forward(self, x):
+            return {"low": x, "high": x.mean(1)}
+
+    class Turned(nn.Module):
+        def forward(self, x):
+            return x.transpose(0, 1)
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.drop = nn.Embedding(7, 4), nn.Dropout()
+        layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.body, self.turned = self.Body(), self.Turned()
+
+    def forward(self, tokens):
+        maps = self.body(self.encoder(self.drop(self.embedding(tokens))))
+        self.turned(maps["low"])
+        return {"logits": maps["high"]}
+
+
+def write(folder, count, size=(6, 6), mode="RGB"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        Image.new(mode, size, color=index if mode == "L" else (index, 0, 255)).save(
+            folder / f"{index}.png"
+        )
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file(mlp().state_dict(), path)
+    return path
+
+
+def test_weights_are_those_of_the_file(tmp_path):
+    model = mlp().double()
+    path = tmp_path / "a.safetensors"
+    save_file(model.state_dict(), path)
+    model = model.float()
+    loaded, transform = own_models.load(path, mlp)
+    assert transform is None and not loaded.training
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters()))  # noqa: B905
+    _, transform = own_models.load(path, lambda: (mlp(), len))
+    assert transform is len
+
+
+def test_a_header_that_begins_like_a_pickle_is_none(tmp_path):
+    # The length of the header, in its first bytes, is a multiple of 8 that grows with the names.
+    path, seen = tmp_path / "a.safetensors", set()
+    for length in range(8, 300, 8):
+        save_file({"x": torch.rand(2), "y" * length: torch.rand(1)}, path)
+        seen.add(path.read_bytes()[0])
+        with pytest.raises(ValueError, match="not in the network: x, yy"):
+            own_models.load(path, nn.ReLU)
+    assert 0x80 in seen
+
+
+def test_weights_that_share_memory_need_to_be_there_once(tmp_path):
+    model = Tied()
+    save_model(model, tmp_path / "tied.safetensors")
+    loaded, _ = own_models.load(tmp_path / "tied.safetensors", Tied)
+    x = torch.rand(2, 4)
+    assert torch.equal(loaded(x), model(x))
+
+
+def test_functions_are_found_by_name(tmp_path, monkeypatch):
+    (tmp_path / "nets_of_mine.py").write_text("def build(): return 3\nimport math\n")
+    (tmp_path / "needs_more.py").write_text("import nowhere_to_be_found\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert own_models.find("nets_of_mine:build")() == 3
+    for reference, message in (
+        ("nets_of_mine", "expected module:function, found 'nets_of_mine'"),
+        ("nets_of_mine:biuld", "no function 'biuld' in nets_of_mine; did you mean 'build'"),
+        ("nets_of_yours:build", "there is no module 'nets_of_yours' here"),
+        ("needs_more:build", "module 'needs_more' needs 'nowhere_to_be_found'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            own_models.find(reference)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: nn.Linear(12, 5), r"missing: bias, weight; not in the network: 1\.bias"),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 3)),
+            r"of other shapes: 1\.bias \(5,\) for \(4,\), 1\.weight \(5, 12\) for \(4, 12\)",
+        ),
+        (lambda width: mlp(), "called without arguments: missing a required argument: 'width'"),
+        (lambda: "text", "torch.nn.Module or a pair of it and a transform, found str"),
+        (lambda: (mlp(), 3), "found tuple"),
+    ],
+)
+def test_what_does_not_fit_is_named(weights, build, message):
+    with pytest.raises(ValueError, match=message):
+        own_models.load(weights, build)
+
+
+def test_pickles_and_other_files_are_refused(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "run"), "w"))
+
+    for name, legacy in (("zip.safetensors", True), ("old.pt", False)):
+        torch.save(Trap(), tmp_path / name, _use_new_zipfile_serialization=legacy)
+        with pytest.raises(ValueError, match=f"{name} is a pickle"):
+            own_models.load(tmp_path / name, mlp)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "text.safetensors").write_text("not what it says, and long enough")
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        own_models.load(tmp_path / "text.safetensors", mlp)
+    with pytest.raises(ValueError, match="there is no file"):
+        own_models.load(tmp_path / "none.safetensors", mlp)
+
+
+def test_a_folder_of_classes_and_a_flat_one(tmp_path):
+    write(tmp_path / "classes" / "cat", 3)
+    write(tmp_path / "classes" / "dog", 2)
+    inputs, labels = next(own_models.batches(own_models.load_dataset(tmp_path / "classes")))
+    assert inputs.shape == (5, 3, 6, 6) and labels.tolist() == [0, 0, 0, 1, 1]
+    assert torch.equal(inputs[2, :, 0, 0], torch.tensor([2 / 255, 0, 1]))
+    write(tmp_path / "flat", 4, mode="L")
+    inputs, labels = next(own_models.batches(own_models.load_dataset(str(tmp_path / "flat"))))
+    assert inputs.shape == (4, 3, 6, 6) and labels.tolist() == [0] * 4
+
+
+def test_a_transform_gets_pil_images(tmp_path):
+    def side(image):
+        assert isinstance(image, Image.Image)
+        return torch.full((1,), float(image.size[0]))
+
+    write(tmp_path / "a", 1)
+    write(tmp_path / "a" / "b", 2, (9, 4))
+    inputs, _ = next(own_models.batches(own_models.load_dataset(tmp_path / "a", side)))
+    assert sorted(inputs[:, 0].tolist()) == [6, 9, 9]
+    with pytest.raises(ValueError, match="inputs differ in size; give a transform"):
+        next(own_models.batches(own_models.load_dataset(tmp_path / "a")))
+    inputs, _ = next(own_models.batches(own_models.load_dataset("mnist5k", side, examples=3)))
+    assert inputs[:, 0].tolist() == [28, 28, 28]
+
+
+def test_sets_by_name_are_test_images():
+    split = data.load("mnist5k")
+    inputs, labels = next(own_models.batches(own_models.load_dataset("mnist5k"), 2000))
+    assert torch.equal(inputs, split.test.images) and torch.equal(labels, split.test.labels)
+
+
+def test_examples_are_drawn_by_seed():
+    pair = (torch.arange(50), torch.arange(50) % 3)
+    draws = [
+        next(own_models.batches(own_models.load_dataset(pair, examples=20, seed=seed)))[0].tolist()
+        for seed in (0, 0, 1)
+    ]
+    assert draws[0] == draws[1] != draws[2] and len(set(draws[0])) == 20
+    with pytest.raises(ValueError, match="examples: expected at most the 50 there are, found 51"):
+        own_models.load_dataset(pair, examples=51)
+
+
+def test_tensors_from_a_file(tmp_path):
+    path = tmp_path / "t.safetensors"
+    for tensors, count in (
+        ({"anything": torch.rand(4, 2)}, 1),
+        ({"inputs": torch.rand(4, 2), "other": torch.rand(3)}, 1),
+        ({"images": torch.rand(4, 2), "labels": torch.arange(4)}, 2),
+    ):
+        save_file(tensors, path)
+        batch = next(own_models.batches(own_models.load_dataset(path)))
+        assert len(batch) == count and torch.equal(batch[0], next(iter(tensors.values())))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"x": torch.rand(4), "y": torch.rand(4)}, "expected one tensor in .*found x, y"),
+        ({"labels": torch.arange(4)}, "found none"),
+        ({"x": torch.rand(4, 2), "labels": torch.arange(3)}, r"labels: expected \(4,\)"),
+        ({"x": torch.tensor([[float("nan")]])}, "data: expected finite numbers"),
+    ],
+)
+def test_tensors_that_cannot_be_data(tmp_path, tensors, message):
+    save_file(tensors, tmp_path / "t.safetensors")
+    with pytest.raises(ValueError, match=message):
+        own_models.load_dataset(tmp_path / "t.safetensors")
+
+
+def test_data_that_are_not_there(tmp_path):
+    (tmp_path / "empty" / "folder").mkdir(parents=True)
+    for source, message in (
+        (tmp_path / "empty", "no images in"),
+        (tmp_path / "empty" / "folder", "no images in"),
+        ("mnist5", "no folder or file mnist5, and no data set of that name; did you mean"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            own_models.load_dataset(source)
+    (tmp_path / "text").write_text("text")
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        own_models.load_dataset(tmp_path / "text")
+
+
+@pytest.mark.parametrize("batch_size", [3, 64])
+def test_recording_batch_by_batch_is_recording(batch_size):
+    model, images = mlp(), torch.rand(10, 3, 2, 2)
+    found = own_models.record(model, TensorDataset(images), batch_size=batch_size)
+    expected = activations.record(model, images)
+    assert list(found) == list(expected)
+    for layer, values in expected.items():
+        torch.testing.assert_close(found[layer], values)
+
+
+def test_tokens_dicts_and_what_is_left_out():
+    tokens = torch.randint(0, 7, (10, 6), generator=torch.Generator().manual_seed(0))
+    model = Odd().double()
+    with pytest.warns(UserWarning, match="left out: 'turned'"):
+        found = own_models.record(model, TensorDataset(tokens), batch_size=6)
+    # 'turned' looks like examples in the first batch, of as many as there are tokens.
+    assert "turned" not in found and not any("drop" in key for key in found)
+    assert {"embedding", "encoder", "body[low]", "body[high]"} < set(found)
+    assert all(values.shape[0] == 10 and values.ndim == 2 for values in found.values())
+    torch.testing.assert_close(found["body[low]"], found["body[high]"])
+
+
+def test_inputs_take_the_dtype_of_the_model():
+    found = record(mlp().double(), TensorDataset(torch.rand(4, 12)), ["3"])
+    assert found["3"].dtype == torch.float64 and list(found) == ["3"]
+
+
+def test_a_model_that_fails_is_told_in_one_line():
+    with pytest.raises(ValueError, match=r"Sequential failed on inputs of shape \(4, 5\), torch"):
+        own_models.record(mlp(), TensorDataset(torch.rand(4, 5)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((4,), (4, 1)), ((4, 3), (4, 3)), ((4, 5, 3), (4, 3)), ((4, 3, 2, 2), (4, 3))],
+)
+def test_units(shape, expected):
+    output = torch.arange(np.prod(shape)).reshape(shape)
+    found = own_models.units(output)
+    assert found.shape == expected and found.is_floating_point()
+    torch.testing.assert_close(found.mean(), output.double().mean().to(found.dtype))
+
+
+def test_pretrained_weights_come_from_the_cache(tmp_path, monkeypatch):
+    from replication._torchvision import models
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("REPLICATION_OFFLINE", "1")
+    with pytest.raises(ValueError, match="REPLICATION_OFFLINE is set"):
+        own_models.pretrained("squeezenet1_1")
+    with pytest.raises(ValueError, match="found 'resnet19'; did you mean"):
+        own_models.pretrained("resnet19")
+    network = models.squeezenet1_1()
+    file = tmp_path / "hub" / "checkpoints" / Path(
+        models.SqueezeNet1_1_Weights.DEFAULT.url
+    ).name  # fmt: skip
+    file.parent.mkdir(parents=True)
+    torch.save(network.state_dict(), file)
+    found = own_models.pretrained("squeezenet1_1")
+    assert torch.equal(found.model.state_dict()["classifier.1.bias"], network.classifier[1].bias)
+    assert len(found.classes) == 1000 and not found.model.training
+    assert found.transform(Image.new("RGB", (300, 260))).shape == (3, 224, 224)
+
+
+def test_a_silent_network_is_given_up_soon(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.delenv("REPLICATION_OFFLINE", raising=False)
+
+    def refuse(request, timeout):
+        raise TimeoutError
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    with pytest.raises(ValueError, match="no answer from the network within 3 s"):
+        own_models.pretrained("squeezenet1_1", timeout=3)
+
+
+def test_importing_reads_no_torchvision():
+    code = "import sys; from replication import own_models; assert 'torchvision' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

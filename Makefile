@@ -19,7 +19,7 @@ endif
 IN_VENV := IPYTHONDIR="$$PWD/.ipython" .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test lab data bench clean
+.PHONY: help setup figures test lab html data bench clean
 
 help: ## print this
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
@@ -76,14 +76,17 @@ test: setup ## ruff, then unit, property and notebook tests (notebooks at the sm
 lab: setup ## open JupyterLab on notebooks/
 	@REPLICATION_PROFILE=$(PROFILE) $(IN_VENV) -m jupyterlab notebooks
 
+html: setup ## the executed notebooks, the scorecard and the API as a website, into site/
+	@.venv/bin/python -m replication site
+
 data: setup ## list the data sets and where each was found; DATASET=name fetches one
 	@.venv/bin/python -m replication data $(DATASET)
 
 bench: setup ## time the numerics side by side with peers
 	@.venv/bin/python -m benchmarks $(ARGS)
 
-clean: ## remove figures/smoke, figures/quick and caches; .venv, data/ and other figures stay
-	rm -rf figures/smoke figures/quick
+clean: ## remove figures/smoke, figures/quick, site/ and caches; .venv, data/, other figures stay
+	rm -rf figures/smoke figures/quick site
 	rm -rf build .pytest_cache .ruff_cache .hypothesis .coverage
 	find . -name .venv -prune -o -path ./data -prune -o \
 	    '(' -name __pycache__ -o -name .ipynb_checkpoints ')' -prune -exec rm -rf {} +

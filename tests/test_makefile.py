@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGETS = ("help", "setup", "figures", "test", "lab", "data", "bench", "clean")
+TARGETS = ("help", "setup", "figures", "test", "lab", "html", "data", "bench", "clean")
 # Stands for Python: `-m venv` copies it into .venv, and every call is written down.
 FAKE = """\
 #!/bin/sh
@@ -85,6 +85,8 @@ def test_figures_passes_the_variables_on(tree):
         "-m replication figures --profile smoke --only 04 05 --dataset 'mnist' --device 'cuda:1' "
         "--cluster 'tcp://host:8786' --force"
     )
+    _, out, _ = make(tree, "-n", "html")
+    assert command_of(out).endswith("-m replication site")
     _, out, _ = make(tree, "-n", "data", "DATASET=mnist")
     assert command_of(out).endswith("-m replication data mnist")
 
@@ -150,7 +152,13 @@ def test_an_old_or_absent_python_is_told(tree):
 
 def test_clean_keeps_the_environment_the_data_and_what_is_committed(tree):
     keep = [".venv/__pycache__/a", "data/runs/__pycache__/a", "figures/full/a", "replication/a.py"]
-    gone = ["figures/smoke/a", "figures/quick/a", "replication/__pycache__/a", ".ruff_cache/a"]
+    gone = [
+        "figures/smoke/a",
+        "figures/quick/a",
+        "site/a",
+        "replication/__pycache__/a",
+        ".ruff_cache/a",
+    ]
     for name in (*keep, *gone):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).touch()

@@ -1,0 +1,55 @@
+"""LaTeX to MathML, which browsers draw without a script."""
+
+import re
+import unicodedata
+
+STYLES = {
+    "double-struck": ("DOUBLE-STRUCK",),
+    "script": ("SCRIPT",),
+    "fraktur": ("FRAKTUR", "BLACK-LETTER"),
+}
+_STYLED = re.compile(r'<mi mathvariant="(double-struck|script|fraktur)">([^<]*)</mi>')
+
+
+def mathml(latex: str, display: bool = False) -> str:
+    """Return a formula as a ``<math>`` element.
+
+    Parameters
+    ----------
+    latex : str
+        Without its dollar signs.
+    display : bool
+        On a line of its own, with limits above and below.
+
+    Raises
+    ------
+    ValueError
+        If the LaTeX cannot be converted.
+    """
+    from latex2mathml.converter import convert
+
+    try:
+        text = convert(latex.strip(), display="block" if display else "inline")
+    except Exception as error:  # it has a dozen error classes of its own, without a common base
+        raise ValueError(f"formula: cannot be converted: {latex.strip()!r} ({error!r})") from error
+    left = re.search(r"<m[io]>\\[A-Za-z]+</m[io]>", text)
+    if left:
+        raise ValueError(f"formula: unknown command {left[0][4:-5]} in {latex.strip()!r}")
+    # MathML Core, what browsers implement, has no such styles: the letters themselves are styled.
+    text = _STYLED.sub(lambda m: f"<mi>{''.join(_letter(m[1], c) for c in m[2])}</mi>", text)
+    text = re.sub(r"\\([%#&_$])(?=[^<>]*</mtext>)", r"\1", text)  # escapes within \text
+    return re.sub(r"&(?!#?\w+;)", "&amp;", text)
+
+
+def _letter(style: str, character: str) -> str:
+    """Return the mathematical letter of a style, e.g. ℝ; a character without one as it is."""
+    if not (character.isascii() and character.isalpha()):
+        return character
+    size = "CAPITAL" if character.isupper() else "SMALL"
+    for name in STYLES[style]:
+        for prefix in ("MATHEMATICAL ", ""):
+            try:
+                return unicodedata.lookup(f"{prefix}{name} {size} {character.upper()}")
+            except KeyError:
+                continue
+    return character

@@ -1,0 +1,178 @@
+"""The collection as a static site: what `make html` writes into ``site/``.
+
+Nothing is run and nothing is fetched: the pages show the notebooks as they lie there, executed,
+and the claims in the figures folder. The pages ask for nothing outside the folder, so that it can
+be read from a disk as well as from a server: formulas are MathML, the one style sheet and the one
+script lie beside the pages, and without the script only the sorting, the filters and the switch
+between light and dark are missing.
+"""
+
+import io
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import replication
+from replication import claims, paths, scorecard
+from replication._site_notebooks import FILES, Body, read
+
+__all__ = ["build"]
+
+SYMBOLS = dict(zip(claims.VERDICTS, "✔✘○", strict=True))
+STATIC = ("site.css", "site.js")
+MARK = "index.html"  # a folder that holds files, but not this one, is not a site
+THUMBNAIL_WIDTH = 640  # pixels: twice a card's width, for fine screens
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many claims came out how, at one profile: (verdict, symbol, count) of each verdict."""
+
+    label: str
+    profile: str
+    verdicts: tuple[tuple[str, str, int], ...]
+
+
+def build(target: str | os.PathLike | None = None) -> Path:
+    """Write the site into a folder and return its front page.
+
+    The folder appears whole or not at all, in place of a site that was there.
+
+    Parameters
+    ----------
+    target : path, optional
+        By default ``site/`` beside ``notebooks/``.
+
+    Raises
+    ------
+    ValueError
+        If there are no notebooks, one of them or a ``claims.json`` is malformed, `target` holds
+        something other than a site, or the packages that convert notebooks are missing.
+    """
+    target = Path(target) if target is not None else paths.root() / "site"
+    target = target.resolve()
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"target: {target} is a file; expected a folder")
+    if target.is_dir() and any(target.iterdir()) and not (target / MARK).is_file():
+        raise ValueError(f"target: {target} holds something other than a site; it stays as it is")
+    _require()
+    from replication import _notebooks
+
+    bodies = [read(path) for path in _notebooks.select(None)]
+    written = any(paths.figures().glob(f"*/*/{claims.FILE}"))
+    rows = scorecard.select(scorecard.collect()) if written else []
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    try:
+        _write(folder, bodies, rows)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return target / MARK
+
+
+def _require() -> None:
+    try:
+        import jinja2  # noqa: F401
+        import latex2mathml  # noqa: F401
+        import nbconvert  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ValueError(f"the site needs {error.name}: pip install -e '.[notebooks]'") from None
+
+
+def _write(folder: Path, bodies: Sequence[Body], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write all pages, and what they need, into a new folder."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    from replication import _site_api
+
+    environment = Environment(
+        loader=FileSystemLoader(FILES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+    def page(name: str, template: str, **content: Any) -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        common = {
+            "up": "../" * name.count("/"),
+            "version": replication.__version__,
+            "symbols": SYMBOLS,
+        }
+        text = environment.get_template(template).render(**common, **content)
+        path.write_text(text, encoding="utf-8")
+
+    for body in bodies:
+        _write_pictures(folder, body)
+    of = {body.stem: [row for row in rows if row["notebook"] == body.stem] for body in bodies}
+    cards = [
+        {
+            "body": body,
+            "papers": sorted({row["paper"] for row in of[body.stem]}),
+            "tallies": tallies(of[body.stem], "notebook"),
+        }
+        for body in bodies
+    ]
+    page(MARK, "index.html.j2", cards=cards, summary=tallies(rows, "paper"), claims=len(rows))
+    for i, card in enumerate(cards):
+        page(
+            f"notebooks/{card['body'].stem}.html",
+            "notebook.html.j2",
+            **card,
+            before=cards[i - 1]["body"] if i else None,
+            after=cards[i + 1]["body"] if i + 1 < len(cards) else None,
+        )
+    options = {key: list(dict.fromkeys(row[key] for row in rows)) for key in ("paper", "profile")}
+    options["verdict"] = [verdict for verdict in claims.VERDICTS if rows]
+    options["notebook"] = sorted({row["notebook"] for row in rows})
+    page(
+        "scorecard.html",
+        "scorecard.html.j2",
+        rows=[{**row, "ours": claims.ours(row)} for row in rows],
+        options=options,
+        pages={body.stem for body in bodies},
+    )
+    page("api.html", "api.html.j2", modules=_site_api.modules())
+    for name in STATIC:
+        shutil.copyfile(FILES / name, folder / name)
+
+
+def tallies(rows: Sequence[Mapping[str, Any]], key: str) -> list[Tally]:
+    """Count the verdicts of `rows` by the value of `key`, and by profile, in their order."""
+    counts = Counter((row[key], row["profile"], row["verdict"]) for row in rows)
+    groups = dict.fromkeys((row[key], row["profile"]) for row in rows)
+    return [
+        Tally(
+            label,
+            profile,
+            tuple(
+                (verdict, SYMBOLS[verdict], counts[label, profile, verdict]) for verdict in SYMBOLS
+            ),
+        )
+        for label, profile in groups
+    ]
+
+
+def _write_pictures(folder: Path, body: Body) -> None:
+    """Write the pictures of a notebook, and a small one for its card."""
+    from PIL import Image
+
+    place = folder / "notebooks" / body.stem
+    place.mkdir(parents=True)
+    for picture in body.pictures:
+        (place / picture.name).write_bytes(picture.content)
+    if body.thumbnail:
+        with Image.open(io.BytesIO(body.thumbnail.content)) as image:
+            small = image.convert("RGB")
+            small.thumbnail((THUMBNAIL_WIDTH, THUMBNAIL_WIDTH))
+            small.save(place / "thumbnail.png", optimize=True)

@@ -1,4 +1,4 @@
-"""The command line: ``python -m replication figures | data | compare | scorecard | doctor``.
+"""The command line: ``python -m replication figures | data | compare | scorecard | site | doctor``.
 
 Heavy imports (torch, papermill) stand inside the commands, so that ``--help`` answers at once.
 """
@@ -79,6 +79,12 @@ def _parser() -> argparse.ArgumentParser:
 
     scorecard = commands.add_parser("scorecard", help="rewrite figures/SCORECARD.md")
     scorecard.set_defaults(command=_scorecard)
+
+    site = commands.add_parser(
+        "site", help="write the executed notebooks, the scorecard and the API as a website"
+    )
+    site.add_argument("--to", type=Path, metavar="DIR", help="the folder (default: site/)")
+    site.set_defaults(command=_site)
 
     doctor = commands.add_parser("doctor", help="what this machine has and what would be used")
     doctor.set_defaults(command=_doctor)
@@ -179,6 +185,13 @@ def _scorecard(options: argparse.Namespace) -> int:
         scorecard.update_readme(readme, rows)
     print(scorecard.summary(rows).rstrip())
     print(f"\nwritten to {path}")
+    return 0
+
+
+def _site(options: argparse.Namespace) -> int:
+    from replication import site
+
+    print(f"open {site.build(options.to)} in a browser")
     return 0
 
 

@@ -1053,4 +1053,6 @@ def test_nothing_is_pickled():
                 assert ast.unparse(node) not in calls, file
                 assert node.attr not in ("to_pickle", "read_pickle"), file
             if isinstance(node, ast.keyword):
-                assert node.arg not in ("allow_pickle", "weights_only"), file
+                assert node.arg != "allow_pickle", file
+                # torchvision's own weights, checked against their hash, come in torch's format.
+                assert node.arg != "weights_only" or ast.unparse(node.value) == "True", file

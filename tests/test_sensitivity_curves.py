@@ -5,23 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from _random_networks import gaussian, scaled_mlp
 from torch import nn
 
-from replication import models
 from replication.sensitivity import nearest_boundary, output_curve, transitions
 
-
-def gaussian(*shape, seed=0):
-    source = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=source, dtype=torch.float64)
-
-
-def network(seed, inputs=3, widths=(12, 12), scale=2.0, **options):
-    model = models.build("mlp", seed, torch.float64, inputs=inputs, widths=widths, **options)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= scale
-    return model
+network = scaled_mlp
 
 
 def dense(weight, bias):

@@ -1,29 +1,20 @@
 """Regions on planes: lines that cut a square, grids against exact counts, areas, bad input."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from _random_networks import gaussian, scaled_mlp
 from torch import nn
 
-from replication import models
 from replication.sensitivity import plane_regions, region_map
 
 CORNERS = torch.tensor([[-1.0, -1], [1, -1], [-1, 1]], dtype=torch.float64)
 
 
-def gaussian(*shape, seed=0):
-    source = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=source, dtype=torch.float64)
-
-
-def network(seed, inputs=2, widths=(8, 8), scale=2.0, **options):
-    model = models.build("mlp", seed, torch.float64, inputs=inputs, widths=widths, **options)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= scale
-    return model
+network = partial(scaled_mlp, inputs=2, widths=(8, 8))
 
 
 def units(weights, biases, activation=nn.ReLU):

@@ -1,10 +1,12 @@
 """Transitions: known breakpoints, codes between them, degenerate places, samples, interface."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from _random_networks import gaussian, scaled_mlp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -16,19 +18,7 @@ from replication.sensitivity import _segments, trajectories, transitions
 KINKS = {nn.ReLU: (0,), nn.LeakyReLU: (0,), nn.ReLU6: (0, 6), nn.Hardsigmoid: (-3, 3)}
 
 
-def gaussian(*shape, seed=0):
-    source = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=source, dtype=torch.float64)
-
-
-def network(seed, inputs=3, widths=(12, 12), scale=2.0, **options):
-    model = models.build(
-        "mlp", seed, torch.float64, inputs=inputs, widths=widths, classes=2, **options
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= scale
-    return model
+network = partial(scaled_mlp, classes=2)
 
 
 def units(weights, biases, activation=nn.ReLU):

@@ -4,16 +4,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from _random_networks import gaussian
 from torch import nn
 from torch.nn import functional as F
 
 from replication import models
 from replication.sensitivity import transitions
-
-
-def gaussian(*shape, seed=0):
-    source = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=source, dtype=torch.float64)
 
 
 def convnet():

@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -94,12 +95,22 @@ def heatmap(
     ax.figure.colorbar(image, ax=ax, label=label)
 
 
+def log_x(ax: Axes) -> None:
+    """Make the x axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
+    ax.set_xscale("log")
+    _plain_numbers(ax.xaxis)
+
+
 def log_y(ax: Axes) -> None:
     """Make the y axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    _plain_numbers(ax.yaxis)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend_outside(fig: Figure, handles: Sequence, labels: Sequence[str], **options) -> None:

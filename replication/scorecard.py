@@ -17,10 +17,9 @@ BEGIN, END = "<!-- scorecard:begin -->", "<!-- scorecard:end -->"
 # a shape as well as a word, for readers who cannot tell the colours
 _SYMBOLS = {claims.REPRODUCED: "✔", claims.NOT_REPRODUCED: "✘", claims.INCONCLUSIVE: "○"}
 _PROFILES = ("smoke", "quick", "full", "paper")
-_COLUMNS = (
-    *("Claim", "Figure", "Statement", "The paper reports", "Ours, with interval", "Verdict"),
-    *("Data set", "Profile and scale", "Seeds", "Notebook", "Rule"),
-)
+_BEFORE = ("Claim", "Figure", "Statement", "The paper reports")  # then a column a profile
+_AFTER = ("Data set, scale and seeds", "Notebook", "Rule")
+_NOT_RUN, _DOT = "not run", " · "
 
 
 def _natural(text: str) -> list[Any]:
@@ -91,39 +90,91 @@ def select(
     return [row for row in rows if row["profile"] in profiles] or rows
 
 
-def summary(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return a Markdown table: how many claims of each paper were reproduced, by profile."""
+def columns(
+    rows: Iterable[Mapping[str, Any]], profiles: Sequence[str] = COMMITTED
+) -> list[tuple[str, bool]]:
+    """Return the profiles that a table of `rows` has a column for, and whether each has been run.
+
+    Those of the rows by size; where one of `profiles` is among them, also the others of these.
+    """
+    found = {row["profile"] for row in rows}
+    shown = found | set(profiles) if found & set(profiles) else found
+    return [(profile, profile in found) for profile in sorted(shown, key=_profile_order)]
+
+
+def summary(rows: Iterable[Mapping[str, Any]], profiles: Sequence[str] = COMMITTED) -> str:
+    """Return a Markdown table: how many claims of each paper came out how, a column a profile.
+
+    Beside a profile of `profiles` that has been run, the others have a column too and say so where
+    they have not.
+    """
     rows = list(rows)
     counts = Counter((row["paper"], row["profile"], row["verdict"]) for row in rows)
     papers = sorted({row["paper"] for row in rows}, key=_natural)
-    profiles = sorted({row["profile"] for row in rows}, key=_profile_order)
-    lines = []
-    for paper in papers:
-        for profile in profiles:
-            found = [counts[paper, profile, verdict] for verdict in claims.VERDICTS]
-            if sum(found):
-                lines.append([_escape(paper), _escape(profile), *map(str, found)])
+    shown = columns(rows, profiles)
+
+    def cells(chosen: Sequence[str]) -> list[str]:
+        found = [
+            [sum(counts[p, profile, v] for p in chosen) for v in claims.VERDICTS]
+            for profile, _ in shown
+        ]
+        return [_DOT.join(map(str, numbers)) if any(numbers) else _NOT_RUN for numbers in found]
+
+    lines = [[_escape(paper), *cells([paper])] for paper in papers]
     if len(papers) > 1:
-        for profile in profiles:
-            found = [sum(counts[p, profile, v] for p in papers) for v in claims.VERDICTS]
-            lines.append(["**All**", _escape(profile), *map(str, found)])
-    verdicts = [f"{_SYMBOLS[verdict]} {verdict}" for verdict in claims.VERDICTS]
-    return _table(["Paper", "Profile", *verdicts], lines)
+        lines.append(["**All**", *cells(papers)])
+    symbols = _DOT.join(_SYMBOLS[verdict] for verdict in claims.VERDICTS)
+    heads = [f"{_escape(name)} {symbols}" if run else _escape(name) for name, run in shown]
+    legend = ", ".join(f"{_SYMBOLS[verdict]} {verdict}" for verdict in claims.VERDICTS)
+    return _table(["Paper", *heads], lines) + f"\n{legend}.\n"
 
 
-def _line(row: Mapping[str, Any]) -> list[str]:
-    verdict = f"{_SYMBOLS[row['verdict']]} {row['verdict']}"
-    if row["note"]:
-        verdict += f"<br>{_escape(row['note'])}"
-    profile = _escape(row["profile"])
-    if row["scale"]:
-        profile += f": {_escape(row['scale'])}"
-    link = f"[{_escape(row['notebook'])}](<../notebooks/{row['notebook']}.ipynb>)"
-    cells = [row["id"], row["figure"], row["statement"], row["paper_value"], claims.ours(row)]
+def by_claim(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Mapping[str, Any]]]:
+    """Return each claim's rows by profile, in the order of `rows`.
+
+    Rows are of one claim if they have its paper, its id and its notebook in common.
+    """
+    found: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["paper"], row["id"], row["notebook"]), {})[row["profile"]] = row
+    return list(found.values())
+
+
+def _result(row: Mapping[str, Any] | None) -> str:
+    """Return the cell of a claim at one profile: verdict, number with interval, note."""
+    if row is None:
+        return _NOT_RUN
+    lines = [f"{_SYMBOLS[row['verdict']]} {row['verdict']}", _escape(claims.ours(row))]
+    return "<br>".join([*lines, *([_escape(row["note"])] if row["note"] else [])])
+
+
+def _evidence(row: Mapping[str, Any]) -> str:
+    """Return what a result rests on: data set, scale and number of seeds."""
+    parts = [row["scale"]] if row["dataset"] in row["scale"] else [row["dataset"], row["scale"]]
+    count = row["seeds"]
+    return "; ".join([*filter(None, parts), f"{count} seed{'s' * (count != 1)}"])
+
+
+def _shared(texts: Mapping[str, str]) -> str:
+    """Return a cell that profiles share, with a line for each where they differ."""
+    if len(set(texts.values())) == 1:
+        return _escape(next(iter(texts.values())))
+    return "<br>".join(f"{_escape(profile)}: {_escape(text)}" for profile, text in texts.items())
+
+
+def _line(runs: Mapping[str, Mapping[str, Any]], profiles: Sequence[str]) -> list[str]:
+    """Return the cells of one claim, from its rows by profile."""
+    first = next(iter(runs.values()))
+
+    def shared(key: str) -> str:
+        return _shared({profile: row[key] for profile, row in runs.items()})
+
     return [
-        *map(_escape, cells),
-        *(verdict, _escape(row["dataset"]), profile, str(row["seeds"]), link),
-        _escape(row["rule"]),
+        *(_escape(first["id"]), *map(shared, ("figure", "statement", "paper_value"))),
+        *(_result(runs.get(profile)) for profile in profiles),
+        _shared({profile: _evidence(row) for profile, row in runs.items()}),
+        f"[{_escape(first['notebook'])}](<../notebooks/{first['notebook']}.ipynb>)",
+        shared("rule"),
     ]
 
 
@@ -156,10 +207,12 @@ def write(
         "those of a single claim, not corrected for the number of claims. This page is written by "
         "`python -m replication scorecard`.\n"
     )
-    text.append(summary(rows))
+    text.append(summary(rows, profiles))
+    header = [*_BEFORE, *(f"Ours at {_escape(profile)}" for profile in found), *_AFTER]
     for paper in sorted({row["paper"] for row in rows}, key=_natural):
         text.append(f"## {_escape(paper)}\n")
-        text.append(_table(_COLUMNS, [_line(row) for row in rows if row["paper"] == paper]))
+        mine = by_claim(row for row in rows if row["paper"] == paper)
+        text.append(_table(header, [_line(runs, found) for runs in mine]))
     path = folder / FILE
     with atomic(path) as temporary:
         temporary.write_text("\n".join(text), encoding="utf-8")

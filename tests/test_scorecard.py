@@ -2,7 +2,6 @@ import re
 
 import pytest
 
-from replication import scorecard
 from replication.claims import Claim, Rule, save, settle
 from replication.scorecard import BEGIN, END, collect, select, summary, update_readme, write
 
@@ -100,43 +99,57 @@ def test_scorecard_shows_committed_profiles_only(tmp_path):
         "## Novak et al. 2018",
         "## Zhang et al. 2017",
     ]
-    body = [cells for cells in rows_of(text) if cells[0] in ("B1", "B2", "B10", "Z1")]
-    assert [cells[0] for cells in body] == ["B1", "B1", "B2", "B10", "Z1"]
-    assert all(len(cells) == len(scorecard._COLUMNS) for cells in body)
-    assert dict(zip(scorecard._COLUMNS, body[3], strict=True)) == {
+    header, *body = [cells for cells in rows_of(text) if len(cells) == 9 and "---" not in cells]
+    body = [cells for cells in body if cells != header]
+    assert [cells[0] for cells in body] == ["B1", "B2", "B10", "Z1"]
+    assert dict(zip(header, body[2], strict=True)) == {
         "Claim": "B10",
         "Figure": "Fig. 2",
         "Statement": "it rises",
         "The paper reports": "0.5",
-        "Ours, with interval": "1.000 [0.752, 1.248]",
-        "Verdict": "✔ reproduced",
-        "Data set": "MNIST",
-        "Profile and scale": "full",
-        "Seeds": "3",
+        "Ours at full": "✔ reproduced<br>1.000 [0.752, 1.248]",
+        "Ours at paper": "not run",
+        "Data set, scale and seeds": "MNIST; 3 seeds",
         "Notebook": "[04_noise](<../notebooks/04_noise.ipynb>)",
         "Rule": "slope: the 95% t interval of the mean lies above 0; at least 3 seeds.",
     }
-    assert [cells[5].split("<br>")[0] for cells in body[:3]] == [
-        "○ inconclusive",
-        "✔ reproduced",
-        "✘ not reproduced",
+    verdicts = [[cell.split("<br>")[0] for cell in cells[4:6]] for cells in body[:2]]
+    assert verdicts == [["○ inconclusive", "✔ reproduced"], ["✘ not reproduced", "not run"]]
+
+
+def test_what_differs_between_profiles_is_told_of_each(tmp_path):
+    put(
+        tmp_path,
+        item("B1", scale="100 images"),
+        item("B1", profile="paper", dataset="CIFAR-10", scale="all of CIFAR-10"),
+        item("B1", notebook="05_more", statement="it rises again"),
+    )
+    full, other = [
+        cells for cells in rows_of(write(tmp_path).read_text(encoding="utf-8")) if cells[0] == "B1"
     ]
+    assert full[2] == "it rises" and other[2] == "it rises again"
+    assert full[6] == "full: MNIST; 100 images; 3 seeds<br>paper: all of CIFAR-10; 3 seeds"
+    assert other[4:7] == ["✔ reproduced<br>1.000 [0.752, 1.248]", "not run", "MNIST; 3 seeds"]
 
 
 def test_cells_are_escaped(tmp_path):
     text = write(some(tmp_path)).read_text(encoding="utf-8")
-    assert r"✘ not reproduced<br>a \| pipe and \`EV1\` &lt;b> \*fell\* |" in text
-    assert "full: 5k images" in text
+    assert r"<br>a \| pipe and \`EV1\` &lt;b> \*fell\* |" in text
+    assert "| MNIST; 5k images; 3 seeds |" in text
 
 
 def test_without_a_committed_profile_the_page_says_so(tmp_path):
     put(tmp_path, item("B1", profile="quick"), item("B2", profile="smoke"))
     text = write(tmp_path).read_text(encoding="utf-8")
     assert "**Profile smoke, quick only: a quick look, not the evidence.**" in text
-    assert [c[7] for c in rows_of(text) if c[0].startswith("B")] == ["quick", "smoke"]
+    assert "| Paper | smoke ✔ · ✘ · ○ | quick ✔ · ✘ · ○ |" in text and "full" not in summary_of(
+        text
+    )
+    shown = [[c[4][:5], c[5][:5]] for c in rows_of(text) if c[0].startswith("B")]
+    assert shown == [["not r", "✔ rep"], ["✔ rep", "not r"]]
     asked = write(tmp_path, profiles=("smoke",)).read_text(encoding="utf-8")
     assert "not the evidence" not in asked
-    assert [c[7] for c in rows_of(asked) if c[0].startswith("B")] == ["smoke"]
+    assert "| Paper | smoke ✔ · ✘ · ○ |" in asked and "Ours at smoke" in asked
 
 
 def test_the_same_claims_give_the_same_page(tmp_path):
@@ -159,17 +172,24 @@ def test_a_write_that_fails_leaves_the_old_page(tmp_path, monkeypatch):
     assert [p for p in tmp_path.iterdir() if p.is_file()] == [path]
 
 
-def test_summary_counts_by_paper_and_profile(tmp_path):
+def test_summary_counts_by_paper_with_a_column_a_profile(tmp_path):
     header, rule, *body = rows_of(summary(select(collect(some(tmp_path)))))
-    assert header == ["Paper", "Profile", "✔ reproduced", "✘ not reproduced", "○ inconclusive"]
+    assert header == ["Paper", "full ✔ · ✘ · ○", "paper ✔ · ✘ · ○"]
     assert set(rule) == {"---"}
     assert body == [
-        ["Novak et al. 2018", "full", "1", "1", "1"],
-        ["Novak et al. 2018", "paper", "1", "0", "0"],
-        ["Zhang et al. 2017", "full", "1", "0", "0"],
-        ["**All**", "full", "2", "1", "1"],
-        ["**All**", "paper", "1", "0", "0"],
+        ["Novak et al. 2018", "1 · 1 · 1", "1 · 0 · 0"],
+        ["Zhang et al. 2017", "1 · 0 · 0", "not run"],
+        ["**All**", "2 · 1 · 1", "1 · 0 · 0"],
     ]
+
+
+def test_summary_says_which_profile_has_not_been_run(tmp_path):
+    text = summary(select(collect(some(tmp_path)), ("full",)))
+    assert rows_of(text)[0] == ["Paper", "full ✔ · ✘ · ○", "paper"]
+    assert [cells[2] for cells in rows_of(text)[2:]] == ["not run"] * 3
+    assert text.endswith("\n\n✔ reproduced, ✘ not reproduced, ○ inconclusive.\n")
+    quick = summary(select(collect(tmp_path), ("quick",)))
+    assert rows_of(quick)[0] == ["Paper", "quick ✔ · ✘ · ○"]
 
 
 def test_select_falls_back_to_what_there_is(tmp_path):

@@ -1,5 +1,6 @@
 """Download data sets through torchvision, never leaving half a data set behind."""
 
+import errno
 import os
 import queue
 import shutil
@@ -7,10 +8,9 @@ import socket
 import threading
 import time
 import urllib.request
-import uuid
 from pathlib import Path
 
-from replication import _locations, paths
+from replication import _files, _locations, paths
 
 _failures: dict[str, str] = {}  # why a download failed, by data set; "" when nothing answered
 
@@ -42,15 +42,26 @@ def fetch(name: str, timeout: float = 10.0) -> Path:
         first = _first_answer([mirror + file for mirror in kind.mirrors], timeout)
         mirrors = sorted(kind.mirrors, key=lambda mirror: mirror + file != first)
         kind = type(kind.__name__, (kind,), {"mirrors": mirrors})
-    partial = root / f".partial-{name}-{uuid.uuid4().hex}"
-    before = socket.getdefaulttimeout()
+    partial = root / f".partial-{name}.{_files.mark()}"
     try:
         partial.mkdir(parents=True)
+    except OSError as error:
+        raise UnavailableError(
+            f"data/ cannot be written to ({error.strerror}): make it so, or put the files into "
+            "another folder and name that in $REPLICATION_DATA"
+        ) from error
+    before = socket.getdefaulttimeout()
+    try:
         _sweep(root)
         socket.setdefaulttimeout(timeout)
         kind(partial, train=False, download=True)
         return _move(partial / info.folder, root / info.folder)
     except Exception as error:  # torchvision, urllib and tarfile raise many kinds
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise UnavailableError(
+                f"the download failed: {os.strerror(error.errno)} for data/; free some, or name a "
+                "folder that holds the data set in $REPLICATION_DATA"
+            ) from error
         what = " ".join(str(error).replace(str(root), "data").split()) or type(error).__name__
         raise UnavailableError(f"the download failed: {what}") from error
     finally:
@@ -104,8 +115,11 @@ def _first_answer(urls: list[str], timeout: float) -> str:
 
 
 def _sweep(root: Path) -> None:
-    """Remove what downloads that died left behind: nothing written in them for an hour."""
+    """Remove what downloads that died left behind, or into which nothing came for an hour."""
     for left in root.glob(".partial-*"):
+        if _files.is_abandoned(left):
+            shutil.rmtree(left, ignore_errors=True)
+            continue
         try:
             newest = max(entry.stat().st_mtime for entry in (left, *left.rglob("*")))
         except OSError:  # another process is at work in it

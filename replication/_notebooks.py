@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from replication import _kernels, paths, profiles
-from replication._files import atomic, read_json, write_json
+from replication._files import atomic, read_json, temporary_for, write_json
 
 PACKAGE = Path(__file__).resolve().parent
 # What of a cell's metadata is the author's; all else is left there by the tools that ran it.
@@ -89,7 +89,7 @@ def run(
             bar.set_description(path.stem)
             try:
                 line = _run_one(path, profile, parameters, surroundings, force, in_place, bar)
-            except _Failed as failure:
+            except (_Failed, OSError) as failure:
                 failed.append(path.stem)
                 line = f"{path.stem}: {failure}"
             bar.write(line, file=sys.stdout)
@@ -169,7 +169,7 @@ def _execute(path: Path, output: Path, parameters: dict[str, Any], cells: int, b
     import papermill
     from papermill.exceptions import PapermillException, PapermillExecutionError
 
-    partial = output.with_name(f".{output.stem}.partial.ipynb")
+    partial = temporary_for(output)
     start = time.perf_counter()
 
     def told(cell_index: int, **_: Any) -> None:
@@ -191,16 +191,19 @@ def _execute(path: Path, output: Path, parameters: dict[str, Any], cells: int, b
         )
     except PapermillExecutionError as error:
         reason = f"{error.ename}: {_first_line(error.evalue)} (In [{error.exec_count}])"
-    except (PapermillException, RuntimeError, TimeoutError, ValueError, OSError) as error:
+    except (PapermillException, RuntimeError, TimeoutError, ValueError) as error:
         reason = f"{type(error).__name__}: {_first_line(str(error))}"
+    except OSError as error:  # it may be what wrote the notebook that failed, in the middle of it
+        partial.unlink(missing_ok=True)
+        reason = f"{output}: {error}"
     else:
         reason = ""
     finally:
-        if partial.exists():
+        if written := partial.exists():
             os.replace(partial, output)
     if reason:
         seconds = time.perf_counter() - start
-        kept = f"\n    kept with its error: {output}" if output.exists() else ""
+        kept = f"\n    kept with its error: {output}" if written else ""
         raise _Failed(f"failed after {seconds:.1f} s: {reason}{kept}")
 
 

@@ -14,9 +14,12 @@ from replication._files import atomic
 def save_tensors(
     tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write `tensors` as safetensors, whole or not at all."""
+    """Write `tensors` as safetensors, whole or not at all; OSError names `path` where it fails."""
     with atomic(path) as temporary:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
+        try:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
+        except SafetensorError as error:  # says neither which file nor, as an OSError would, why
+            raise OSError(f"{path} cannot be written ({error})") from error
 
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:

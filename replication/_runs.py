@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -157,6 +158,9 @@ def stored(spec: Spec, key: str, folder: Path | None) -> Run | None:
         saved = read_json(folder / "run.json")
         checkpoints = {float(epoch): int(step) for epoch, step in saved["checkpoints"]}
         _check(_checkpoint(folder, step) for step in checkpoints.values())
+        if (left := folder / "resume.safetensors").exists():  # killed between the last two steps
+            with suppress(OSError):  # a store may be read-only
+                left.unlink()
         return Run(spec, key, saved["status"], _history(saved["history"]), checkpoints, folder)
     except FileNotFoundError:
         (folder / "run.json").unlink(missing_ok=True)

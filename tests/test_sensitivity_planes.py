@@ -199,3 +199,9 @@ def test_the_gpu_agrees():
     on_gpu = plane_regions(model.cuda(), *CORNERS)
     assert on_gpu.count == exact.count and on_gpu.polygons[0].is_cuda
     assert region_map(model, *CORNERS, 50).count == drawn.count
+
+
+def test_results_are_shown_without_their_arrays():
+    drawn, exact = region_map(network(0), *CORNERS, 20), plane_regions(network(0), *CORNERS)
+    assert f"count={exact.count}" in repr(exact)
+    assert "tensor" not in repr(drawn) + repr(exact)

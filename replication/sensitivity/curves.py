@@ -1,6 +1,6 @@
 """What a piecewise-linear network makes of a path: its output piece by piece, and how it turns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -41,13 +41,13 @@ class OutputCurve:
     closed : bool
     """
 
-    positions: Array
-    segments: Array
-    fractions: Array
-    outputs: Array
-    changes: Array
-    bends: Array
-    angles: Array
+    positions: Array = field(repr=False)
+    segments: Array = field(repr=False)
+    fractions: Array = field(repr=False)
+    outputs: Array = field(repr=False)
+    changes: Array = field(repr=False)
+    bends: Array = field(repr=False)
+    angles: Array = field(repr=False)
     closed: bool
 
     @property

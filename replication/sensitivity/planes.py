@@ -1,7 +1,7 @@
 """Activation regions on a plane through three points: as a picture, and counted exactly."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,10 @@ class RegionMap:
         The three points on the plane: a at (0, 0), b at (|b - a|, 0), c above.
     """
 
-    ids: Array
+    ids: Array = field(repr=False)
     count: int
     extent: Extent
-    points: Array
+    points: Array = field(repr=False)
 
     @property
     def edges(self) -> Array:
@@ -64,10 +64,10 @@ class PlaneRegions:
     """
 
     count: int
-    polygons: list[Array]
+    polygons: list[Array] = field(repr=False)
     area_error: float
     extent: Extent
-    points: Array
+    points: Array = field(repr=False)
 
     @property
     def certified(self) -> bool:

@@ -52,11 +52,11 @@ class Transitions:
 
     total: int
     per_layer: dict[str, int]
-    positions: Array
-    segments: Array
-    fractions: Array
-    layers: Array
-    units: Array
+    positions: Array = field(repr=False)
+    segments: Array = field(repr=False)
+    fractions: Array = field(repr=False)
+    layers: Array = field(repr=False)
+    units: Array = field(repr=False)
     switches: dict[str, int]
 
     def __int__(self) -> int:

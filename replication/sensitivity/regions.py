@@ -5,7 +5,7 @@ of three for ReLU6, Hardtanh and Hardsigmoid. Where it is constant the network i
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np

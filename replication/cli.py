@@ -80,6 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     scorecard = commands.add_parser("scorecard", help="rewrite figures/SCORECARD.md")
     scorecard.set_defaults(command=_scorecard)
 
+    front = commands.add_parser(
+        "front-page",
+        help="draw the README's figure and thumbnails from the numbers of figures/full",
+    )
+    front.set_defaults(command=_front_page)
+
     site = commands.add_parser(
         "site", help="write the executed notebooks, the scorecard and the API as a website"
     )
@@ -185,6 +191,16 @@ def _scorecard(options: argparse.Namespace) -> int:
         scorecard.update_readme(readme, rows)
     print(scorecard.summary(rows).rstrip())
     print(f"\nwritten to {path}")
+    return 0
+
+
+def _front_page(options: argparse.Namespace) -> int:
+    import matplotlib
+
+    matplotlib.use("agg")  # no display is needed
+    from replication import front_page
+
+    print(f"written to {front_page.write()}")
     return 0
 
 

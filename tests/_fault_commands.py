@@ -1,0 +1,130 @@
+"""What `faults` kills, besides commands of the package: small sweeps, training and a download."""
+
+import gzip
+import hashlib
+import http.server
+import json
+import os
+import struct
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+import numpy as np
+import torch
+
+from replication import data, paths, sweeps, training
+from replication._files import write_json
+from replication._torchvision import datasets
+
+
+def measure(spec: dict) -> list[dict]:
+    """Return a few rows after a moment: one spec of the sweeps."""
+    time.sleep(spec["pause"])
+    values = np.random.default_rng(spec["seed"]).normal(size=50)
+    return [{"k": k, "value": value} for k, value in enumerate(values)]
+
+
+def sweep(count: int = 60, pause: float = 0.005, cluster: str | None = None) -> None:
+    specs = [{"seed": seed, "pause": pause} for seed in range(count)]
+    table = sweeps.run(measure, specs, store=paths.runs() / "s", cluster=cluster, progress=False)
+    answer(json.loads(table.to_json(double_precision=15)))
+
+
+def sweep_on_a_cluster() -> None:
+    sweep(40, 0.05, "local")
+
+
+def fit() -> None:
+    spec = training.Spec(
+        model="mlp",
+        model_options={"inputs": 64, "widths": (64, 64)},
+        optimizer="Adam",
+        epochs=16,
+        batch_size=16,
+        evaluate_every=0.5,
+        checkpoints=tuple(range(16)),
+        augment={"flip": 0.5},
+    )
+    describe([training.fit(spec, toy(), store=paths.runs() / "n", progress=False)])
+
+
+def population() -> None:
+    specs = [
+        training.Spec(
+            model="mlp",
+            model_options={"inputs": 64, "widths": (32,)},
+            epochs=epochs,
+            batch_size=16,
+            checkpoints=(1, 2, 4),
+            label_corruption=0.2,
+            seed=seed,
+            dtype="float64",
+        )
+        for seed in range(6)
+        for epochs in (8, 12)
+    ]
+    describe(training.fit_population(specs, toy(), store=paths.runs() / "n", progress=False))
+
+
+def download() -> None:
+    data.fetch("mnist")
+    answer(data.load("mnist").digest)
+
+
+def toy() -> data.Split:
+    """Return a small data set."""
+    source = np.random.default_rng(0)
+    parts = [
+        data.Examples(
+            torch.tensor(source.random((count, 1, 8, 8)), dtype=torch.float32),
+            torch.tensor(source.integers(0, 10, count)),
+        )
+        for count in (320, 80)
+    ]
+    return data.Split(*parts, "toy", tuple("0123456789"), "made up")
+
+
+def describe(runs: Sequence[training.Run]) -> None:
+    """Write down the histories of the runs; their weights are in files."""
+    answer([json.loads(run.history.to_json(double_precision=15)) for run in runs])
+
+
+def answer(value: object) -> None:
+    """Write down what a call returned, to be compared with the other files."""
+    write_json(paths.data() / "answer.json", value)
+
+
+def serve() -> int:
+    """Serve a small MNIST slowly, in a process of its own; return its id."""
+    files, resources = {}, []
+    for part, count in (("train", 2000), ("t10k", 500)):
+        images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+            content, file = gzip.compress(header + array.tobytes(), 1), f"{part}-{name}-ubyte.gz"
+            files[f"/{file}"] = content
+            resources.append((file, hashlib.md5(content, usedforsecurity=False).hexdigest()))
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = files[self.path]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            with suppress(OSError):  # the other side was killed
+                for start in range(0, len(content), 65_536):
+                    self.wfile.write(content[start : start + 65_536])
+                    time.sleep(0.02)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    datasets.MNIST.resources = resources
+    datasets.MNIST.mirrors = [f"http://127.0.0.1:{server.server_address[1]}/"]
+    if child := os.fork():
+        return child
+    server.serve_forever()
+    os._exit(0)

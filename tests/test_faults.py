@@ -1,0 +1,226 @@
+"""What a killed process leaves, and what a full disk makes of whatever is written."""
+
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from _fault_commands import toy
+from test_cli import make, output_of, printed
+from test_scorecard import item, put
+
+from replication import _files, claims, cli, plotting, scorecard, sweeps, training
+from replication._files import atomic, is_abandoned, mark, temporary_for, write_json
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills, mounts and limits of POSIX")
+
+# --- killed ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_what_is_killed_at_random_moments_goes_on():
+    """`python -m tests.faults` does it more often, and with clusters and notebooks."""
+    some = ["sweep", "fit", "population", "download", "scorecard"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults", "--kills", "6", "--seed", "3", "--only", *some],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        cwd=Path(__file__).parent.parent,
+    )
+    print(done.stdout, done.stderr)  # shown when the test fails
+    assert done.returncode == 0
+    assert "6 kills: every next run gave the undisturbed results" in done.stdout
+
+
+def dead() -> int:
+    """Return the id of a process that has ended."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def of(process, place=None):
+    ours, _, end = mark().split("-")
+    return f"{place or ours}-{process}-{end}"
+
+
+def test_what_the_dead_left_is_removed_and_what_the_living_write_is_not(tmp_path):
+    gone, parent, elsewhere = of(dead()), of(os.getppid()), of(dead(), "0" * 8)
+    abandoned = tmp_path / f".a.{gone}.json"
+    kept = [
+        *(f".a.{parent}.json", f".b.{elsewhere}.json", f"a.{gone}.json", ".gitignore"),
+        *(f".{gone}.json", f".a.{gone}.old.json", f".c.{of(10**12)}.json", f".d.{mark()}"),
+    ]
+    for name in (*kept, abandoned.name):
+        (tmp_path / name).write_text("half of it")
+    (tmp_path / f".folder.{gone}").mkdir()  # of a download: has its own way
+    write_json(tmp_path / "b.json", "new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        ["b.json", f".folder.{gone}", *(name for name in kept if name != f".{gone}.json")]
+    )
+
+
+def test_elsewhere_a_day_without_a_change_is_death(tmp_path):
+    path = tmp_path / f".a.{of(os.getpid(), '0' * 8)}.json"
+    assert not is_abandoned(path)  # gone meanwhile
+    path.write_text("half")
+    for age, expected in ((0, False), (86_000, False), (87_000, True), (-(10**8), False)):
+        os.utime(path, (time.time() - age,) * 2)
+        assert is_abandoned(path) == expected
+
+
+def test_a_folder_is_cleared_once_a_process(tmp_path, monkeypatch):
+    write_json(tmp_path / "a.json", 1)
+    monkeypatch.setattr(_files.os, "scandir", lambda _: pytest.fail("looked again"))
+    write_json(tmp_path / "b.json", 1)
+    assert temporary_for(tmp_path / "a.b.json").suffix == ".json"
+
+
+def test_a_run_killed_just_before_its_end_leaves_nothing_to_go_on_with(tmp_path):
+    spec = training.Spec(model="mlp", model_options={"inputs": 64, "widths": (4,)}, epochs=1)
+    run = training.fit(spec, toy(), store=tmp_path, progress=False)
+    left = tmp_path / run.key / "resume.safetensors"
+    left.write_bytes(b"written before run.json was")
+    assert training.fit(spec, toy(), store=tmp_path, progress=False).history.equals(run.history)
+    assert not left.exists()
+
+
+# --- a full disk -------------------------------------------------------------------------------
+
+ROOM = 16_384  # bytes that are left, or that a file may have
+
+
+@contextmanager
+def limited(_):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def filled(folder):
+    filler = folder.parent / "filler"
+    with open(filler, "wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            file.truncate(file.tell() - ROOM)
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@pytest.fixture(params=["full", "limited"])
+def disk(request, tmp_path):
+    """Return a folder, and a context in which what is written there fails in the middle."""
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
+    if request.param == "limited":
+        yield mounted, limited
+        return
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mounted)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"may not mount a file system here ({error})")
+    (mounted / "on it").mkdir()
+    try:
+        yield mounted / "on it", filled
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)
+
+
+def sample(spec):
+    return pd.DataFrame({"value": np.random.default_rng(spec["seed"]).normal(size=5000)})
+
+
+def wide(seed):
+    options = {"inputs": 64, "widths": (256,)}
+    return training.Spec(model="mlp", model_options=options, epochs=1, seed=seed)
+
+
+def draw(folder):
+    fig, ax = plt.subplots()
+    values = np.random.default_rng(0).random((50, 50))
+    ax.imshow(values)
+    plotting.save(fig, "noise", folder, {"value": values.ravel()}, "smoke, noise")
+    plt.close(fig)
+
+
+WRITERS = {
+    "sweep": lambda f: sweeps.run(sample, [{"seed": 0}], store=f, progress=False),
+    "fit": lambda f: training.fit(wide(0), toy(), store=f, progress=False),
+    "population": lambda f: training.fit_population(
+        [wide(0), wide(1)], toy(), store=f, progress=False
+    ),
+    "claims": lambda f: claims.save([item("B1", statement="it rises " * 3000)], f),
+    "figure": draw,
+    "scorecard": lambda f: scorecard.write(f),
+}
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_full_disk_is_told_with_the_path_and_leaves_nothing_half_written(write, disk, tmp_path):
+    folder, without_room = disk
+    for place in (folder, calm := tmp_path / "calm"):
+        if write is WRITERS["scorecard"]:
+            put(place, item("B1", statement="it rises " * 3000))
+    before = contents(folder)
+    write(calm)
+    plt.close("all")
+    message = f"(No space left on device|File too large).*{re.escape(str(folder))}"
+    with pytest.raises(OSError) as caught, without_room(folder):
+        write(folder)
+    plt.close("all")
+    told = str(caught.value)
+    assert re.search(message, told) or re.search(f"{re.escape(str(folder))}.*cannot be wr", told)
+    expected, found = contents(calm), contents(folder)
+    assert found.items() <= expected.items() and len(found) < len(expected)
+    assert found.items() >= before.items()
+    write(folder)  # there is room again
+    plt.close("all")
+    assert contents(folder) == expected
+
+
+@pytest.mark.parametrize("disk", ["limited"], indirect=True)
+def test_a_notebook_on_a_full_disk_fails_and_runs_later(disk, monkeypatch, capfd):
+    root, without_room = disk
+    monkeypatch.setenv("REPLICATION_ROOT", str(root))
+    (root / "notebooks").mkdir()
+    make(root, "01_long", f"print('x' * {2 * ROOM})")
+    command = ["figures", "--profile", "smoke"]
+    with without_room(root):
+        assert cli.main(command) == 1
+    told = capfd.readouterr().out
+    assert re.search(r"01_long: failed after .*01_long\.ipynb: .*File too large", told)
+    assert not list((root / "figures" / "smoke" / "01_long").iterdir())
+    assert cli.main(command) == 0
+    assert "01_long: done" in capfd.readouterr().out
+    assert len(printed(output_of(root, "01_long"))) == 2 * ROOM + 1
+
+
+def test_what_fails_for_another_reason_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match="elsewhere"), atomic(tmp_path / "a.txt"):
+        (tmp_path / "elsewhere").read_text()
+    with pytest.raises(OSError, match=r"^no number$"), atomic(tmp_path / "a.txt"):
+        raise OSError("no number")

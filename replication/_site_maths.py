@@ -8,6 +8,23 @@ STYLES = {
     "script": ("SCRIPT",),
     "fraktur": ("FRAKTUR", "BLACK-LETTER"),
 }
+# Environments: those the converter draws as they are, and as which one it draws others. Formulas
+# are not numbered, as on Jupyter's own page.
+ENVIRONMENTS = {
+    "aligned": "split",
+    "align": "align*",
+    "gathered": "matrix",
+    "gather": "matrix",
+    "gather*": "matrix",
+    "dcases": "cases",
+} | {
+    name: name
+    for name in (
+        *("array", "cases", "split", "align*", "equation", "equation*", "smallmatrix"),
+        *(f"{kind}matrix" for kind in ("", "p", "b", "B", "v", "V")),
+    )
+}
+_ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{(\w+\*?)\}")
 _STYLED = re.compile(r'<mi mathvariant="(double-struck|script|fraktur)">([^<]*)</mi>')
 
 
@@ -24,12 +41,19 @@ def mathml(latex: str, display: bool = False) -> str:
     Raises
     ------
     ValueError
-        If the LaTeX cannot be converted.
+        If the LaTeX cannot be converted, or has an environment that is none of `ENVIRONMENTS`.
     """
     from latex2mathml.converter import convert
 
+    unknown = {name for _, name in _ENVIRONMENT.findall(latex)} - set(ENVIRONMENTS)
+    if unknown:
+        raise ValueError(
+            f"formula: unknown environment {min(unknown)!r} in {latex.strip()!r}; expected one of "
+            f"{', '.join(ENVIRONMENTS)}"
+        )
+    drawn = _ENVIRONMENT.sub(lambda m: f"\\{m[1]}{{{ENVIRONMENTS[m[2]]}}}", latex.strip())
     try:
-        text = convert(latex.strip(), display="block" if display else "inline")
+        text = convert(drawn, display="block" if display else "inline")
     except Exception as error:  # it has a dozen error classes of its own, without a common base
         raise ValueError(f"formula: cannot be converted: {latex.strip()!r} ({error!r})") from error
     left = re.search(r"<m[io]>\\[A-Za-z]+</m[io]>", text)

@@ -26,6 +26,12 @@ def program():
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
+def absence():
+    """Return why tests without a Chromium are skipped: what `.ci/run` tried, or what to do."""
+    tried = os.environ.get("NO_CHROMIUM")
+    return f"no Chromium on this machine: {tried or 'apt-get install chromium'}"
+
+
 class Browser:
     """One tab. `events` holds what the page reported since it was last opened."""
 

@@ -36,6 +36,7 @@ def tree(tmp_path, monkeypatch):
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     for name in ("PROFILE", "NOTEBOOK", "DATASET", "DEVICE", "CLUSTER", "FORCE", "ARGS", "PYTHON"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_CHROMIUM", "not asked for in a test")
     for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # of the make that runs these tests
         monkeypatch.delenv(name, raising=False)
     return folder

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from replication import paths
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 CODE = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 COMMANDS = re.findall(r"^make(?: .*?)?(?=\s*(?:#|$))", README, re.MULTILINE)
 
@@ -32,26 +34,40 @@ def test_python_runs_as_it_stands(code, printed, tmp_path):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_make_knows_the_commands(command):
     target, *variables = command.split()[1:]
-    root = Path(__file__).parent.parent
     done = subprocess.run(
-        ["make", "-n", target, *variables], cwd=root, capture_output=True, text=True, check=False
+        ["make", "-n", target, *variables], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)\)", README))))
+LINKS = re.findall(r"(?:\]\(|\b(?:src|href)=\")(?!https?:)([^)\"#]+)[)\"#]", README)
+
+
+@pytest.mark.parametrize("link", sorted(set(LINKS)))
 def test_links_lead_to_files(link):
-    assert (Path(__file__).parent.parent / link).is_file()
+    assert (ROOT / link).is_file()
 
 
 def test_the_summary_is_that_of_the_committed_claims():
     from replication import scorecard
 
     block = README.partition(scorecard.BEGIN)[2].partition(scorecard.END)[0]
-    rows = scorecard.select(scorecard.collect(Path(__file__).parent.parent / "figures"))
+    rows = scorecard.select(scorecard.collect(ROOT / "figures"))
     assert block.strip() == scorecard.summary(rows).strip()
 
 
-def test_every_notebook_is_listed():
-    for notebook in paths.notebooks().glob("*.ipynb"):
-        assert f"notebooks/{notebook.name}" in README
+@pytest.mark.parametrize(
+    "notebook", sorted(paths.notebooks().glob("*.ipynb")), ids=lambda p: p.stem
+)
+def test_every_notebook_is_listed_with_its_picture(notebook):
+    (row,) = re.findall(rf"^\| <a href=.notebooks/{notebook.name}.*$", README, re.MULTILINE)
+    assert row.count(f"notebooks/{notebook.name}") == 2
+    picture = f"figures/thumbnails/{notebook.name[:2]}.png"
+    with Image.open(ROOT / picture) as image:
+        shown = image.info["Description"]
+    assert f'<img src="{picture}" width="220" alt="{shown}">' in row
+
+
+def test_the_figure_says_what_it_shows():
+    (text,) = re.findall(r"!\[([^\]]+)\]\(figures/front\.png\)", README)
+    assert len(text.split()) > 20

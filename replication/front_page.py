@@ -19,12 +19,12 @@ from matplotlib.lines import Line2D
 from replication import _front_panels as draw
 from replication import claims, paths, plotting
 from replication._files import atomic
+from replication._site_pictures import THUMBNAILS
 
 __all__ = ["write"]
 
 PROFILE = "full"
 FIGURE = "front"
-THUMBNAILS = "thumbnails"
 
 
 @dataclass(frozen=True)

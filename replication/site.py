@@ -7,8 +7,8 @@ script lie beside the pages, and without the script only the sorting, the filter
 between light and dark are missing.
 """
 
-import io
 import os
+import re
 import shutil
 import uuid
 from collections import Counter
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import replication
-from replication import claims, paths, scorecard
+from replication import _site_pictures, claims, paths, scorecard
 from replication._site_notebooks import FILES, Body, read
 
 __all__ = ["build"]
@@ -26,7 +26,6 @@ __all__ = ["build"]
 SYMBOLS = dict(zip(claims.VERDICTS, "✔✘○", strict=True))
 STATIC = ("site.css", "site.js")
 MARK = "index.html"  # a folder that holds files, but not this one, is not a site
-THUMBNAIL_WIDTH = 640  # pixels: twice a card's width, for fine screens
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,7 @@ def build(target: str | os.PathLike | None = None) -> Path:
     written = any(paths.figures().glob(f"*/*/{claims.FILE}"))
     rows = scorecard.select(scorecard.collect()) if written else []
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(target)
     folder = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     try:
         _write(folder, bodies, rows)
@@ -76,6 +76,25 @@ def build(target: str | os.PathLike | None = None) -> Path:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return target / MARK
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove what builds of `target` left that were killed: their folders hold their process id."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.(\d{{1,9}})\.[0-9a-f]{{8}}")
+    for folder in target.parent.iterdir():
+        left = name.fullmatch(folder.name)
+        if left and not _runs(int(left[1])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def _require() -> None:
@@ -112,17 +131,18 @@ def _write(folder: Path, bodies: Sequence[Body], rows: Sequence[Mapping[str, Any
         text = environment.get_template(template).render(**common, **content)
         path.write_text(text, encoding="utf-8")
 
-    for body in bodies:
-        _write_pictures(folder, body)
     of = {body.stem: [row for row in rows if row["notebook"] == body.stem] for body in bodies}
     cards = [
         {
             "body": body,
+            "thumbnail": _site_pictures.thumbnail(body),
             "papers": sorted({row["paper"] for row in of[body.stem]}),
             "tallies": tallies(of[body.stem], "notebook"),
         }
         for body in bodies
     ]
+    for card in cards:
+        _site_pictures.write(folder, card["body"], card["thumbnail"])
     page(MARK, "index.html.j2", cards=cards, summary=tallies(rows, "paper"), claims=len(rows))
     for i, card in enumerate(cards):
         page(
@@ -161,18 +181,3 @@ def tallies(rows: Sequence[Mapping[str, Any]], key: str) -> list[Tally]:
         )
         for label, profile in groups
     ]
-
-
-def _write_pictures(folder: Path, body: Body) -> None:
-    """Write the pictures of a notebook, and a small one for its card."""
-    from PIL import Image
-
-    place = folder / "notebooks" / body.stem
-    place.mkdir(parents=True)
-    for picture in body.pictures:
-        (place / picture.name).write_bytes(picture.content)
-    if body.thumbnail:
-        with Image.open(io.BytesIO(body.thumbnail.content)) as image:
-            small = image.convert("RGB")
-            small.thumbnail((THUMBNAIL_WIDTH, THUMBNAIL_WIDTH))
-            small.save(place / "thumbnail.png", optimize=True)

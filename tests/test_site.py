@@ -1,19 +1,20 @@
-"""The static site: its parts, its pages as files, and its pages in a real browser."""
+"""The static site: its pages as files, and its pages in a real browser."""
 
 import base64
 import io
+import os
 import re
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pytest
-from _browser import Browser, program
+from _browser import Browser, absence, program
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from replication import _site_api, _site_notebooks, claims, cli, paths, scorecard, site
-from replication._site_maths import mathml
+from replication import _site_notebooks, _site_pictures, claims, cli, paths, scorecard, site
 
 V4 = nbformat.v4
 ROOT = Path(__file__).resolve().parent.parent
@@ -154,122 +155,6 @@ def test_the_interface_is_on_its_page(built):
     assert not [name for name in ids if "._" in name]
 
 
-# The parts
-
-
-@pytest.mark.parametrize(
-    ("latex", "expected"),
-    [
-        (r"\mathbb R^d", "<mi>ℝ</mi>"),
-        (r"\mathcal N(0, 1)", "<mi>𝒩</mi>"),
-        (r"\mathcal L", "<mi>ℒ</mi>"),
-        (r"\mathfrak C", "<mi>ℭ</mi>"),
-        (r"\frac{a}{b}", "<mfrac>"),
-        (r"\sum_{i=1}^n x_i", "<munderover>"),
-        (r"x < y \;\&\; z", "&#x0003C;"),
-        (r"\text{99\% of } x", "99%"),
-    ],
-)
-def test_mathml(latex, expected):
-    text = mathml(latex, display=True)
-    assert expected in text and 'display="block"' in text
-    assert not re.search(r"&(?![#\w]+;)", text)
-
-
-@pytest.mark.parametrize("latex", [r"\nosuchcommand x", r"\left( x"])
-def test_mathml_refuses_what_it_cannot_draw(latex):
-    with pytest.raises(ValueError, match="formula"):
-        mathml(latex)
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        (
-            'ax.set_title("one of the panels")\nfig.suptitle("The whole $x$ figure")',
-            "The whole x figure",
-        ),
-        ('ax.set_title(f"loss of {n} small networks")', "loss of … small networks"),
-        ('ax.set_title(f"{name}, {n} seeds")', ""),
-        (
-            'fig.suptitle(title)\nax.set_title("accuracy over many epochs")',
-            "accuracy over many epochs",
-        ),
-        ("%matplotlib inline", ""),
-        ("plt.plot(x)", ""),
-    ],
-)
-def test_drawn_title(source, expected):
-    assert _site_notebooks.drawn_title(source) == expected
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("04_noise.ipynb#method", "04_noise.html#method"),
-        ("../figures/SCORECARD.md", "../scorecard.html"),
-        ("https://arxiv.org/a.ipynb", "https://arxiv.org/a.ipynb"),
-        ("#method", "#method"),
-        ("../replication/claims.py", ""),
-        ("../examples/other.ipynb", ""),
-    ],
-)
-def test_page_of(url, expected):
-    assert _site_notebooks.page_of(url) == expected
-
-
-DOC = """Return a * b * c, not emphasis, for x_i and x_j.
-
-    y = <x>, indented
-
-A list:
-
-* one;
-* two.
-
-A sum that is broken
-- here.
-
-Parameters
-----------
-x : (N, d) tensor
-    Of `float` kind.
-
-    A second paragraph.
-ridge
-    >= 0.
-
-Examples
---------
->>> f(1)
-1
-"""
-
-
-def test_docstring():
-    html = _site_api.docstring(DOC)
-    assert "<em>" not in html and "a * b * c" in html and "blockquote" not in html
-    assert "<pre><code>y = &lt;x&gt;, indented" in html
-    assert html.count("<li>") == 2
-    assert "broken\n- here." in html
-    assert "<dt><code>x</code> (N, d) tensor</dt><dd><p>Of <code>float</code> kind.</p>" in html
-    assert "<dt><code>ridge</code></dt><dd><p>&gt;= 0.</p></dd>" in html
-    assert "&gt;&gt;&gt; f(1)\n1\n" in html
-    assert re.findall(r'<p class="head">(\w+)</p>', html) == ["Parameters", "Examples"]
-    assert _site_api.docstring(None) == ""
-
-
-def test_signature():
-    def f(x: np.ndarray, y: "Path | None" = None, *, call=len, _hidden=1):
-        pass
-
-    assert (
-        _site_api.signature(f, "m.f") == "m.f(x: numpy.ndarray, y: Path | None = None, *, call=len)"
-    )
-    long = _site_api.signature(claims.settle, "claims.settle")
-    assert long.startswith("claims.settle(\n    claim: Claim,\n") and long.endswith(",\n)")
-
-
 # A small collection
 
 
@@ -321,9 +206,9 @@ def test_a_small_collection(root, capsys):
     assert "scoped" not in text and "border=" not in text and "alert" not in text
     assert "a &lt;b&gt; c" in text and "1 &lt; 2" in text
     with Image.open(root / "site" / "notebooks" / "01_one" / "thumbnail.png") as image:
-        assert image.size == (site.THUMBNAIL_WIDTH, 213) and image.getpixel((9, 9)) == (0, 0, 255)
+        assert image.size == (_site_pictures.WIDTH, 213) and image.getpixel((9, 9)) == (0, 0, 255)
     index = (root / "site" / "index.html").read_text(encoding="utf-8")
-    assert "One title" in index and "no claims of a full run yet" in index
+    assert "One title" in index and "no claims settled" in index
     assert "No claim has been settled yet" in (root / "site" / "scorecard.html").read_text()
 
 
@@ -339,6 +224,33 @@ def test_a_site_is_replaced_only_by_a_whole_one(root, capsys):
     assert "01_one.ipynb" in told and "nosuchcommand" in told
     assert front.read_bytes() == before
     assert sorted(entry.name for entry in root.iterdir()) == ["notebooks", "site"]
+
+
+def test_what_a_killed_build_left_is_removed(root):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    stale = root / f".site.{ended.pid}.0123abcd"
+    others = [
+        root / f".site.{os.getpid()}.0123abcd",  # a build that goes on
+        root / f".website.{ended.pid}.0123abcd",
+        root / ".site.mine",
+    ]
+    for folder in (stale, *others):
+        (folder / "notebooks").mkdir(parents=True)
+    site.build(root / "site")
+    assert not stale.exists() and all(folder.is_dir() for folder in others)
+
+
+def test_the_front_page_gives_the_card_its_picture(root):
+    folder = paths.figures() / _site_pictures.THUMBNAILS
+    folder.mkdir(parents=True)
+    about = PngInfo()
+    about.add_text("Description", "What is < drawn")
+    Image.new("RGB", (44, 33), "green").save(folder / "01.png", pnginfo=about)
+    built = site.build(root / "site").parent
+    card = built / "notebooks" / "01_one" / "thumbnail.png"
+    assert card.read_bytes() == (folder / "01.png").read_bytes()
+    assert Page(built / "index.html").all("img", "alt") == ["What is < drawn"]
 
 
 def test_a_folder_that_is_no_site_stays(root):
@@ -357,7 +269,7 @@ def test_a_folder_that_is_no_site_stays(root):
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     if program() is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
+        pytest.skip(absence())
     browser = Browser(tmp_path_factory.mktemp("chromium"))
     yield browser
     browser.close()

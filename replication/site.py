@@ -143,7 +143,12 @@ def _write(folder: Path, bodies: Sequence[Body], rows: Sequence[Mapping[str, Any
     ]
     for card in cards:
         _site_pictures.write(folder, card["body"], card["thumbnail"])
-    page(MARK, "index.html.j2", cards=cards, summary=tallies(rows, "paper"), claims=len(rows))
+    summary: dict[str, dict[str, Tally]] = {}
+    for tally in tallies(rows, "paper"):
+        summary.setdefault(tally.label, {})[tally.profile] = tally
+    shown = scorecard.columns(rows)
+    found = scorecard.by_claim(rows)
+    page(MARK, "index.html.j2", cards=cards, summary=summary, profiles=shown, claims=len(found))
     for i, card in enumerate(cards):
         page(
             f"notebooks/{card['body'].stem}.html",
@@ -152,13 +157,15 @@ def _write(folder: Path, bodies: Sequence[Body], rows: Sequence[Mapping[str, Any
             before=cards[i - 1]["body"] if i else None,
             after=cards[i + 1]["body"] if i + 1 < len(cards) else None,
         )
-    options = {key: list(dict.fromkeys(row[key] for row in rows)) for key in ("paper", "profile")}
+    run = [profile for profile, has_run in shown if has_run]
+    options = {"paper": list(dict.fromkeys(row["paper"] for row in rows)), "profile": run}
     options["verdict"] = [verdict for verdict in claims.VERDICTS if rows]
     options["notebook"] = sorted({row["notebook"] for row in rows})
     page(
         "scorecard.html",
         "scorecard.html.j2",
-        rows=[{**row, "ours": claims.ours(row)} for row in rows],
+        claims=[{p: {**row, "ours": claims.ours(row)} for p, row in c.items()} for c in found],
+        profiles=run,
         options=options,
         pages={body.stem for body in bodies},
     )

@@ -88,9 +88,14 @@ function filterable(table, form) {
     let shown = 0;
     for (const row of rows) {
       const text = row.textContent.toLowerCase();
-      const fits =
-        words.every((word) => text.includes(word)) &&
-        selects.every((select) => !select.value || row.dataset[select.name] === select.value);
+      // a claim run at several profiles has a verdict for each, in their order
+      const fitsAt = (run) =>
+        selects.every(({ name, value }) => {
+          const own = row.dataset[name].split("|");
+          return !value || (own[run] ?? own[0]) === value;
+        });
+      const runs = row.dataset.profile.split("|");
+      const fits = words.every((word) => text.includes(word)) && runs.some((_, run) => fitsAt(run));
       row.hidden = !fits;
       shown += fits;
     }

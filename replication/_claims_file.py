@@ -60,7 +60,7 @@ def load(path: str | os.PathLike) -> list[dict[str, Any]]:
     for i, row in enumerate(rows, 1):
         try:
             _check(row)
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             wrong = error if isinstance(error, ValueError) else f"is malformed ({error!r})"
             raise ValueError(
                 f"{path}: claim {row.get('id', f'number {i}')} {wrong}; "
@@ -82,6 +82,9 @@ def _check(row: Mapping[str, Any]) -> None:
     missing = [key for key in _KEYS if key not in row]
     if missing:
         raise ValueError(f"lacks {', '.join(missing)}")
+    for key in set(_KEYS) - {"value", "interval", "verdict", "seeds", "parts", "values"}:
+        if not isinstance(row[key], str):
+            raise ValueError(f"says {key} {str(row[key])[:60]}; expected a text")
     if not row["parts"]:
         raise ValueError("has no parts")
     for i, part in enumerate(row["parts"], 1):

@@ -104,7 +104,7 @@ def read_json(path: str | os.PathLike) -> Any:
     """Read JSON; a file that is not JSON raises ``ValueError`` naming it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not readable as JSON ({error}); delete it and run again"
         ) from error

@@ -4,20 +4,27 @@ import difflib
 import hashlib
 import operator
 from collections.abc import Iterable
+from numbers import Real
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # of which torch can do next to nothing
+MOST_CLASSES = 2**16
 
 
 def as_tensor(value: Tensor | np.ndarray, name: str) -> Tensor:
-    """Return `value` as a tensor; half types are promoted to float32.
+    """Return `value` as a tensor; half types are promoted to float32, wide unsigned ones to int64.
 
     Raises
     ------
     ValueError
-        If `value` is neither a tensor nor an array of numbers, is empty, or holds NaN or infinity.
+        If `value` is neither a dense tensor nor an array of real numbers, has masked entries, is
+        empty, or holds NaN or infinity.
     """
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(f"{name}: expected a plain array, found a masked one; fill it first")
     if isinstance(value, np.ndarray):
         # Read-only arrays cannot be shared with torch without a warning, reversed ones not at all.
         shared = value.flags.writeable and min(value.strides, default=0) >= 0
@@ -29,10 +36,19 @@ def as_tensor(value: Tensor | np.ndarray, name: str) -> Tensor:
         raise ValueError(
             f"{name}: expected a torch tensor or NumPy array, found {type(value).__name__}"
         )
+    if value.is_nested or value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        kind = "meta" if value.is_meta else value.layout if not value.is_quantized else value.dtype
+        raise ValueError(f"{name}: expected a dense tensor of numbers, found a {kind} one")
     if value.numel() == 0:
         raise ValueError(f"{name}: expected at least one entry, found shape {tuple(value.shape)}")
-    if value.dtype in (torch.float16, torch.bfloat16):
+    if value.is_complex():
+        raise ValueError(f"{name}: expected real numbers, found {value.dtype}")
+    if value.is_floating_point() and value.dtype.itemsize < 4:
         value = value.float()
+    if value.dtype in UNSIGNED:
+        value = value.to(torch.int64)
+        if value.min() < 0:  # it went round
+            raise ValueError(f"{name}: expected integers below 2**63, found larger ones")
     # A finite sum proves finite entries at a fraction of the cost; the reverse does not hold.
     if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
         raise ValueError(f"{name}: expected finite numbers, found NaN or infinity")
@@ -48,6 +64,47 @@ def as_integer(value: object, name: str, least: int) -> int:
     if number is None or not least <= number < 2**63:
         raise ValueError(f"{name}: expected an integer >= {least}, found {value!r}")
     return number
+
+
+def as_number(value: object, name: str, positive: bool = False) -> float:
+    """Return a finite number >= 0 (or > 0) as a float; anything else is an error."""
+    real = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    if not (real and 0 <= value < float("inf") and (value > 0 or not positive)):
+        raise ValueError(
+            f"{name}: expected a number {'>' if positive else '>='} 0, found {value!r}"
+        )
+    return float(value)
+
+
+def as_list(value: object, name: str) -> list:
+    """Return the entries of a sequence; a text, or what has no entries, is an error."""
+    value = value.tolist() if isinstance(value, Tensor | np.ndarray) else value
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise ValueError(f"{name}: expected a sequence, found {value!r:.60}")
+    return list(value)
+
+
+def as_names(value: object, name: str) -> list[str]:
+    """Return a sequence of names as a list; anything else is an error."""
+    names = as_list(value, name)
+    if not all(isinstance(each, str) for each in names):
+        raise ValueError(f"{name}: expected names, found {names!r:.60}")
+    return names
+
+
+def as_model(value: object) -> nn.Module:
+    """Return the argument `model`; anything but a network is an error."""
+    if not isinstance(value, nn.Module):
+        found = value.__name__ if isinstance(value, type) else type(value).__name__
+        raise ValueError(f"model: expected a torch.nn.Module, found {found}")
+    return value
+
+
+def require_classes(labels: Tensor, classes: int) -> None:
+    """Raise a ValueError if the integers `labels` are not all a model's classes."""
+    if labels.min() < 0 or labels.max() >= classes:
+        wrong = labels[(labels < 0) | (labels >= classes)][0].item()
+        raise ValueError(f"labels: expected 0 to {classes - 1}, the model's classes, found {wrong}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -81,6 +138,7 @@ def choose_device(name: str | torch.device) -> torch.device:
 
 def derive_seed(seed: int, stream: str, index: int = 0) -> int:
     """Return a 63-bit seed for one use of randomness, so that uses do not disturb one another."""
+    seed = as_integer(seed, "seed", -(2**63))
     digest = hashlib.blake2b(f"{seed}/{stream}/{index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 

@@ -122,10 +122,7 @@ def _run_one(
 ) -> str:
     import nbformat
 
-    try:
-        notebook = nbformat.read(path, as_version=4)
-    except (ValueError, OSError) as error:
-        raise _Failed(f"not readable as a notebook ({error})") from None
+    notebook = _read(path)
     declared = _declared(notebook)
     if unknown := [name for name in parameters if name not in declared]:
         has = ", ".join(declared) or "none"
@@ -162,6 +159,18 @@ def _run_one(
         },
     )
     return f"{path.stem}: done in {seconds:.1f} s"
+
+
+def _read(path: Path) -> Any:
+    import nbformat
+
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+    except Exception as error:  # nbformat raises nearly anything for what is no notebook
+        reason = _first_line(str(error)) or type(error).__name__
+        raise _Failed(f"not readable as a notebook ({reason})") from None
+    return notebook
 
 
 def _execute(path: Path, output: Path, parameters: dict[str, Any], cells: int, bar: Any) -> None:

@@ -207,11 +207,16 @@ def _tensors(path: Path) -> Dataset:
             f"data: expected one tensor in {path}, or one called 'inputs', found "
             f"{', '.join(tensors) or 'none'}"
         )
-    return _pair(tensors[names[0]], *([] if labels is None else [labels]))
+    try:
+        return _pair(tensors[names[0]], *([] if labels is None else [labels]))
+    except ValueError as error:
+        raise ValueError(f"{error} (in {path})") from None
 
 
 def _pair(inputs: Tensor | np.ndarray, labels: Tensor | np.ndarray | None = None) -> Dataset:
     inputs = as_tensor(inputs, "data")
+    if not inputs.ndim:
+        raise ValueError("data: expected examples along the first axis, found a single number")
     if labels is None:
         return TensorDataset(inputs)
     labels = as_tensor(labels, "labels")

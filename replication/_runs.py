@@ -1,11 +1,14 @@
 """A finished run and its files: weights as safetensors, the rest as JSON."""
 
+import hashlib
+import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -121,18 +124,16 @@ class Unfinished:
             checkpoints[training.step / training.epoch_steps] = training.step
         if folder is None:
             return Run(self.spec, self.key, status, _history(rows), checkpoints, self._states)
-        write_json(
-            folder / "run.json",
-            {
-                "spec": asdict(self.spec),
-                "data": self.source,
-                "status": status,
-                "checkpoints": [[epoch, step] for epoch, step in checkpoints.items()],
-                "history": rows,
-                "torch": torch.__version__,
-                "device": training.device.type,
-            },
-        )
+        record = {
+            "spec": asdict(self.spec),
+            "data": self.source,
+            "status": status,
+            "checkpoints": [[epoch, step] for epoch, step in checkpoints.items()],
+            "history": rows,
+            "torch": torch.__version__,
+            "device": training.device.type,
+        }
+        write_json(folder / "run.json", record | {"digest": _digest(record)})
         (folder / "resume.safetensors").unlink(missing_ok=True)
         return Run(self.spec, self.key, status, _history(rows), checkpoints, folder)
 
@@ -156,6 +157,9 @@ def stored(spec: Spec, key: str, folder: Path | None) -> Run | None:
         return None
     try:
         saved = read_json(folder / "run.json")
+        digest = saved.pop("digest", None)  # which older runs have not
+        if digest not in (None, _digest(saved)):
+            raise ValueError("run.json has changed since it was written")
         checkpoints = {float(epoch): int(step) for epoch, step in saved["checkpoints"]}
         _check(_checkpoint(folder, step) for step in checkpoints.values())
         if (left := folder / "resume.safetensors").exists():  # killed between the last two steps
@@ -164,9 +168,14 @@ def stored(spec: Spec, key: str, folder: Path | None) -> Run | None:
         return Run(spec, key, saved["status"], _history(saved["history"]), checkpoints, folder)
     except FileNotFoundError:
         (folder / "run.json").unlink(missing_ok=True)
-    except (ValueError, KeyError, TypeError, SafetensorError):
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, SafetensorError):
         shutil.rmtree(folder)
     return None
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    text = json.dumps(record, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def _checkpoint(folder: Path, step: int) -> Path:

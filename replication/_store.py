@@ -81,7 +81,7 @@ class Computation:
             {**arrow.schema.metadata, NOTE: json.dumps(note).encode()}
         )
         content = io.BytesIO()
-        pq.write_table(arrow, content)
+        pq.write_table(arrow, content, write_page_checksum=True)
         return content.getvalue()
 
 
@@ -124,13 +124,15 @@ def read(path: Path) -> tuple[pd.DataFrame, dict]:
     """
     try:
         # As pd.read_parquet does, at half the time for a small file.
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             arrow = file.read(use_threads=False)
         note = json.loads((arrow.schema.metadata or {}).get(NOTE, b"{}"))
+        if note and path.stem != key(note["function"], note["version"], note["spec"]):
+            raise ValueError("it is not of the spec that its name is the hash of")
         return arrow.to_pandas(use_threads=False), note
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's are among these
+    except Exception as error:  # pyarrow and pandas raise nearly anything
         raise Damaged(f"{path.name} in the store is damaged ({error})") from error
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import as_integer, as_tensor, nearest
+from replication._inputs import as_integer, as_model, as_names, as_tensor, nearest
 
 Reduction = str | Callable[[Tensor], Tensor] | None
 
@@ -61,7 +61,7 @@ def record(
     ----------
     model : torch.nn.Module
     images : (N, ...) tensor or array
-        Inputs, examples first. Integers (tokens) are passed on as they are.
+        Inputs, examples first; floating ones get the model's dtype, integers (tokens) stay.
     layers : sequence of str, optional
         Module names as in ``model.named_modules()``, or the longer keys described below. By
         default every named module but pure containers (``nn.Sequential`` repeats its last child).
@@ -82,16 +82,17 @@ def record(
     Raises
     ------
     ValueError
-        If `images` is empty or holds NaN, a name in `layers` is unknown or was never called,
-        ``"spatial_mean"`` meets three dimensions, or an asked-for output does not have the examples
-        in its first dimension. Outputs of that last kind are left out with a ``UserWarning`` when
-        `layers` is None.
+        If `images` is empty, holds NaN or holds integers that the model cannot take, a name in
+        `layers` is unknown or was never called, ``"spatial_mean"`` meets three dimensions, or an
+        asked-for output does not have the examples in its first dimension. Outputs of that last
+        kind are left out with a ``UserWarning`` when `layers` is None.
     """
     inputs = as_tensor(images, "images")
     batch_size = as_integer(batch_size, "batch_size", 1)
-    if isinstance(reduction, str) and reduction not in REDUCTIONS:
-        raise ValueError(f"reduction: found {reduction!r}; {nearest(reduction, REDUCTIONS)}")
-    reduce = REDUCTIONS[reduction] if isinstance(reduction, str) else reduction
+    if isinstance(reduction, str) and reduction in REDUCTIONS:
+        reduction = REDUCTIONS[reduction]
+    if reduction is not None and not callable(reduction):
+        raise ValueError(f"reduction: found {reduction!r}; {nearest(str(reduction), REDUCTIONS)}")
     modules = _choose(model, layers)
     kept: dict[str, list[Tensor]] = {}
     misplaced: dict[str, str] = {}
@@ -112,18 +113,20 @@ def record(
                         raise ValueError(f"layers: {problem}; expected the examples first")
                     misplaced[key] = problem
                     continue
-                kept.setdefault(key, []).append(_copy(reduce(tensor) if reduce else tensor))
+                kept.setdefault(key, []).append(_copy(reduction(tensor) if reduction else tensor))
 
         return keep
 
     device = next((p.device for p in model.parameters()), inputs.device)
+    weight = next((p for p in model.parameters() if p.is_floating_point()), inputs)
+    dtype = weight.dtype if inputs.is_floating_point() else inputs.dtype
     hooks = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
     try:
-        with evaluating(model), torch.inference_mode():
+        with evaluating(model), torch.inference_mode(), taking_integers(inputs):
             for batch in inputs.split(batch_size):
                 rows = len(batch)
                 calls.clear()
-                model(batch.to(device, copy=True))  # an in-place layer may come first
+                model(batch.to(device, dtype, copy=True))  # an in-place layer may come first
     finally:
         for handle in hooks:
             handle.remove()
@@ -154,14 +157,30 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def taking_integers(images: Tensor) -> Iterator[None]:
+    """Turn torch's error into a ValueError that names `images` where these are integers."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if images.is_floating_point():
+            raise
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"images: the model cannot take {images.dtype}, expected floating numbers ({reason})"
+        ) from error
+
+
 def _choose(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
-    named = {name: module for name, module in model.named_modules() if name}
+    named = {name: module for name, module in as_model(model).named_modules() if name}
     if layers is None:
         containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
         return {n: m for n, m in named.items() if not isinstance(m, containers)}
     if isinstance(layers, str):
         raise ValueError(f"layers: expected a sequence of names, found the string {layers!r}")
-    for name in layers:
+    for name in as_names(layers, "layers"):
         if name not in named and _module_name(name) not in named:
             raise ValueError(f"layers: no layer {name!r}; {nearest(name, named)}")
     wanted = {*layers, *map(_module_name, layers)}

@@ -53,7 +53,7 @@ def find(reference: str) -> Callable:
         If the text has another form, or there is no such module or function (with the nearest).
     """
     module_name, _, name = reference.partition(":")
-    if not module_name or not name:
+    if not all(part.isidentifier() for part in (*module_name.split("."), name)):
         raise ValueError(f"model: expected module:function, found {reference!r}")
     from replication import _torchvision  # noqa: F401  the module may want the guarded import
 

@@ -4,6 +4,7 @@ Colours are Okabe and Ito's (2008), which people with any colour vision tell apa
 such as layers, take `depth_colours` from the perceptually uniform map viridis.
 """
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -139,6 +140,8 @@ def save(
         What the figure stands on: profile, data set, seeds, and any substitute or smaller scale.
         Lines that are too long for the figure are broken.
     """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"name: expected a plain file name, found {name!r}")
     if not stamp:
         raise ValueError("stamp: expected what the figure stands on, found an empty text")
     # 20 characters of this size an inch; lines of the stamp's own stay.

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import as_integer, nearest
+from replication._inputs import as_integer, as_model, as_names, as_tensor, nearest
+from replication.activations import taking_integers
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -45,11 +46,11 @@ def reset(model: nn.Module, state: Mapping[str, Tensor], layers: Sequence[str]) 
     ValueError
         If a layer is unknown or holds no weights, or `state` lacks one or has it in another shape.
     """
-    changed = copy.deepcopy(model)
+    changed = copy.deepcopy(as_model(model))
     own = changed.state_dict()
     with torch.no_grad():
         for name in _entries(own, layers):
-            if name not in state or state[name].shape != own[name].shape:
+            if name not in _mapping(state, "state") or state[name].shape != own[name].shape:
                 found = tuple(state[name].shape) if name in state else "none"
                 raise ValueError(
                     f"state: expected {name!r} of shape {tuple(own[name].shape)}, found {found}"
@@ -71,7 +72,7 @@ def weight_distance(
     Raises
     ------
     ValueError
-        If a layer is unknown or holds no weights, or the shapes differ.
+        If a layer is unknown or holds no weights, the shapes differ, or a weight is not finite.
     """
     names = [
         name
@@ -79,11 +80,16 @@ def weight_distance(
         if name.rpartition(".")[2] not in ("running_mean", "running_var", "num_batches_tracked")
     ]
     for name in names:
-        if name not in second or second[name].shape != first[name].shape:
+        if name not in _mapping(second, "second") or second[name].shape != first[name].shape:
             raise ValueError(f"second: expected {name!r} of shape {tuple(first[name].shape)}")
-    apart = torch.cat(
-        [(first[name].double() - second[name].to(first[name]).double()).flatten() for name in names]
-    )
+    apart = []
+    for name in names:
+        v, w = (
+            as_tensor(first[name], f"first[{name!r}]"),
+            as_tensor(second[name], f"second[{name!r}]"),
+        )
+        apart.append((v.double() - w.to(v).double()).flatten())
+    apart = torch.cat(apart)
     l2 = apart.norm().item()
     return Distance(l2, apart.abs().max().item(), l2 / len(apart) ** 0.5)
 
@@ -99,21 +105,21 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 512) -> nn.M
     Parameters
     ----------
     model : torch.nn.Module
-        On the device and in the dtype of `images`.
-    images : (N, ...) tensor
-        At least 2.
+    images : (N, ...) tensor or array
+        At least 2; they are brought to the model's device and dtype.
     batch_size : int
         Images a batch; the last batches share the rest evenly.
 
     Raises
     ------
     ValueError
-        If there are fewer than 2 images or `batch_size` is below 2.
+        If there are fewer than 2 images, one is not finite, or `batch_size` is below 2.
     """
     size = as_integer(batch_size, "batch_size", 2)
-    if len(images) < 2:
-        raise ValueError(f"images: expected at least 2, found {len(images)}")
-    changed = copy.deepcopy(model).eval()
+    images = as_tensor(images, "images")
+    if images.ndim < 1 or len(images) < 2:
+        raise ValueError(f"images: expected at least 2, found shape {tuple(images.shape)}")
+    changed = copy.deepcopy(as_model(model)).eval()
     norms = [m for m in changed.modules() if isinstance(m, NORMS) and m.track_running_stats]
     if not norms:
         return changed
@@ -122,19 +128,26 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 512) -> nn.M
         norm.reset_running_stats()
         norm.momentum = None  # the mean of all batches
         norm.train()
-    for batch in images.tensor_split(-(-len(images) // size)):
-        changed(batch)
+    weight = next((p for p in changed.parameters() if p.is_floating_point()), images)
+    dtype = weight.dtype if images.is_floating_point() else images.dtype
+    with taking_integers(images):
+        for batch in images.tensor_split(-(-len(images) // size)):
+            changed(batch.to(weight.device, dtype, copy=True))  # an in-place layer may come first
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return changed.eval()
 
 
+def _mapping(state: Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{name}: expected a state_dict, found {type(state).__name__}")
+    return state
+
+
 def _entries(state: Mapping[str, Tensor], layers: Sequence[str]) -> list[str]:
     """Return the names of all tensors in `layers`."""
-    if isinstance(layers, str):
-        raise ValueError(f"layers: expected a sequence of names, found the text {layers!r}")
     found: list[str] = []
-    for layer in layers:
+    for layer in as_names(layers, "layers"):
         inside = [name for name in state if name.startswith(f"{layer}.")]
         if not inside:
             known = {name[:i] for name in state for i, c in enumerate(name) if c == "."}

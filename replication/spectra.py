@@ -7,14 +7,17 @@ the explained variance EV_k = s_k^2 / sum_j s_j^2 is 1, 0, 0, ... for equal copi
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from replication import activations
-from replication._inputs import as_integer, as_tensor, generator, nearest
+from replication._inputs import as_integer, as_model, as_names, as_tensor, nearest
+from replication._perturbations import attack, draw
 from replication._precision import full_precision
+from replication.similarity._linalg import Array, like
 
 PERTURBATIONS = ("gaussian", "fgsm", "pgd")
 
@@ -44,15 +47,28 @@ class NoiseSpectrum:
         return explained_variance(self.singular_values[layer])
 
 
-def explained_variance(singular_values: Tensor) -> Tensor:
-    """Return EV_k = s_k^2 / sum_j s_j^2 along the last dimension; zeros where all s are 0."""
-    largest = singular_values.amax(-1, keepdim=True)
-    squares = (singular_values / largest.where(largest > 0, 1)).square()
+def explained_variance(singular_values: Array) -> Array:
+    """Return EV_k = s_k^2 / sum_j s_j^2 along the last dimension; zeros where all s are 0.
+
+    Raises
+    ------
+    ValueError
+        If `singular_values` is empty or holds NaN, infinity or a negative number.
+    """
+    values = as_tensor(singular_values, "singular_values")
+    if values.ndim < 1 or values.min() < 0:
+        raise ValueError(
+            f"singular_values: expected (..., copies) >= 0, found shape {tuple(values.shape)}, "
+            f"the least {values.min()}"
+        )
+    values = values if values.is_floating_point() else values.double()
+    largest = values.amax(-1, keepdim=True)
+    squares = (values / largest.where(largest > 0, 1)).square()
     total = squares.sum(-1, keepdim=True)
-    return squares / total.where(total > 0, 1)
+    return like(singular_values)(squares / total.where(total > 0, 1))
 
 
-def group_singular_values(groups: Tensor) -> tuple[Tensor, Tensor]:
+def group_singular_values(groups: Array) -> tuple[Array, Array]:
     r"""Return the singular values of stacked groups, uncentred and centred.
 
     With the first copy's row m and the deviations D = A - 1 m^T, the Gram matrix of the copies is
@@ -70,12 +86,12 @@ def group_singular_values(groups: Tensor) -> tuple[Tensor, Tensor]:
 
     Parameters
     ----------
-    groups : (images, copies, ...) tensor, float32 or float64
+    groups : (images, copies, ...) tensor or array, float32 or float64
         Activations; everything behind the copies is one long axis of d neurons. At least 2 copies.
 
     Returns
     -------
-    uncentred, centred : (images, copies) tensors
+    uncentred, centred : (images, copies) tensors or arrays
         Largest first, padded with zeros where d < copies. In the dtype and on the device of
         `groups`.
 
@@ -84,7 +100,7 @@ def group_singular_values(groups: Tensor) -> tuple[Tensor, Tensor]:
     ValueError
         If `groups` has fewer than 2 copies, no neurons, or NaN or infinity.
     """
-    groups = as_tensor(groups, "groups")
+    kind, groups = like(groups), as_tensor(groups, "groups")
     if groups.ndim < 3 or groups.shape[1] < 2 or not groups.is_floating_point():
         raise ValueError(
             "groups: expected floating (images, copies >= 2, neurons), "
@@ -95,7 +111,7 @@ def group_singular_values(groups: Tensor) -> tuple[Tensor, Tensor]:
     pieces = groups.split(1 if groups.device.type == "cpu" else len(groups))
     decompose = _by_svd if groups.shape[2] <= 2 * groups.shape[1] else _by_gram
     values = torch.cat([decompose(piece) for piece in pieces]).to(groups.dtype)
-    return values[:, 0], values[:, 1]
+    return kind(values[:, 0]), kind(values[:, 1])
 
 
 def _by_svd(groups: Tensor) -> Tensor:
@@ -209,38 +225,42 @@ def noise_spectrum(
     """
     images = as_tensor(images, "images")
     if perturb not in PERTURBATIONS:
-        raise ValueError(f"perturb: found {perturb!r}; {nearest(perturb, PERTURBATIONS)}")
-    if not 0 <= sigma < float("inf"):
-        raise ValueError(f"sigma: expected a finite number >= 0, found {sigma}")
+        raise ValueError(f"perturb: found {perturb!r}; {nearest(str(perturb), PERTURBATIONS)}")
+    if not (isinstance(sigma, Real) and 0 <= sigma < float("inf")):
+        raise ValueError(f"sigma: expected a finite number >= 0, found {sigma!r}")
     copies = as_integer(copies, "copies", 2)
     steps = as_integer(steps, "steps", 1)
     if labels is not None:
         labels = as_tensor(labels, "labels")
-        if labels.shape != images.shape[:1]:
+        if labels.shape != images.shape[:1] or labels.is_floating_point():
             raise ValueError(
-                f"labels: expected shape {(len(images),)}, found {tuple(labels.shape)}"
+                f"labels: expected shape {tuple(images.shape[:1])}, found {tuple(labels.shape)} "
+                f"of {labels.dtype}; they are integers"
             )
-    parameter = next(model.parameters(), images)
+        labels = labels.long()
+    parameter = next(as_model(model).parameters(), images)
     if images_per_batch is None:
         images_per_batch = 2 if parameter.device.type == "cpu" else 32
     images_per_batch = as_integer(images_per_batch, "images_per_batch", 1)
     recorded = layers
     if layers is not None and not isinstance(layers, str):
-        recorded = [name for name in layers if name != "input"]
+        recorded = [name for name in as_names(layers, "layers") if name != "input"]
     pieces: dict[str, list[Tensor]] = {}
 
     def spectrum(output: Tensor) -> Tensor:
         groups = _neurons(output).unflatten(0, (-1, copies))
+        if not groups.isfinite().all():
+            raise ValueError("model: expected finite outputs of its layers, found NaN or infinity")
         return torch.stack(group_singular_values(groups), 1)
 
     for start in progress(range(0, len(images), images_per_batch)):
         batch = images[start : start + images_per_batch].to(parameter)
-        noise = _draw(batch.shape[1:], copies, range(start, start + len(batch)), perturb, seed)
+        noise = draw(batch.shape[1:], copies, range(start, start + len(batch)), perturb, seed)
         noise = sigma * noise.to(parameter)
         if perturb != "gaussian":
             target = None if labels is None else labels[start : start + len(batch)]
-            attack = (sigma, 1) if perturb == "fgsm" else (2.5 * sigma / steps, steps)
-            noise = _attack(model, batch, noise, sigma, *attack, target)
+            sizes = (sigma, 1) if perturb == "fgsm" else (2.5 * sigma / steps, steps)
+            noise = attack(model, batch, noise, sigma, *sizes, target)
         perturbed = (batch[:, None] + noise).flatten(0, 1)
         found = {"input": spectrum(perturbed)} if layers is None or "input" in layers else {}
         if recorded is None or recorded:
@@ -261,40 +281,3 @@ def _neurons(output: Tensor) -> Tensor:
     if output.ndim == 4 and output.is_contiguous(memory_format=torch.channels_last):
         output = output.permute(0, 2, 3, 1)
     return activations.flatten(output)
-
-
-def _draw(shape: torch.Size, copies: int, positions: range, perturb: str, seed: int) -> Tensor:
-    """Return unit perturbations (images, copies, ...), the same for an image in any batch."""
-    draws = []
-    for position in positions:
-        source = generator(seed, f"perturbation/{perturb != 'gaussian'}", position)
-        if perturb == "gaussian":
-            draws.append(torch.randn(copies, *shape, generator=source))
-        else:
-            draws.append(2 * torch.rand(copies, *shape, generator=source) - 1)
-    return torch.stack(draws)
-
-
-def _attack(
-    model: nn.Module,
-    images: Tensor,
-    start: Tensor,
-    radius: float,
-    size: float,
-    steps: int,
-    labels: Tensor | None,
-) -> Tensor:
-    """Return perturbations (images, copies, ...) in the ball that raise the cross-entropy."""
-    clean = images[:, None]
-    with activations.evaluating(model):
-        if labels is None:
-            with torch.no_grad():
-                labels = model(images).argmax(1)
-        target = labels.to(images.device).repeat_interleave(start.shape[1])
-        for _ in range(steps):
-            moved = (clean + start).flatten(0, 1).requires_grad_()
-            with torch.enable_grad():
-                loss = F.cross_entropy(model(moved), target, reduction="sum")
-                (gradient,) = torch.autograd.grad(loss, moved)
-            start = (start + size * gradient.sign().view_as(start)).clamp(-radius, radius)
-    return start

@@ -184,6 +184,8 @@ def load(fn: Callable | str, store: str | Path, *, version: int = 1) -> pd.DataF
     """
     name = fn if isinstance(fn, str) else _name(fn)
     store = Path(store)
+    if not name.isidentifier():
+        raise ValueError(f"fn: expected the name of a function, found {name!r}")
     if not (store / name).is_dir():
         known = sorted(path.name for path in store.glob("*") if path.is_dir())
         hint = f"; {nearest(name, known)}" if known else ""
@@ -240,7 +242,7 @@ def _cluster_module() -> Any:
 
 def _name(fn: Callable) -> str:
     name = getattr(fn, "__name__", "<none>")
-    if name.startswith("<"):
+    if not name.isidentifier():  # as that of a lambda; it also names a folder
         raise ValueError(f"fn: expected a function with a name to keep its results by, found {fn}")
     return name
 

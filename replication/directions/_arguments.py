@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from replication._inputs import as_integer, as_tensor, generator
+from replication._inputs import as_integer, as_list, as_tensor, generator, require_classes
 from replication.similarity._linalg import Array
 
 
@@ -28,9 +28,7 @@ def class_sizes(labels: Tensor, classes: int) -> Tensor:
     ValueError
         If a label is outside of 0 .. classes - 1.
     """
-    if labels.min() < 0 or labels.max() >= classes:
-        wrong = labels[(labels < 0) | (labels >= classes)][0].item()
-        raise ValueError(f"labels: expected 0 to {classes - 1}, the model's classes, found {wrong}")
+    require_classes(labels, classes)
     return torch.bincount(labels, minlength=classes).double()
 
 
@@ -56,7 +54,7 @@ def as_counts(counts: Sequence[int] | None, units: int) -> list[int]:
     """Return numbers of ablated units, all of 0 .. units by default."""
     if counts is None:
         return list(range(units + 1))
-    numbers = [as_integer(k, "counts", 0) for k in counts]
+    numbers = [as_integer(k, "counts", 0) for k in as_list(counts, "counts")]
     if len(numbers) < 2 or numbers[-1] > units or any(a >= b for a, b in pairwise(numbers)):
         raise ValueError(
             f"counts: expected at least two increasing integers in 0 to {units}, found {numbers}"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from replication import activations
-from replication._inputs import as_integer
+from replication._inputs import as_integer, as_model, as_names
 from replication._precision import full_precision
 
 # Takes the layer's index and its output (copies, examples, units, ...); returns the same shape.
@@ -135,12 +135,13 @@ def cut(model: nn.Module, images: Tensor, layers: str | Sequence[str]) -> Cut:
     ------
     ValueError
         If a layer does not exist, does not give one tensor (N, units, ...), is called more than
-        once in a pass, or two of them are the same; or if the model does not give (N, classes).
+        once in a pass, or two of them are the same; or if the model is no network or does not give
+        finite (N, classes).
     """
-    layers = (layers,) if isinstance(layers, str) else tuple(layers)
+    layers = (layers,) if isinstance(layers, str) else tuple(as_names(layers, "layers"))
     if not layers:
         raise ValueError("layers: expected at least one name, found none")
-    like = next((p for p in model.parameters() if p.is_floating_point()), images).detach()
+    like = next((p for p in as_model(model).parameters() if p.is_floating_point()), images).detach()
     some = to_model(images[:2], like)
     found = activations.record(model, some, layers)
     for name in layers:
@@ -154,6 +155,8 @@ def cut(model: nn.Module, images: Tensor, layers: str | Sequence[str]) -> Cut:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(some):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"model: expected logits (N, classes), found {shape}")
+    if not logits.isfinite().all():
+        raise ValueError("model: expected finite logits, found NaN or infinity")
 
     links = _chain(model)
     places = [_place(name, links) for name in layers]

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from replication._inputs import as_integer, as_tensor, generator, nearest
+from replication._inputs import as_integer, as_list, as_tensor, generator, nearest
 from replication._progress import bar
 from replication.directions._arguments import as_examples, class_sizes
 from replication.directions._moments import unit_moments
@@ -93,8 +94,8 @@ def noise_curve(
     draws = as_integer(draws, "draws", 1)
     if per not in SPREADS:
         raise ValueError(f"per: found {per!r}; {nearest(str(per), SPREADS)}")
-    amounts = [float(scale) for scale in scales]
-    if not amounts or not all(0 <= a < math.inf for a in amounts):
+    amounts = as_list(scales, "scales")
+    if not amounts or not all(isinstance(a, Real) and 0 <= a < math.inf for a in amounts):
         raise ValueError(f"scales: expected finite numbers >= 0, at least one, found {amounts}")
     network = cut(model, inputs, layers)
     rows = network.rows(batch_size)

@@ -155,6 +155,11 @@ def _examples(acts: Array, labels: Array) -> tuple[Tensor, Tensor, Tensor]:
     values = as_tensor(acts, "acts")
     if not values.is_floating_point():
         values = values.double()
+    if values.ndim == 3:
+        raise ValueError(
+            "acts: expected (examples, units) or (examples, channels, height, width), found shape "
+            f"{tuple(values.shape)}"
+        )
     units = as_layer(spatial_mean(values), "acts")
     given = as_tensor(labels, "labels")
     if given.is_floating_point() or given.shape != units.shape[:1]:

@@ -1,12 +1,10 @@
 """Checks of images, targets and numbers, shared by this package's functions."""
 
-from numbers import Real
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from replication._inputs import as_tensor
+from replication._inputs import MOST_CLASSES, as_tensor
 from replication.similarity._linalg import Array
 
 CHUNK = 2**22  # entries that intermediate results may have beside what the caller asked for
@@ -34,7 +32,8 @@ def as_targets(value: Array, like: Tensor, name: str, one_hot: bool = False) -> 
     Raises
     ------
     ValueError
-        If their shape is another, their number is not that of `like`, or a class is negative.
+        If their shape is another, their number is not that of `like`, or a class is negative or
+        65,536 or more.
     """
     given = as_tensor(value, name).detach()
     if given.ndim not in (1, 2) or len(given) != len(like):
@@ -44,15 +43,7 @@ def as_targets(value: Array, like: Tensor, name: str, one_hot: bool = False) -> 
     if one_hot and given.ndim == 1 and not given.is_floating_point():
         if given.min() < 0:
             raise ValueError(f"{name}: expected classes >= 0, found {int(given.min())}")
+        if given.max() >= MOST_CLASSES:
+            raise ValueError(f"{name}: expected classes < {MOST_CLASSES}, found {int(given.max())}")
         given = F.one_hot(given.long())
     return given.to(like.device, torch.float64)
-
-
-def as_number(value: object, name: str, positive: bool = False) -> float:
-    """Return a finite number >= 0 (or > 0) as a float; anything else is an error."""
-    ok = isinstance(value, Real) and 0 <= value < float("inf") and (value > 0 or not positive)
-    if not ok:
-        raise ValueError(
-            f"{name}: expected a number {'>' if positive else '>='} 0, found {value!r}"
-        )
-    return float(value)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from replication._inputs import as_integer, as_tensor, generator
+from replication._inputs import as_integer, as_list, as_number, as_tensor, generator
 from replication._precision import full_precision
-from replication.memorisation._inputs import as_number, as_rows, as_targets
+from replication.memorisation._inputs import as_rows, as_targets
 from replication.similarity._linalg import Array, like
 
 
@@ -110,7 +110,7 @@ def gradient_descent_path(
     """
     x = as_rows(features, "features")
     y = as_targets(targets, x, "targets", one_hot=True)
-    record = sorted({as_integer(step, "steps", 0) for step in steps})
+    record = sorted({as_integer(step, "steps", 0) for step in as_list(steps, "steps")})
     if not record:
         raise ValueError("steps: expected at least one number of steps, found none")
     if batch_size is not None:

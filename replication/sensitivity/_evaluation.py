@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from replication._inputs import as_model
 from replication._precision import full_precision
 from replication.activations import evaluating
 
@@ -17,10 +18,10 @@ def plain_evaluation(model: nn.Module) -> Iterator[None]:
     Raises
     ------
     ValueError
-        If the model normalises by the statistics of the batch even so: then examples have no
-        Jacobian of their own.
+        If `model` is no network, or normalises by the statistics of the batch even so: then
+        examples have no Jacobian of their own.
     """
-    for name, module in model.named_modules():
+    for name, module in as_model(model).named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             raise ValueError(
                 f"model: {name!r} keeps no running statistics, so that each output depends on the "

@@ -1,6 +1,8 @@
 """A plane through three inputs, its coordinates, and polygons on it."""
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -36,7 +38,7 @@ def plane_through(a: Array, b: Array, c: Array, margin: float) -> tuple[Plane, E
             f"a, b, c: expected one shape, found {tuple(a.shape)}, {tuple(b.shape)} and "
             f"{tuple(c.shape)}"
         )
-    if not margin >= 0:
+    if not (isinstance(margin, Real) and 0 <= margin < math.inf):
         raise ValueError(f"margin: expected a number >= 0, found {margin!r}")
     b, c = (b - a).flatten(), (c.to(a.device) - a).flatten()
     width = b.norm()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from replication._inputs import as_model
 from replication.sensitivity._evaluation import (
     as_logits,
     chunks,
@@ -55,7 +56,7 @@ def reduced_rows(
     memory : int or None
         Bytes for a chunk, about, beside the model; a chunk has at least one point.
     """
-    layers = mlp_layers(model, images.ndim)
+    layers = mlp_layers(as_model(model), images.ndim)
     with plain_evaluation(model):
         first = to_model(model, images[:1])
         memory = memory or default_memory(first)

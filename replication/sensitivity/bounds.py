@@ -1,11 +1,12 @@
 """What a network's cross-entropy alone says about its Jacobian (Novak et al. 2018)."""
 
+from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from replication._inputs import as_integer, as_tensor
+from replication._inputs import as_integer, as_number, as_tensor
 from replication.similarity._linalg import Array, like
 
 
@@ -52,8 +53,9 @@ def cross_entropy_bounds(
             f"cross_entropy: expected floats >= 0, found {loss.dtype}, the least {loss.min()}"
         )
     classes = as_integer(classes, "classes", 2)
-    m = torch.as_tensor(mean_square).to(loss)
-    if not (m.isfinite() & (m >= 0)).all() or m.shape not in ((), loss.shape):
+    given = torch.tensor(mean_square) if isinstance(mean_square, Real) else mean_square
+    m = as_tensor(given, "mean_square").to(loss)
+    if m.min() < 0 or m.shape not in ((), loss.shape):
         raise ValueError(
             "mean_square: expected a finite number >= 0, or one a point, "
             f"found {m.tolist() if m.ndim == 0 else tuple(m.shape)}"
@@ -102,8 +104,9 @@ def fraction_inside(row_norms: Array, bounds: CrossEntropyBounds, tolerance: flo
     Raises
     ------
     ValueError
-        If the numbers of points differ.
+        If the numbers of points differ or the tolerance is below 0.
     """
+    tolerance = as_number(tolerance, "tolerance")
     norms, lower = as_tensor(row_norms, "row_norms"), as_tensor(bounds.lower, "bounds.lower")
     upper = as_tensor(bounds.upper, "bounds.upper")
     if not norms.shape == lower.shape == upper.shape:

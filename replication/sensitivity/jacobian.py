@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +125,7 @@ def spectral_norm(
         Of the start.
     """
     iterations = as_integer(iterations, "iterations", 1)
-    if not 0 < tolerance < 1:
+    if not (isinstance(tolerance, Real) and 0 < tolerance < 1):
         raise ValueError(f"tolerance: expected a number in (0, 1), found {tolerance!r}")
     reduce = partial(
         _norms.largest_singular_value, tolerance=tolerance, iterations=iterations, seed=seed
@@ -165,7 +166,7 @@ def finite_difference_norm(
         Of the directions.
     """
     directions = as_integer(directions, "directions", 1)
-    if not 0 < step < float("inf"):
+    if not (isinstance(step, Real) and 0 < step < float("inf")):
         raise ValueError(f"step: expected a finite number > 0, found {step!r}")
     points = _checked(images, output, memory)
     inputs = points[0].numel()

@@ -33,7 +33,7 @@ def polyline(points: Array | Sequence[Array]) -> Array:
         vertices = _same(*((point, f"points[{i}]") for i, point in enumerate(points)))
     else:
         vertices = _floating(points, "points")
-    if len(vertices) > 2 and vertices.ndim > 1 and torch.equal(vertices[0], vertices[-1]):
+    if vertices.ndim > 1 and len(vertices) > 2 and torch.equal(vertices[0], vertices[-1]):
         vertices = vertices[:-1]
     if vertices.ndim < 2 or len(vertices) < 2:
         raise ValueError(f"points: expected (V >= 2, ...), found shape {tuple(vertices.shape)}")

@@ -6,6 +6,7 @@ QR and SVD of X itself; its covariance, which squares the condition number, is n
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import torch
@@ -261,7 +262,7 @@ def principal_subspace(
     ValueError
         For `variance` outside (0, 1] or `dims` below 1.
     """
-    if not 0 < variance <= 1:
+    if not (isinstance(variance, Real) and 0 < variance <= 1):
         raise ValueError(f"variance: expected a number in (0, 1], found {variance!r}")
     if dims is not None:
         as_integer(dims, "dims", 1)

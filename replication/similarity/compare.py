@@ -147,7 +147,7 @@ def compare(
     """
     if conv == "dft" and metric in ("cca", "dft_cca"):
         metric, conv = "dft_cca", "spatial_mean"
-    if conv not in CONV:
+    if not isinstance(conv, str) or conv not in CONV:
         raise ValueError(f"conv: found {conv!r} for {metric!r}; {nearest(str(conv), CONV)}")
     chosen = _metrics.find(metric, options)
     as_integer(null, "null", 0)

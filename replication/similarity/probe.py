@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from replication._inputs import as_integer
+from replication._inputs import MOST_CLASSES, as_integer, as_number, as_tensor
 from replication._precision import full_precision
 from replication.similarity._linalg import Array, as_layer, centred, like
 
@@ -31,7 +31,7 @@ def linear_probe(
     train, test : (examples, features) tensors or arrays
         The same features.
     train_labels, test_labels : (examples,) integer tensors or arrays
-        From 0. A class without training examples is never predicted correctly.
+        From 0, below 65,536. A class without training examples is never predicted correctly.
     penalty : float
         At least 0.
     iterations : int
@@ -45,15 +45,14 @@ def linear_probe(
     ------
     ValueError
         For layers that are not two-dimensional, hold NaN or infinity or differ in features, labels
-        of another length or below 0, or a penalty below 0.
+        of another length or out of range, or a penalty below 0.
     """
     x, z = as_layer(train, "train").double(), as_layer(test, "test").double()
     if x.shape[1] != z.shape[1]:
         raise ValueError(f"test: expected the {x.shape[1]} features of train, found {z.shape[1]}")
     y = _labels(train_labels, x, "train_labels")
     truth = _labels(test_labels, z, "test_labels")
-    if not penalty >= 0:
-        raise ValueError(f"penalty: expected a number of at least 0, found {penalty!r}")
+    penalty = as_number(penalty, "penalty")
     iterations = as_integer(iterations, "iterations", 1)
     mean, scale = x.mean(0), x.std(0)
     scale = scale.where(scale > 1e-12 * (1 + mean.abs()), 1)
@@ -124,12 +123,15 @@ def keep_components(x: Array, count: int, *others: Array) -> Array | tuple[Array
 
 
 def _labels(labels: Array, layer: Tensor, name: str) -> Tensor:
-    values = torch.as_tensor(labels, device=layer.device)
-    if values.shape != (len(layer),) or values.is_floating_point() or values.is_complex():
+    values = as_tensor(labels, name).to(layer.device)
+    if values.shape != (len(layer),) or values.is_floating_point():
         raise ValueError(
             f"{name}: expected {len(layer)} integers, found shape {tuple(values.shape)}, "
             f"{values.dtype}"
         )
-    if values.min() < 0:
-        raise ValueError(f"{name}: expected labels of at least 0, found {int(values.min())}")
+    if values.min() < 0 or values.max() >= MOST_CLASSES:
+        wrong = values.min() if values.min() < 0 else values.max()
+        raise ValueError(
+            f"{name}: expected labels of at least 0 and below {MOST_CLASSES}, found {int(wrong)}"
+        )
     return values.long()

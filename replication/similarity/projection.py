@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import as_integer, nearest
+from replication._inputs import as_integer, as_list, as_tensor, nearest
 from replication._precision import full_precision
 from replication.similarity._linalg import Array, as_layer
 
@@ -70,8 +70,8 @@ def onto_directions(x: Array, directions: Array) -> Projection:
         If `x` or `directions` are not two-dimensional, empty, not finite, or do not fit.
     """
     layer = as_layer(x, "x")
-    given = torch.as_tensor(directions).to(layer)
-    if given.ndim != 2 or len(given) != layer.shape[1] or not given.isfinite().all():
+    given = as_tensor(directions, "directions").to(layer)
+    if given.ndim != 2 or len(given) != layer.shape[1]:
         raise ValueError(
             f"directions: expected finite numbers (neurons, k) for {layer.shape[1]} neurons, "
             f"found shape {tuple(given.shape)}"
@@ -99,7 +99,7 @@ def onto_neurons(x: Array, neurons: Sequence[int]) -> Projection:
     """
     layer = as_layer(x, "x")
     width = layer.shape[1]
-    index = [as_integer(neuron, "neurons", 0) for neuron in neurons]
+    index = [as_integer(neuron, "neurons", 0) for neuron in as_list(neurons, "neurons")]
     if any(neuron >= width for neuron in index):
         raise ValueError(f"neurons: expected 0 to {width - 1}, found {max(index)}")
     axes = torch.eye(width, dtype=layer.dtype, device=layer.device)[:, index]

@@ -1,0 +1,349 @@
+"""Files that a bad disk has changed: read as they are, named in an error, or made again.
+
+Every kind of file that the package reads is damaged in the same seeded ways. A file that is read
+gives a ValueError that names it, or something of the right form; where the file is a cache, the
+result is the undisturbed one, and a sweep says that it was computed again.
+"""
+
+import gzip
+import json
+import random
+import struct
+import warnings
+from dataclasses import dataclass
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from replication import _download, _notebooks, claims, data, own_models, sweeps, training
+from replication._files import read_json, write_json
+
+ROUNDS = range(24)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    (tmp_path / "root" / "data").mkdir(parents=True)
+    (tmp_path / "sets").mkdir()
+    monkeypatch.setenv("REPLICATION_ROOT", str(tmp_path / "root"))
+    monkeypatch.setenv("REPLICATION_DATA", str(tmp_path / "sets"))
+    monkeypatch.setenv("REPLICATION_OFFLINE", "1")
+    monkeypatch.setattr(_download, "_failures", {})
+    return tmp_path
+
+
+# --- what happens to a file --------------------------------------------------------------------
+
+
+def truncated(content, source):
+    return content[: source.randrange(len(content))]
+
+
+def flipped(content, source):
+    changed = bytearray(content)
+    for _ in range(source.choice([1, 1, 8])):
+        changed[source.randrange(len(changed))] ^= 1 << source.randrange(8)
+    return bytes(changed)
+
+
+def flipped_early(content, source):
+    head = flipped(content[: min(len(content), 200)], source)
+    return head + content[len(head) :]
+
+
+def zeroed(content, source):
+    start = source.randrange(len(content))
+    stop = min(len(content), start + source.choice([1, 64, 4096]))
+    return content[:start] + bytes(stop - start) + content[stop:]
+
+
+def inserted(content, source):
+    place = source.randrange(len(content))
+    return content[:place] + source.randbytes(source.randrange(1, 20)) + content[place:]
+
+
+def repeated(content, source):
+    return content + content[: source.randrange(1, len(content))]
+
+
+def replaced(content, source):
+    return source.choice([b"", b"\n", b"\0" * 64, b"{}", b"[]", b"null", source.randbytes(300)])
+
+
+DAMAGES = (truncated, flipped, flipped_early, zeroed, inserted, repeated, replaced)
+ODD = (None, True, -1, 0, 1.5, 10**400, float("nan"), float("inf"), "", "x", [], {}, [[]], {"a": 1})
+
+
+def places(value, path=()):
+    """Yield the path of every entry of nested lists and mappings."""
+    if path:
+        yield path
+    entries = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, entry in entries if isinstance(value, dict | list) else ():
+        yield from places(entry, (*path, key)) if isinstance(entry, dict | list) else [(*path, key)]
+
+
+def misused(content, source):
+    """Return JSON of which one entry is missing or of another type."""
+    value = json.loads(content)
+    *way, last = source.choice(list(places(value)))
+    holder = value
+    for key in way:
+        holder = holder[key]
+    if source.random() < 0.3:
+        del holder[last]
+    else:
+        holder[last] = source.choice(ODD)
+    return json.dumps(value).encode()
+
+
+def damage(path, seed, plain=False):
+    """Change the file in one of the ways, by seed; return whether its content is another."""
+    source = random.Random(f"{path.name}/{seed}")
+    content = path.read_bytes()
+    ways = (misused,) if plain else DAMAGES
+    path.write_bytes(source.choice(ways)(content, source))
+    return path.read_bytes() != content
+
+
+# --- files that are read -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A file that the package reads: how to write a whole one, and how it is read."""
+
+    write: object
+    read: object
+    is_json: bool = False  # and its entries are checked
+
+
+def idx(array):
+    sizes = struct.pack(f">{array.ndim}I", *array.shape)
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
+
+
+def write_idx(base, which, packed):
+    raw = base / "sets" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
+    for part in ("train", "t10k"):
+        for name, array in (
+            ("images-idx3-ubyte", pixels),
+            ("labels-idx1-ubyte", np.arange(20, dtype=np.uint8) % 10),
+        ):
+            content = gzip.compress(idx(array), mtime=0) if packed else idx(array)
+            (raw / f"{part}-{name}{'.gz' if packed else ''}").write_bytes(content)
+    return raw / f"{which}{'.gz' if packed else ''}"
+
+
+def write_parquet(base):
+    folder = base / "sets" / "cifar10" / "plain_text"
+    folder.mkdir(parents=True)
+    picture = base / "picture.png"
+    Image.fromarray(np.full((32, 32, 3), 7, np.uint8)).save(picture)
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    rows = [{"bytes": picture.read_bytes(), "path": "x"}] * 20
+    table = pa.table({"img": pa.array(rows, kind), "label": pa.array(np.arange(20) % 10)})
+    for part in ("train", "test"):
+        pq.write_table(table, folder / f"{part}-00000-of-00001.parquet")
+    return folder / "train-00000-of-00001.parquet"
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+
+
+def write_weights(base):
+    path = base / "weights.safetensors"
+    save_file(mlp().state_dict(), path)
+    return path
+
+
+def write_inputs(base):
+    path = base / "inputs.safetensors"
+    save_file({"inputs": torch.rand(6, 3), "labels": torch.arange(6)}, path)
+    return path
+
+
+def write_claims(base):
+    where = {"dataset": "MNIST", "profile": "full", "notebook": "04"}
+    rule = claims.Rule("change", ">", 0.0)
+    both = claims.Claim("B2", "Novak et al. 2018", "both", (rule, rule))
+    one = claims.Claim("B1", "Novak et al. 2018", "one", rule)
+    settled = [
+        claims.settle(one, [1.0, 1.1, float("nan"), 0.9], **where),
+        claims.settle(both, [[1.0, 1.2, 0.9], [-1.0, -2.0, -1.5]], **where),
+    ]
+    return claims.save(settled, base)
+
+
+def write_notebook(base):
+    cell = nbformat.v4.new_code_cell("profile = 'quick'", metadata={"tags": ["parameters"]})
+    path = base / "01_book.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    return path
+
+
+def read_notebook(path):
+    """Read it as `make figures` does before anything of it is run."""
+    try:
+        return _notebooks._declared(_notebooks._read(path))
+    except _notebooks._Failed as failure:
+        raise ValueError(f"{path.name}: {failure}") from None
+
+
+def write_record(base):
+    path = base / "run.json"
+    write_json(path, {"key": "k", "files": ["a.png"], "seconds": 1.0})
+    return path
+
+
+def load_inputs(path):
+    return list(own_models.load_dataset(path))
+
+
+KINDS = {
+    "IDX images": Kind(
+        lambda base: write_idx(base, "train-images-idx3-ubyte", False),
+        lambda path: data.load("mnist"),
+    ),
+    "IDX labels": Kind(
+        lambda base: write_idx(base, "t10k-labels-idx1-ubyte", False),
+        lambda path: data.load("mnist"),
+    ),
+    "gzipped IDX": Kind(
+        lambda base: write_idx(base, "train-images-idx3-ubyte", True),
+        lambda path: data.load("mnist"),
+    ),
+    "Parquet": Kind(write_parquet, lambda path: data.load("cifar10")),
+    "weights": Kind(write_weights, lambda path: own_models.load(path, mlp)),
+    "inputs": Kind(write_inputs, load_inputs),
+    "claims": Kind(write_claims, claims.load, is_json=True),
+    "JSON": Kind(write_record, read_json),
+    "notebook": Kind(write_notebook, read_notebook, is_json=True),
+}
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["bytes", "entries"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_is_named(kind, plain, tmp_path):
+    how = KINDS[kind]
+    if plain and not how.is_json:
+        pytest.skip("no JSON")
+    path = how.write(tmp_path)
+    whole = path.read_bytes()
+    how.read(path)
+    told = 0
+    for seed in ROUNDS:
+        path.write_bytes(whole)
+        damage(path, seed, plain)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                how.read(path)
+            except ValueError as error:
+                told += 1
+                assert path.name.split(".")[0] in str(error), error
+                assert len(str(error)) < 2000
+    assert told >= len(ROUNDS) // 4, told  # some damage is none, as a pixel of another value
+    path.write_bytes(whole)
+    how.read(path)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "1" * 100_000, '{"a":' * 50_000])
+def test_json_of_great_depth_is_named(content, tmp_path):
+    path = tmp_path / "deep.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"deep\.json"):
+        read_json(path)
+
+
+# --- files that are caches ---------------------------------------------------------------------
+
+
+def measure(spec):
+    return [{"step": i, "value": i / 3 + spec["seed"], "name": "a"} for i in range(30)]
+
+
+SPECS = [{"seed": 0}, {"seed": 1}]
+
+
+def test_a_damaged_result_of_a_sweep_is_computed_again(tmp_path):
+    expected = sweeps.run(measure, SPECS, store=tmp_path, progress=False)
+    files = sorted(tmp_path.glob("measure/*.parquet"))
+    whole = [file.read_bytes() for file in files]
+    for seed in range(60):
+        for file, content in zip(files, whole, strict=True):
+            file.write_bytes(content)
+        changed = damage(files[seed % 2], seed)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = sweeps.run(measure, SPECS, store=tmp_path, progress=False)
+        pd.testing.assert_frame_equal(found, expected)
+        if changed and files[seed % 2].read_bytes() == whole[seed % 2]:  # it was written again
+            assert any("computed again" in str(each.message) for each in caught)
+        for file, content in zip(files, whole, strict=True):
+            file.write_bytes(content)
+        damage(files[seed % 2], seed)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            rest = sweeps.load(measure, tmp_path)
+        known = [expected, expected[expected.seed == 1 - seed % 2], expected[expected.seed > 9]]
+        known += [expected[expected.seed == seed % 2]]
+        assert any(rest.reset_index(drop=True).equals(one.reset_index(drop=True)) for one in known)
+        assert len(rest) == len(expected) or caught
+
+
+def tiny():
+    source = torch.Generator().manual_seed(0)
+    images = torch.rand(8, 1, 2, 2, generator=source)
+    half = data.Examples(images, torch.arange(8) % 2)
+    return data.Split(half, half, "toy", ("0", "1"), "made up")
+
+
+def fit(store):
+    options = {"inputs": 4, "widths": (3,), "classes": 2}
+    spec = training.Spec(model="mlp", model_options=options, epochs=2, batch_size=4)
+    return training.fit(spec, tiny(), store=store, progress=False)
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["bytes", "entries"])
+def test_a_damaged_summary_of_a_run_is_made_again(plain, tmp_path):
+    expected = fit(tmp_path)
+    (file,) = tmp_path.glob("*/run.json")
+    whole = file.read_bytes()
+    for seed in ROUNDS:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(whole)
+        damage(file, seed, plain)
+        found = fit(tmp_path)
+        assert list(found.history.columns) == list(expected.history.columns)
+        assert found.status in ("finished", "stopped", "diverged")
+        assert found.state().keys() == expected.state().keys()
+
+
+def test_damaged_weights_of_a_run_are_made_again(tmp_path):
+    expected = fit(tmp_path)
+    files = sorted(tmp_path.glob("*/step-*.safetensors"))
+    whole = {file: file.read_bytes() for file in (*files, files[0].parent / "run.json")}
+    for seed in ROUNDS:
+        files[0].parent.mkdir(exist_ok=True)
+        for file, content in whole.items():
+            file.write_bytes(content)
+        source = random.Random(seed)
+        file = source.choice(files)
+        way = source.choice([truncated, repeated, replaced])  # which change its length
+        file.write_bytes(way(whole[file], source))
+        found = fit(tmp_path)
+        for epoch in expected.checkpoints:
+            for name, weight in expected.state(epoch).items():
+                assert torch.equal(found.state(epoch)[name], weight)

@@ -86,6 +86,15 @@ def record(
         `layers` is unknown or was never called, ``"spatial_mean"`` meets three dimensions, or an
         asked-for output does not have the examples in its first dimension. Outputs of that last
         kind are left out with a ``UserWarning`` when `layers` is None.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import activations
+    >>> net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> acts = activations.record(net, torch.randn(40, 5), layers=["1", "2"])
+    >>> {name: tuple(values.shape) for name, values in acts.items()}
+    {'1': (40, 8), '2': (40, 3)}
     """
     inputs = as_tensor(images, "images")
     batch_size = as_integer(batch_size, "batch_size", 1)

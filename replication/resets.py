@@ -45,6 +45,16 @@ def reset(model: nn.Module, state: Mapping[str, Tensor], layers: Sequence[str]) 
     ------
     ValueError
         If a layer is unknown or holds no weights, or `state` lacks one or has it in another shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import resets
+    >>> from torch.nn import Linear, Sequential
+    >>> net, other = (Sequential(Linear(5, 8), Linear(8, 3)) for _ in range(2))
+    >>> mixed = resets.reset(net, other.state_dict(), ["0"])
+    >>> torch.equal(mixed[0].weight, other[0].weight), torch.equal(mixed[1].weight, net[1].weight)
+    (True, True)
     """
     changed = copy.deepcopy(as_model(model))
     own = changed.state_dict()

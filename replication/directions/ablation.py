@@ -185,6 +185,16 @@ def cumulative_ablation(
     ValueError
         If an argument is none of the above, a layer does not exist, is called more than once in a
         pass or does not give one tensor (N, units, ...), or the model does not give (N, classes).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import directions
+    >>> net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> images = torch.randn(40, 5)
+    >>> curve = directions.cumulative_ablation(net, images, net(images).argmax(1), "1", orders=4)
+    >>> tuple(curve.accuracy.shape), curve.accuracy[:, 0].tolist()  # from no unit to all eight
+    ((4, 9), [1.0, 1.0, 1.0, 1.0])
     """
     inputs, targets = as_examples(images, labels)
     network = cut(model, inputs, layers)
@@ -234,6 +244,16 @@ def unit_ablation(
 
     The importance of single units (Morcos et al. 2018, figure 7) and the damage to single classes
     (Zhou et al. 2018). Parameters and errors as in `cumulative_ablation`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import directions
+    >>> net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> images = torch.randn(40, 5)
+    >>> found = directions.unit_ablation(net, images, net(images).argmax(1), "1")
+    >>> tuple(found.accuracy.shape)  # one unit at a time
+    (8,)
     """
     inputs, targets = as_examples(images, labels)
     whole = cut(model, inputs, layers)

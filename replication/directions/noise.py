@@ -89,6 +89,16 @@ def noise_curve(
     ------
     ValueError
         As `cumulative_ablation`, or for `scales`, `draws` or `per`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import directions
+    >>> net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> images = torch.randn(40, 5)
+    >>> curve = directions.noise_curve(net, images, net(images).argmax(1), "1", [0.0, 9.0], draws=4)
+    >>> tuple(curve.accuracy.shape), bool((curve.accuracy[:, 0] == 1).all())  # no noise, no change
+    ((4, 2), True)
     """
     inputs, targets = as_examples(images, labels)
     draws = as_integer(draws, "draws", 1)

@@ -54,6 +54,15 @@ def random_conv_features(
     ------
     ValueError
         An argument is of the wrong kind, shape or range.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import memorisation
+    >>> images = torch.rand(10, 3, 16, 16)
+    >>> found = memorisation.random_conv_features(images, filters=8, grid=2)
+    >>> tuple(found.shape)  # each filter with both signs, at 2 x 2 places
+    (10, 64)
     """
     x = as_tensor(images, "images")
     given = x if source is None else as_tensor(source, "source").to(x)

@@ -85,6 +85,15 @@ def finite_sample_network(images: Array, labels: Array, seed: int = 0) -> Finite
     ValueError
         If two images are identical or have, to rounding, the same projection (another seed then
         helps), and for input of the wrong kind or shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import memorisation
+    >>> images, labels = torch.rand(50, 20, dtype=torch.float64), torch.randint(10, (50,))
+    >>> net = memorisation.finite_sample_network(images, labels)  # 2 n + d weights fit anything
+    >>> torch.allclose(net(images), labels.double(), atol=1e-6)
+    True
     """
     x = as_rows(images, "images")
     y = as_targets(labels, x, "labels")

@@ -73,6 +73,15 @@ def gaussian_kernel_interpolation(
     ValueError
         If K + ridge I is singular to rounding, as it is for identical training images; the message
         names two such. A ridge > 0 averages their targets. Also for bad arguments.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import memorisation
+    >>> x, y = torch.rand(30, 4, dtype=torch.float64), torch.randn(30, 1, dtype=torch.float64)
+    >>> found = memorisation.gaussian_kernel_interpolation(x, y, x, bandwidth=0.3)
+    >>> torch.allclose(found.predictions, y, atol=1e-6)
+    True
     """
     x, z = as_rows(train, "train"), as_rows(test, "test")
     if x.shape[1] != z.shape[1] or x.device != z.device:

@@ -37,6 +37,16 @@ def minimum_norm_solution(features: Array, targets: Array, ridge: float = 0.0) -
     ------
     ValueError
         For arguments of the wrong kind, shape or range.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import memorisation
+    >>> features = torch.randn(5, 20, dtype=torch.float64)  # fewer examples than features
+    >>> targets = torch.randn(5, 1, dtype=torch.float64)
+    >>> weights = memorisation.minimum_norm_solution(features, targets)
+    >>> torch.allclose(weights, torch.linalg.pinv(features) @ targets)
+    True
     """
     x = as_rows(features, "features")
     y = as_targets(targets, x, "targets", one_hot=True)
@@ -107,6 +117,16 @@ def gradient_descent_path(
     ------
     ValueError
         For bad arguments, and if the weights grow beyond all bounds.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import memorisation
+    >>> features = torch.randn(5, 20, dtype=torch.float64)
+    >>> targets = torch.randn(5, 1, dtype=torch.float64)
+    >>> path = memorisation.gradient_descent_path(features, targets, steps=[0, 100, 1000])
+    >>> bool(path.distance[-1] < 1e-3 * path.distance[0])  # to the solution of least norm
+    True
     """
     x = as_rows(features, "features")
     y = as_targets(targets, x, "targets", one_hot=True)

@@ -48,6 +48,17 @@ def nearest_boundary(
     ------
     ValueError
         As in `transitions`; if a direction is 0 or the shapes differ.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import sensitivity
+    >>> layer = torch.nn.Linear(2, 1).double()
+    >>> with torch.no_grad():
+    ...     _ = layer.weight.copy_(torch.tensor([[3.0, 4.0]])), layer.bias.fill_(-5.0)
+    >>> net = torch.nn.Sequential(layer, torch.nn.ReLU())
+    >>> round(float(sensitivity.nearest_boundary(net, torch.zeros(1, 2, dtype=torch.float64))), 6)
+    1.0
     """
     memory = as_integer(memory, "memory", 1)
     given = as_tensor(points, "points")

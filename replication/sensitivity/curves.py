@@ -100,6 +100,18 @@ def output_curve(
     ------
     ValueError
         As in `transitions`; the path is a single one.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import sensitivity
+    >>> net = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.ReLU()).double()
+    >>> with torch.no_grad():
+    ...     _ = net[0].weight.fill_(1.0), net[0].bias.zero_()
+    >>> line = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+    >>> curve = sensitivity.output_curve(net, line, closed=False)  # bends once, at 0
+    >>> curve.positions.tolist(), curve.linear_regions
+    ([0.0, 0.5, 1.0], 2)
     """
     memory = as_integer(memory, "memory", 1)
     if isinstance(path, list | tuple):

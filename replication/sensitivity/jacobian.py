@@ -61,6 +61,15 @@ def jacobian_norm(
         If `images` is empty, holds NaN or infinity or has no axis behind the examples; if the model
         does not give finite logits (N, classes), is of another dtype or normalises by statistics
         of the batch even in eval mode; for bad `output` or `memory`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import sensitivity
+    >>> linear = torch.nn.Linear(3, 2, bias=False).double()
+    >>> norms = sensitivity.jacobian_norm(linear, torch.randn(5, 3, dtype=torch.float64), "logits")
+    >>> torch.allclose(norms, linear.weight.norm().expand(5))
+    True
     """
     return like(images)(_reduced(model, images, output, memory, _norms.frobenius))
 
@@ -123,6 +132,15 @@ def spectral_norm(
         At most; a ``UserWarning`` tells how many points were still moving then.
     seed : int
         Of the start.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import sensitivity
+    >>> linear = torch.nn.Linear(3, 2, bias=False).double()
+    >>> norms = sensitivity.spectral_norm(linear, torch.randn(5, 3, dtype=torch.float64), "logits")
+    >>> torch.allclose(norms, torch.linalg.matrix_norm(linear.weight, 2).expand(5))
+    True
     """
     iterations = as_integer(iterations, "iterations", 1)
     if not (isinstance(tolerance, Real) and 0 < tolerance < 1):

@@ -116,6 +116,18 @@ def region_map(
     ValueError
         If the inputs are on one line or differ in shape, for an unknown layer, or as in
         `transitions`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import sensitivity
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()).double()
+    >>> with torch.no_grad():
+    ...     _ = net[0].weight.copy_(torch.eye(2)), net[0].bias.zero_()
+    >>> corners = torch.tensor([[-1.0, -1], [1, -1], [-1, 1]], dtype=torch.float64)
+    >>> drawn = sensitivity.region_map(net, *corners, resolution=50)
+    >>> drawn.count, tuple(drawn.ids.shape)
+    (4, (50, 50))
     """
     resolution, memory = as_integer(resolution, "resolution", 1), as_integer(memory, "memory", 1)
     plane, box = plane_through(a, b, c, margin)
@@ -175,6 +187,17 @@ def plane_regions(
     ------
     ValueError
         As in `region_map`; if the polygon is not convex; for max pooling.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import sensitivity
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()).double()
+    >>> with torch.no_grad():
+    ...     _ = net[0].weight.copy_(torch.eye(2)), net[0].bias.zero_()
+    >>> corners = torch.tensor([[-1.0, -1], [1, -1], [-1, 1]], dtype=torch.float64)
+    >>> sensitivity.plane_regions(net, *corners).count  # two lines cross: four quadrants
+    4
     """
     memory = as_integer(memory, "memory", 1)
     plane, box = plane_through(a, b, c, margin)

@@ -145,6 +145,18 @@ def transitions(
     ValueError
         If a layer is smooth or unknown, by name; the path has fewer than 2 vertices, is not finite
         or does not fit the model; or for a bad `method`, `k`, `dtype` or `memory`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import sensitivity
+    >>> layer = torch.nn.Linear(2, 2).double()
+    >>> with torch.no_grad():
+    ...     _ = layer.weight.copy_(torch.eye(2)), layer.bias.zero_()
+    >>> square = torch.tensor([[1.0, 1], [-1, 1], [-1, -1], [1, -1]], dtype=torch.float64)
+    >>> found = sensitivity.transitions(torch.nn.Sequential(layer, torch.nn.ReLU()), square)
+    >>> int(found), found.per_layer  # both units switch twice on the way round
+    (4, {'1': 4})
     """
     if method not in METHODS:
         raise ValueError(f"method: found {method!r}; {nearest(str(method), METHODS)}")

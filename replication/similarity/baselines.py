@@ -52,6 +52,14 @@ def linear_regression_r2(x: Array, y: Array) -> Array:
     References
     ----------
     Kornblith et al. 2019, section 3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import similarity
+    >>> x = torch.randn(300, 10, dtype=torch.float64)
+    >>> round(float(similarity.linear_regression_r2(x, x[:, :5])), 6)  # all of y is in x
+    1.0
     """
     first, second = as_pair(x, y)
     basis, target = subspace(first).basis, normalised(second)
@@ -93,6 +101,14 @@ def rsa(x: Array, y: Array, distance: str = "correlation") -> Array:
     References
     ----------
     Kriegeskorte, Mur & Bandettini 2008.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import similarity
+    >>> x = torch.randn(50, 10, dtype=torch.float64)
+    >>> round(float(similarity.rsa(x, 2 * x, distance="euclidean")), 6)
+    1.0
     """
     if distance not in DISTANCES:
         raise ValueError(f"distance: unknown {distance!r}; {nearest(str(distance), DISTANCES)}")

@@ -139,6 +139,16 @@ def cca(x: Array, y: Array, *, null: int = 0, seed: int = 0) -> CCAResult:
     ValueError
         If a layer is not two-dimensional, has fewer than 2 examples, is empty or holds NaN or
         infinity, or the layers differ in examples or device.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import similarity
+    >>> x = torch.randn(500, 4, dtype=torch.float64)
+    >>> y = torch.stack([x[:, 0] + 2 * x[:, 1], torch.randn(500, dtype=torch.float64)], 1)
+    >>> found = similarity.cca(x, y)  # one of the two directions of y is in x
+    >>> bool(found.correlations[0] > 1 - 1e-9), bool(found.correlations[1] < 0.3)
+    (True, True)
     """
     first, second = as_pair(x, y)
     with full_precision():
@@ -178,6 +188,16 @@ def svcca(
     ------
     ValueError
         As `cca`, or for `variance` or `dims` out of range.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import similarity
+    >>> signal, noise = torch.randn(2, 500, 3, dtype=torch.float64)
+    >>> x = torch.cat([signal, 1e-3 * noise], 1)
+    >>> found = similarity.svcca(x, signal)  # the faint directions are dropped before CCA
+    >>> round(float(found.mean), 6)
+    1.0
     """
     first, second = as_pair(x, y)
     with full_precision():
@@ -199,6 +219,16 @@ def pwcca(x: Array, y: Array, *, symmetric: bool = False) -> Array:
     ------
     ValueError
         As `cca`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import similarity
+    >>> x = torch.randn(500, 6, dtype=torch.float64)
+    >>> y = torch.randn(500, 6, dtype=torch.float64)
+    >>> y[:, :3] = 100 * x[:, :3]  # what is alike is also what is large in y
+    >>> float(similarity.pwcca(y, x)) > float(similarity.cca(y, x).mean)
+    True
     """
     first, second = as_pair(x, y)
     with full_precision():

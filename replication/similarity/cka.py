@@ -162,6 +162,15 @@ def cka(
     References
     ----------
     Kornblith et al. 2019, section 3; Song et al. 2012, eq. 5; Cui et al. 2022; Murphy et al. 2024.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import similarity
+    >>> x = torch.randn(300, 10, dtype=torch.float64)
+    >>> turn = torch.linalg.qr(torch.randn(10, 10, dtype=torch.float64)).Q
+    >>> round(float(similarity.cka(x, 3 * x @ turn + 1)), 6)  # rotations, scale and shift are free
+    1.0
     """
     check_kernel(kernel, sigma)
     a, b, terms = _terms(x, y, kernel, unbiased, sigma)

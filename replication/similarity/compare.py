@@ -144,6 +144,17 @@ def compare(
     UserWarning
         Once for all layers that are constant, once for those whose rank leaves an index that
         ignores invertible maps without meaning, and for a biased CKA of few examples.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import similarity
+    >>> x, y = torch.randn(2, 200, 5, dtype=torch.float64)
+    >>> grid = similarity.compare({"fc1": x, "fc2": x + y}, {"fc1": x}, "cka", null=3)
+    >>> grid.rows, grid.columns, tuple(grid.values.shape)
+    (('fc1', 'fc2'), ('fc1',), (2, 1))
+    >>> bool((grid.null < 0.2).all())  # what unrelated layers of these shapes would give
+    True
     """
     if conv == "dft" and metric in ("cca", "dft_cca"):
         metric, conv = "dft_cca", "spatial_mean"

@@ -41,6 +41,16 @@ def minibatch_cka(
     References
     ----------
     Nguyen, Raghu & Kornblith 2021, eqs. 2 and 3.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import similarity
+    >>> x, y = torch.randn(2, 400, 5, dtype=torch.float64)
+    >>> batches = zip(x.split(50), (x + y).split(50))  # (layer, layer) of the same 50 examples
+    >>> whole = similarity.cka(x, x + y, unbiased=True)
+    >>> bool(abs(similarity.minibatch_cka(batches) - whole) < 0.1)
+    True
     """
     total = None
     for number, batch in enumerate(batches):

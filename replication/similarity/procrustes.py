@@ -49,6 +49,15 @@ def procrustes(x: Array, y: Array, angular: bool = False) -> Array:
     References
     ----------
     Ding, Denain & Steinhardt 2021, section 2; Williams et al. 2021, section 2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import similarity
+    >>> x = torch.randn(300, 10, dtype=torch.float64)
+    >>> turn = torch.linalg.qr(torch.randn(10, 10, dtype=torch.float64)).Q
+    >>> abs(float(similarity.procrustes(x, 3 * x @ turn + 1))) < 1e-6
+    True
     """
     first, second = as_pair(x, y)
     same = torch.equal(first, second)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks._gpu_inputs import (
     CONVOLUTION,
+    EVALUATED,
     ONE_FLIP,
     Case,
     Place,
@@ -105,7 +106,7 @@ def directions_cases() -> Iterator[Case]:
         "",
         lambda at: (spectra.explained_variance(at(draw(4, 8).abs().sort(descending=True)[0])),),
     )
-    for perturb, loose in (("gaussian", CONVOLUTION), ("fgsm", 0.1)):  # signs of gradients near 0
+    for perturb, loose in (("gaussian", EVALUATED), ("fgsm", 0.1)):  # signs of gradients near 0
         yield Case(
             "spectra.noise_spectrum",
             f"convnet, {perturb}",
@@ -203,7 +204,7 @@ def network_cases() -> Iterator[Case]:
             function,
             "convnet",
             lambda at, record=record: list(record(at(convnet()), at(x)).values()),
-            float32=CONVOLUTION,
+            float32=EVALUATED,
         )
     yield Case("own_models.load", "convnet", _loaded, float32=CONVOLUTION)
     yield Case("own_models.units", "", lambda at: (own_models.units(at(maps()[0])),))
@@ -219,7 +220,7 @@ def network_cases() -> Iterator[Case]:
         "resets.recalibrate",
         "ResNet-8",
         lambda at: states(resets.recalibrate(at(norm), at(draw(40, 3, 16, 16)), 16)),
-        float32=CONVOLUTION,
+        float32=EVALUATED,
     )
     mlp_spec = {"model": "mlp", "model_options": {"inputs": 36, "widths": (16,)}}
     conv_spec = {"model": "mnist_convnet", "model_options": {"channels": (4, 6)}}

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from replication import models
 
-CONVOLUTION = 5e-3  # torch lets cuDNN convolve float32 in TF32, with 10 bits, unless told not to
+CONVOLUTION = 5e-3  # in the caller's hands torch lets cuDNN convolve float32 in TF32, with 10 bits
+EVALUATED = 1e-4  # the functions that run a network themselves switch that off
 ONE_FLIP = 0.02  # one of 64 images classified otherwise, for shares of images
 
 

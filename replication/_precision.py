@@ -1,4 +1,4 @@
-"""Keep a GPU's reduced-precision matrix products out of the numerics."""
+"""Keep a GPU's reduced-precision products and convolutions out of the numerics."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,13 @@ import torch
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Switch TF32 off for the block, and back to what it was after it."""
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """Switch TF32 off for the block, in products and in convolutions, and back after it."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    allowed = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
+        for backend, before in zip(backends, allowed, strict=True):
+            backend.allow_tf32 = before

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from replication._inputs import as_integer, as_model, as_names, as_tensor, nearest
+from replication._precision import full_precision
 
 Reduction = str | Callable[[Tensor], Tensor] | None
 
@@ -156,11 +157,12 @@ def record(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put `model` in eval mode for the block, and every module back in its own mode after it."""
+    """Put `model` in eval mode and TF32 off for the block, and all back as it was after it."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with full_precision():
+            yield
     finally:
         for module, training in modes:
             module.training = training

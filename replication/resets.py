@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from replication._inputs import as_integer, as_model, as_names, as_tensor, nearest
+from replication._precision import full_precision
 from replication.activations import taking_integers
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -140,7 +141,7 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 512) -> nn.M
         norm.train()
     weight = next((p for p in changed.parameters() if p.is_floating_point()), images)
     dtype = weight.dtype if images.is_floating_point() else images.dtype
-    with taking_integers(images):
+    with full_precision(), taking_integers(images):
         for batch in images.tensor_split(-(-len(images) // size)):
             changed(batch.to(weight.device, dtype, copy=True))  # an in-place layer may come first
     for norm, momentum in zip(norms, momenta, strict=True):

@@ -288,6 +288,21 @@ def test_batch_norm_and_dropout_do_not_train():
     torch.testing.assert_close(found["norm"], expected, rtol=0, atol=1e-12)
 
 
+def test_evaluating_keeps_tf32_out():
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for allowed in (True, False):
+            for backend in backends:
+                backend.allow_tf32 = allowed
+            with activations.evaluating(nn.Linear(2, 2)):
+                assert [backend.allow_tf32 for backend in backends] == [False, False]
+            assert [backend.allow_tf32 for backend in backends] == [allowed, allowed]
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
+
+
 def test_evaluating_restores_after_an_exception():
     model = convnet()
     model.drop.eval()

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from replication import activations
 from replication._inputs import as_integer, as_model, as_names
-from replication._precision import full_precision
 
 # Takes the layer's index and its output (copies, examples, units, ...); returns the same shape.
 Alter = Callable[[int, Tensor], Tensor]
@@ -193,7 +192,7 @@ def to_model(images: Tensor, like: Tensor) -> Tensor:
 @contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
     """Run the block with the model in eval mode, without gradients and without TF32."""
-    with activations.evaluating(model), torch.no_grad(), full_precision():
+    with activations.evaluating(model), torch.no_grad():
         yield
 
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from replication._inputs import as_model
-from replication._precision import full_precision
 from replication.activations import evaluating
 
 
@@ -27,13 +26,8 @@ def plain_evaluation(model: nn.Module) -> Iterator[None]:
                 f"model: {name!r} keeps no running statistics, so that each output depends on the "
                 "whole batch; expected track_running_stats=True"
             )
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        with full_precision(), evaluating(model), torch.inference_mode(False), torch.no_grad():
-            yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = allowed
+    with evaluating(model), torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def to_model(model: nn.Module, images: Tensor) -> Tensor:

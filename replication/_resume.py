@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from replication._files import atomic
@@ -14,12 +14,11 @@ from replication._files import atomic
 def save_tensors(
     tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write `tensors` as safetensors, whole or not at all; OSError names `path` where it fails."""
+    """Write `tensors` as safetensors, whole or not at all."""
+    # Not save_file: it has a temporary file of its own, which a killed process would leave.
+    content = serialized({k: v.contiguous() for k, v in tensors.items()}, metadata)
     with atomic(path) as temporary:
-        try:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
-        except SafetensorError as error:  # says neither which file nor, as an OSError would, why
-            raise OSError(f"{path} cannot be written ({error})") from error
+        temporary.write_bytes(content)
 
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:

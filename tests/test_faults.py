@@ -192,8 +192,7 @@ def test_a_full_disk_is_told_with_the_path_and_leaves_nothing_half_written(write
     with pytest.raises(OSError) as caught, without_room(folder):
         write(folder)
     plt.close("all")
-    told = str(caught.value)
-    assert re.search(message, told) or re.search(f"{re.escape(str(folder))}.*cannot be wr", told)
+    assert re.search(message, str(caught.value))
     expected, found = contents(calm), contents(folder)
     assert found.items() <= expected.items() and len(found) < len(expected)
     assert found.items() >= before.items()

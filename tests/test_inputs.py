@@ -10,12 +10,27 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_inputs_table import TABLE, Reading, numbers
 from torch import Tensor, nn
 
-few = settings(max_examples=4, deadline=None, derandomize=True, database=None)
+from replication import sensitivity
+
+
+def rounds(count):
+    """Return settings that do not depend on the machine or on what ran before."""
+    slow = [HealthCheck.too_slow]  # a busy machine is no fault of the test
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=slow,
+    )
+
+
+few, fewest = rounds(4), rounds(2)
 seeds = st.integers(0, 10**6)
 sizes = st.tuples(st.integers(10, 16), st.integers(3, 4))
 
@@ -212,7 +227,7 @@ LAYOUTS = {
 
 
 def held(value):
-    return np.array(value.detach() if isinstance(value, Tensor) else value)
+    return value.detach().numpy().copy() if isinstance(value, Tensor) else value.copy()
 
 
 def frozen(array):
@@ -222,7 +237,7 @@ def frozen(array):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", [name for name, entry in TABLE.items() if entry.arrays])
-@settings(max_examples=2, deadline=None, derandomize=True, database=None)
+@fewest
 @given(seeds, sizes)
 def test_layouts_change_nothing_and_arguments_are_left_alone(name, layout, seed, size):
     entry = TABLE[name]
@@ -230,7 +245,9 @@ def test_layouts_change_nothing_and_arguments_are_left_alone(name, layout, seed,
     changed = {argument: LAYOUTS[layout](plain[argument]) for argument in entry.arrays}
     before = {argument: held(value) for argument, value in changed.items()}
     drawn = torch.random.get_rng_state(), np.random.get_state()[1].copy()
-    same(entry.call(**plain | changed), entry.call(**plain), 1e-9)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*few examples", UserWarning)
+        same(entry.call(**plain | changed), entry.call(**plain), 1e-9)
     for argument, value in changed.items():
         assert np.array_equal(held(value), before[argument])
     assert torch.equal(torch.random.get_rng_state(), drawn[0])
@@ -242,20 +259,21 @@ def test_layouts_change_nothing_and_arguments_are_left_alone(name, layout, seed,
 )
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("name, argument", cases("degrees"))
-@settings(max_examples=2, deadline=None, derandomize=True, database=None)
+@fewest
 @given(seeds)
 def test_tiny_and_huge_scales(name, argument, dtype, exponent, sign, seed):
     entry, scale = TABLE[name], 10.0 ** (sign * exponent)
     arguments = entry.arguments(seed)
     arguments |= {k: v.to(dtype) for k, v in arrays_of(entry, arguments).items()}
-    expected = numbers(entry.call(**arguments))
     scaled = arguments | {argument: arguments[argument] * scale}
-    found = numbers(entry.call(**scaled))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*few examples", UserWarning)
+        expected, found = numbers(entry.call(**arguments)), numbers(entry.call(**scaled))
     tolerance = 1e-3 if dtype == torch.float32 else 1e-6
     growth = scale ** entry.degrees[argument]
     for a, b in zip(found, expected, strict=True):
-        assert a.double().isfinite().all()
-        largest = b.double().abs().max().item() if b.numel() else 0
+        finite = b[b.isfinite()].double().abs()  # a boundary may be nowhere
+        largest = finite.max().item() if len(finite) else 0
         torch.testing.assert_close(
             a.double() / growth, b.double(), rtol=tolerance, atol=tolerance * largest
         )
@@ -303,6 +321,22 @@ def test_labels_of_any_integer_dtype(name, argument, dtype):
     labels = arguments[argument].to(dtype)
     plain = labels.to(torch.int64)
     same(entry.call(**arguments | {argument: labels}), entry.call(**arguments | {argument: plain}))
+
+
+def test_small_dtypes_hold_labels_of_many_classes():
+    """Torch compares uint8 numbers with 300 as with 44."""
+    g = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0, 100, 255], dtype=torch.uint8)
+    logits = torch.randn(3, 300, generator=g)
+    same(
+        sensitivity.cross_entropies(logits, labels),
+        sensitivity.cross_entropies(logits, labels.long()),
+    )
+    model, images = nn.Linear(2, 300), torch.randn(3, 2, generator=g)
+    same(
+        sensitivity.jacobian_row_norm(model, images, labels),
+        sensitivity.jacobian_row_norm(model, images, labels.long()),
+    )
 
 
 NO_INTEGERS = ["3", 1.5, float("nan"), True, 2**70, [1], 1j]

@@ -41,9 +41,10 @@ def as_targets(value: Array, like: Tensor, name: str, one_hot: bool = False) -> 
             f"{name}: expected ({len(like)},) or ({len(like)}, k), found {tuple(given.shape)}"
         )
     if one_hot and given.ndim == 1 and not given.is_floating_point():
+        given = given.long()  # small types would wrap in a comparison
         if given.min() < 0:
             raise ValueError(f"{name}: expected classes >= 0, found {int(given.min())}")
         if given.max() >= MOST_CLASSES:
             raise ValueError(f"{name}: expected classes < {MOST_CLASSES}, found {int(given.max())}")
-        given = F.one_hot(given.long())
+        given = F.one_hot(given)
     return given.to(like.device, torch.float64)

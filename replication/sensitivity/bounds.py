@@ -85,7 +85,7 @@ def mean_square_gradient(logit_norms: Array, classes: int) -> float:
     classes : int
     """
     norms = as_tensor(logit_norms, "logit_norms")
-    return float(norms.double().square().mean()) / as_integer(classes, "classes", 1)
+    return float(norms.detach().double().square().mean()) / as_integer(classes, "classes", 1)
 
 
 def fraction_inside(row_norms: Array, bounds: CrossEntropyBounds, tolerance: float = 1e-5) -> float:
@@ -143,12 +143,13 @@ def cross_entropies(logits: Array, labels: Array) -> Array:
             f"logits: expected floating (N, classes), found {values.dtype} {tuple(values.shape)}"
         )
     count = values.shape[1]
+    y = y if y.is_floating_point() else y.long()  # small types would wrap in a comparison
     if y.shape != values.shape[:1] or y.is_floating_point() or not 0 <= y.min() <= y.max() < count:
         raise ValueError(
             f"labels: expected {len(values)} integers from 0 to {count - 1}, found {y.dtype} of "
             f"shape {tuple(y.shape)} from {y.min()} to {y.max()}"
         )
-    y = y.to(values.device, torch.int64)[:, None]
+    y = y.to(values.device)[:, None]
     margins = (values - values.gather(1, y)).scatter(1, y, -torch.inf)
     return like(logits)(_softplus(margins.logsumexp(1)))
 

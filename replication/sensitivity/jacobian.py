@@ -100,6 +100,7 @@ def jacobian_row_norm(
             f"labels: expected {len(images)} integers >= 0, found {labels.dtype} of shape "
             f"{tuple(labels.shape)}, the least {labels.min()}"
         )
+    labels = labels.long()  # small types would wrap when compared with the number of classes
     return like(images)(_reduced(model, images, output, memory, _norms.frobenius, labels))
 
 
@@ -237,7 +238,7 @@ def _reduced(
         if labels is None:
             classes = torch.arange(count, device=logits.device).expand(len(logits), -1)
         elif labels.max() < count:
-            classes = labels[where, None].to(logits.device, torch.int64)
+            classes = labels[where, None].to(logits.device)
         else:
             raise ValueError(f"labels: expected classes below {count}, found {labels.max()}")
         return rows(logits, classes)

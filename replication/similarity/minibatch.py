@@ -52,7 +52,7 @@ def minibatch_cka(
     >>> bool(abs(similarity.minibatch_cka(batches) - whole) < 0.1)
     True
     """
-    total = None
+    total = scales = None
     for number, batch in enumerate(batches):
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise ValueError(f"batches[{number}]: expected a pair (x, y), found {batch!r:.60}")
@@ -61,7 +61,7 @@ def minibatch_cka(
             for name, side in zip("xy", batch, strict=True)
         ]
         try:
-            terms = _terms(*sides, unbiased)
+            terms, scales = _terms(*sides, unbiased, scales)
         except ValueError as error:
             raise ValueError(f"batches[{number}]: {error}") from None
         if total is None:
@@ -83,23 +83,36 @@ def minibatch_cka(
     return kind(values[0, 0])[()]
 
 
-def _terms(x: Mapping[str, Array], y: Mapping[str, Array], unbiased: bool) -> list[Tensor]:
-    """Return HSIC of all pairs, of the layers of x, of those of y, and of the pairs if shuffled."""
+def _terms(
+    x: Mapping[str, Array],
+    y: Mapping[str, Array],
+    unbiased: bool,
+    scales: list[Tensor] | None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return HSIC of all pairs, of the layers of x, of those of y, and of the pairs if shuffled.
+
+    In units of `scales`, the layers' sizes in the first minibatch, as fourth powers leave the range
+    of float64 soon.
+    """
     layers = [{name: as_layer(z, name) for name, z in side.items()} for side in (x, y)]
-    if len(sizes := {len(z) for side in layers for z in side.values()}) > 1:
-        raise ValueError(f"y: expected the same examples in all layers, found {sorted(sizes)}")
-    (n,) = sizes
+    if len(counts := {len(z) for side in layers for z in side.values()}) > 1:
+        raise ValueError(f"y: expected the same examples in all layers, found {sorted(counts)}")
+    (n,) = counts
     if unbiased and n < 4:
         raise ValueError(f"x: expected at least 4 examples where unbiased, found {n}")
     dtype = max((z.dtype for side in layers for z in side.values()), key=lambda d: d.itemsize)
     a, b = ([prepare(z.to(dtype), "linear", unbiased) for z in side.values()] for side in layers)
-    u, v = (torch.stack([z.scale**2 for z in side]) for side in (a, b))
+    sizes = [torch.stack([z.scale for z in side]) for side in (a, b)]
+    if scales is None or any(len(s) != len(t) for s, t in zip(scales, sizes, strict=True)):
+        scales = [size.where(size > 0, 1) for size in sizes]
+    u, v = ((size / scale) ** 2 for size, scale in zip(sizes, scales, strict=True))
     weight = n / (n * (n - 3) if unbiased else (n - 1) ** 2)
     cross = torch.stack([torch.stack([product(p, q) for q in b]) for p in a])
     traces = [torch.stack([z.diagonal.sum() for z in side]) for side in (a, b)]
-    return [
+    terms = [
         cross * torch.outer(u, v) * weight,
         torch.stack([z.square for z in a]) * u**2 * weight,
         torch.stack([z.square for z in b]) * v**2 * weight,
         torch.outer(traces[0] * u, traces[1] * v) / (n - 1) * weight,
     ]
+    return terms, scales

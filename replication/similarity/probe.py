@@ -47,7 +47,7 @@ def linear_probe(
         For layers that are not two-dimensional, hold NaN or infinity or differ in features, labels
         of another length or out of range, or a penalty below 0.
     """
-    x, z = as_layer(train, "train").double(), as_layer(test, "test").double()
+    x, z = (as_layer(z, name).detach().double() for z, name in ((train, "train"), (test, "test")))
     if x.shape[1] != z.shape[1]:
         raise ValueError(f"test: expected the {x.shape[1]} features of train, found {z.shape[1]}")
     y = _labels(train_labels, x, "train_labels")
@@ -129,9 +129,10 @@ def _labels(labels: Array, layer: Tensor, name: str) -> Tensor:
             f"{name}: expected {len(layer)} integers, found shape {tuple(values.shape)}, "
             f"{values.dtype}"
         )
+    values = values.long()  # small types would wrap in a comparison
     if values.min() < 0 or values.max() >= MOST_CLASSES:
-        wrong = values.min() if values.min() < 0 else values.max()
+        wrong = int(values.min() if values.min() < 0 else values.max())
         raise ValueError(
-            f"{name}: expected labels of at least 0 and below {MOST_CLASSES}, found {int(wrong)}"
+            f"{name}: expected labels of at least 0 and below {MOST_CLASSES}, found {wrong}"
         )
-    return values.long()
+    return values

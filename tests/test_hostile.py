@@ -356,10 +356,8 @@ def test_no_argument_of_the_command_line_leads_outside(name, nothing_new, capsys
     fails("data", name)
 
 
-@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("name", [name for name in OUTSIDE if "\0" not in name])
 def test_no_profile_from_the_environment_leads_outside(name, nothing_new, monkeypatch, capsys):
-    if "\0" in name:
-        pytest.skip("no environment holds it")
     monkeypatch.setenv("REPLICATION_PROFILE", name)
     assert cli.main(["figures"]) == 2
     assert "REPLICATION_PROFILE" in capsys.readouterr().err

@@ -373,6 +373,7 @@ OUTPUTS = {
     "nan": lambda output: output * torch.nan,
     "flat": lambda output: output[:, 0],
 }
+NUMERICS = ("sensitivity", "directions", "spectra")
 with_model = [name for name, entry in TABLE.items() if "model" in entry.arguments()]
 
 
@@ -393,3 +394,12 @@ def test_wrong_outputs_of_a_model_are_refused(name, wrong):
 @pytest.mark.parametrize("name", [n for n in with_model if n != "resets.weight_distance"])
 def test_what_is_no_model_is_refused(name, wrong):
     refused(name, TABLE[name].arguments() | {"model": wrong}, "model")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", [n for n in with_model if n.split(".")[0] in NUMERICS])
+def test_weights_that_are_not_finite_are_told(name, bad):
+    arguments = TABLE[name].arguments()
+    with torch.no_grad():
+        next(arguments["model"].parameters())[0, 0] = bad
+    refused(name, arguments, "model")

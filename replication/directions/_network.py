@@ -156,6 +156,9 @@ def cut(model: nn.Module, images: Tensor, layers: str | Sequence[str]) -> Cut:
         raise ValueError(f"model: expected logits (N, classes), found {shape}")
     if not logits.isfinite().all():
         raise ValueError("model: expected finite logits, found NaN or infinity")
+    for name, weight in model.named_parameters():  # other images may meet what these did not
+        if not weight.isfinite().all():
+            raise ValueError(f"model: expected finite weights, but {name!r} holds NaN or infinity")
 
     links = _chain(model)
     places = [_place(name, links) for name in layers]

@@ -7,6 +7,7 @@ DATASET  ?=
 DEVICE   ?=
 CLUSTER  ?=
 FORCE    ?=
+BUDGET   ?=
 ARGS     ?=
 PYTHON   ?=
 
@@ -19,7 +20,7 @@ endif
 IN_VENV := IPYTHONDIR="$$PWD/.ipython" .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test lab html data bench clean
+.PHONY: help setup figures paper test lab html data bench clean
 
 help: ## print this
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
@@ -32,6 +33,7 @@ help: ## print this
 	@echo '  DEVICE=cpu       cpu, cuda or auto'
 	@echo '  CLUSTER=local    spread runs over processes, or tcp://... for a Dask scheduler'
 	@echo '  FORCE=1          run also the notebooks that are up to date'
+	@echo '  BUDGET=9m        of make paper: stop then (status 75); the same command goes on'
 	@echo '  ARGS="-k cli"    more arguments for pytest (test) or the benchmarks (bench)'
 	@echo '  PYTHON=python3   the interpreter (3.11 or newer) from which .venv is made'
 
@@ -66,6 +68,18 @@ figures: setup ## run the notebooks: figures, numbers and claims, into figures/P
 	@$(IN_VENV) -m replication figures --profile $(PROFILE)$(if $(NOTEBOOK), --only $(NOTEBOOK))$(if \
 	$(DATASET), --dataset '$(DATASET)')$(if $(DEVICE), --device '$(DEVICE)')$(if \
 	$(CLUSTER), --cluster '$(CLUSTER)')$(if $(filter-out 0,$(FORCE)), --force)
+
+# Without a time limit as figures; with one as scripts, which may stop anywhere and need no Jupyter.
+paper: setup ## as figures, at the papers' scale: prints an estimate first, resumes what was begun
+ifeq ($(strip $(BUDGET)),)
+	@$(IN_VENV) -m replication figures --profile paper$(if $(NOTEBOOK), --only $(NOTEBOOK))$(if \
+	$(DATASET), --dataset '$(DATASET)')$(if $(DEVICE), --device '$(DEVICE)')$(if \
+	$(CLUSTER), --cluster '$(CLUSTER)')$(if $(filter-out 0,$(FORCE)), --force)
+else
+	@$(IN_VENV) -m replication sweep$(if $(NOTEBOOK), $(NOTEBOOK)) --profile paper --budget '$(BUDGET)'$(if \
+	$(DATASET), --dataset '$(DATASET)')$(if $(DEVICE), --device '$(DEVICE)')$(if \
+	$(CLUSTER), --cluster '$(CLUSTER)')
+endif
 
 test: setup ## ruff, then unit, property and notebook tests (notebooks at the smoke profile)
 	@.venv/bin/python -m ruff check .

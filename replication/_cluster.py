@@ -29,6 +29,7 @@ from distributed import (
 from distributed.protocol.pickle import dumps, loads
 from tqdm import tqdm
 
+from replication import _budget
 from replication._inputs import as_integer
 from replication._store import BadResult, Computation, Job
 
@@ -57,8 +58,12 @@ class _Delivery(WorkerPlugin):
             signal.signal(signal.SIGINT, self.handler)
 
 
-def _task(delivery: str, specs: Sequence[Mapping]) -> list[bytes]:
-    return get_worker().plugins[delivery].compute(specs)
+def _task(delivery: str, specs: Sequence[Mapping]) -> list[bytes] | None:
+    """Return the results; None where the budget ended the task. Dask would not let that pass."""
+    try:
+        return get_worker().plugins[delivery].compute(specs)
+    except _budget.BudgetSpent:
+        return None
 
 
 def outcomes(
@@ -74,7 +79,8 @@ def outcomes(
 
     None stands for what another run has stored meanwhile. Twice as many tasks as threads are in
     flight, so that no worker waits for the next and the scheduler holds few. A spec whose workers
-    died may only have been beside the culprit; it has another chance at the end, on its own.
+    died may only have been beside the culprit; it has another chance at the end, on its own. Once a
+    budget is spent, what is in flight is waited for; with one, no task is sent ahead of its turn.
     """
     with _connected(cluster, len(missing), resources) as client:
         if not steps.disable and (cluster != "local" or importlib.util.find_spec("bokeh")):
@@ -137,7 +143,10 @@ def _collected(
                 workers, threads = _capacity(client, resources)
                 steps.set_postfix(workers=workers)
                 _replace_lost(client)
-            while waiting and len(flying) < max(2 * threads, 1):
+            if _budget.is_spent():
+                waiting.clear(), suspects.clear()
+            ahead = 1 if _budget.is_limited() else 2
+            while waiting and len(flying) < max(ahead * threads, 1):
                 jobs = waiting.popleft()
                 stored = {path for path, _ in jobs if path.exists()}
                 yield from ((path, None) for path in stored)
@@ -166,7 +175,9 @@ def _collected(
                 else:
                     yield jobs[0][0], error
             else:
-                yield from zip((path for path, _ in jobs), contents, strict=True)
+                _budget.progressed()
+                if contents is not None:
+                    yield from zip((path for path, _ in jobs), contents, strict=True)
     finally:
         if client.status == "running":
             with suppress(OSError):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from replication import data
+from replication import _budget, data
 from replication._files import read_json, write_json
 from replication._inputs import choose_device
 from replication._resume import copy_weights, save_tensors
@@ -114,6 +114,14 @@ class Unfinished:
         if folder is not None:  # after the weights, which it says are there
             training.save(folder / "resume.safetensors")
 
+    def put_aside(self) -> str:
+        """Keep the present step, which needs no evaluation or has it; say which it is."""
+        training = self.training
+        if self.folder is not None:
+            training.save(self.folder / "resume.safetensors")
+        name = f"{self.spec.model}, seed {self.spec.seed}"
+        return f"{name}: step {training.step:,} of {training.last_step:,}"
+
     def finish(self) -> Run:
         """Return the run at its end, and write down that it is there."""
         training, folder = self.training, self.folder
@@ -139,14 +147,23 @@ class Unfinished:
 
 
 def complete(run: Unfinished, steps: tqdm) -> Run:
-    """Train a network to its end, a step at a time."""
-    training = run.training
+    """Train a network to its end, a step at a time.
+
+    Raises
+    ------
+    BudgetSpent
+        If there is a budget and it is spent, once the present step is stored.
+    """
+    training, first = run.training, run.training.step
     while True:
         if run.is_due():
             training.evaluate()
             run.keep()
         if training.status():
+            _budget.progressed()
             return run.finish()
+        if _budget.may_pause(training.step - first, training.epoch_steps):
+            raise _budget.BudgetSpent(run.put_aside())
         training.advance()
         steps.update()
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from replication import _budget
 from replication._files import atomic
 
 NOTE = b"replication.sweeps"  # where the metadata of a file name function, version and spec
@@ -54,8 +55,13 @@ class Computation:
     name: str
     version: int
     together: bool
+    budget: _budget.Terms | None = None
 
     def __call__(self, specs: Sequence[Mapping]) -> list[bytes]:
+        with _budget.task(self.budget):
+            return self._contents(specs)
+
+    def _contents(self, specs: Sequence[Mapping]) -> list[bytes]:
         before = sys.exception()
         own = [copy.deepcopy(dict(spec)) for spec in specs]  # a function may not change a spec
         try:

@@ -1,4 +1,4 @@
-"""The command line: ``python -m replication figures | data | compare | scorecard | site | doctor``.
+"""The command line: ``python -m replication figures | sweep | data | compare | ...``.
 
 Heavy imports (torch, papermill) stand inside the commands, so that ``--help`` answers at once.
 """
@@ -10,14 +10,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from replication import _compare_arguments, paths, profiles
+from replication import _compare_arguments, _notebook_arguments, paths, profiles
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status.
 
-    0 is success; 1, a notebook or a download that failed; 2, a mistake in how the command was
-    used, told in one line on stderr; 130, an interruption. A bug keeps its traceback.
+    0 is success; 75, a sweep whose budget is spent; 1, a notebook or a download that failed; 2, a
+    mistake in how the command was used, told in one line on stderr; 130, an interruption. A bug
+    keeps its traceback.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -51,9 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=profiles.PROFILES,
         help=f"the scale of the run (default: ${profiles.VARIABLE}, or quick)",
     )
-    figures.add_argument("--dataset", help="a data set in place of the notebook's own; or auto")
-    figures.add_argument("--device", type=_device, help="cpu, cuda, cuda:N or auto")
-    figures.add_argument("--cluster", help="local, or the address of a Dask scheduler")
+    _notebook_arguments.add_parameters(figures, _device)
     figures.add_argument("--force", action="store_true", help="run also what is up to date")
     figures.add_argument(
         "--in-place",
@@ -61,6 +60,15 @@ def _parser() -> argparse.ArgumentParser:
         help="write the executed notebook back into notebooks/ (for maintainers)",
     )
     figures.set_defaults(command=_figures)
+
+    sweep = commands.add_parser(
+        "sweep",
+        help="run notebooks without Jupyter, for a given time at a stretch",
+        description=_notebook_arguments.SWEEP,
+        epilog=_notebook_arguments.STATUS,
+    )
+    _notebook_arguments.add_sweep(sweep, _device)
+    sweep.set_defaults(command=_sweep)
 
     data = commands.add_parser(
         "data", help="list the data sets and where each was found, or fetch the ones named"
@@ -110,39 +118,44 @@ def _one_line(error: BaseException) -> str:
 def _figures(options: argparse.Namespace) -> int:
     from replication import _notebooks
 
-    chosen = {
-        name: value
-        for name in ("dataset", "device", "cluster")
-        if (value := getattr(options, name)) is not None
-    }
+    chosen = _notebook_arguments.parameters(options)
     if options.in_place and chosen:
         raise ValueError(
             f"--in-place runs notebooks as they stand; leave out --{', --'.join(chosen)}"
         )
     selected = _notebooks.select(options.only)
-    if options.dataset not in (None, "auto"):
-        from replication import data
+    profile = options.profile or profiles.resolve("quick")
+    if profile == "paper":
+        from replication import _estimates
 
-        _known(options.dataset, data.NAMES)
+        print(_estimates.text(selected, {"profile": profile, **chosen}), flush=True)
     return _notebooks.run(
         selected,
-        profile=options.profile or profiles.resolve("quick"),
+        profile=profile,
         parameters=chosen,
         force=options.force,
         in_place=options.in_place,
     )
 
 
-def _known(name: str, names: Sequence[str]) -> None:
-    if name not in names:
-        raise ValueError(f"there is no data set {name!r}; there are {', '.join(names)}")
+def _sweep(options: argparse.Namespace) -> int:
+    from replication import _notebooks, _sweep_command
+
+    profile = options.profile or profiles.resolve("paper")
+    return _sweep_command.run(
+        _notebooks.select(options.notebooks or None),
+        profile=profile,
+        parameters=_notebook_arguments.parameters(options),
+        budget=options.budget,
+        estimate=profile == "paper",
+    )
 
 
 def _data(options: argparse.Namespace) -> int:
     from replication import data
 
     for name in options.names:
-        _known(name, data.NAMES)
+        _notebook_arguments.check_data_set(name)
     if not options.names:
         for name in data.NAMES:
             print(f"{name:<17}{_where(name)}")

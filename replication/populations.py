@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from replication import _backward, _batched, _updates, data
+from replication import _backward, _batched, _budget, _updates, data
 from replication._inputs import choose_device
 from replication._progress import bar
 from replication._runs import Run, Unfinished, complete, stored
@@ -50,6 +50,8 @@ def fit_population(
     ------
     ValueError
         As `fit`, and if `specs` holds anything but specifications.
+    BudgetSpent
+        As `fit`; all members that are trained together are put aside.
     """
     specs = list(specs)
     for index, spec in enumerate(specs):
@@ -57,7 +59,7 @@ def fit_population(
             raise ValueError(f"specs[{index}]: expected a Spec, found {type(spec).__name__}")
     target = choose_device(device)
     keys = [spec.key(split) for spec in specs]
-    folders = {key: None if store is None else Path(store) / key for key in keys}
+    folders = {key: _budget.folder_of(store, key) for key in dict.fromkeys(keys)}
     runs: dict[str, Run] = {}
     missing: dict[str, Spec] = {}
     for key, spec in zip(keys, specs, strict=True):
@@ -180,7 +182,7 @@ def _train(
             _batched.vmapped,
             _batched.with_masks(new_model(members[0].spec, device)),
         )
-    stack = _stack(members)
+    stack, begun = _stack(members), members[0].training.step
     with deterministic():
         while True:
             due = [i for i, member in enumerate(stack.members) if member.is_due()]
@@ -194,9 +196,16 @@ def _train(
                 if member.training.status():
                     steps.update(member.training.last_step - member.training.step)
                     yield member.finish()
+                    _budget.progressed()
             if not going:
                 return
             stack = stack.of(going)
+            first = stack.members[0].training
+            if _budget.may_pause(first.step - begun, first.epoch_steps):
+                for index in range(len(going)):
+                    stack.write_back(index)
+                places = [member.put_aside() for member in stack.members]
+                raise _budget.BudgetSpent(places[0])
             _advance(stack, program, template, model, inputs)
             steps.update(len(going))
 

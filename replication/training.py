@@ -7,7 +7,7 @@ at any step therefore goes on as if nothing had happened.
 
 from pathlib import Path
 
-from replication import data
+from replication import _budget, data
 from replication._inputs import choose_device
 from replication._progress import bar
 from replication._runs import Run, Unfinished, complete, stored
@@ -35,8 +35,9 @@ def fit(
     store : path, optional
         Folder that keeps runs, each in a subfolder named by `Spec.key`: weights as safetensors, the
         rest as JSON, every file written whole or not at all. A killed run goes on from its last
-        evaluation; a run with a damaged or missing file is trained again. Without a store the run
-        lives in memory.
+        evaluation, one that a budget (``python -m replication sweep --budget``) ended from the very
+        step; a run with a damaged or missing file is trained again. Without a store the run lives
+        in memory; under a budget it is put aside until the sweep has the result of its spec.
     device : str
         ``"cpu"``, ``"cuda"`` or ``"auto"``. On one device the same call gives the same numbers.
     progress : bool
@@ -46,10 +47,12 @@ def fit(
     ------
     ValueError
         For bad values of `spec` or `device`.
+    BudgetSpent
+        If there is a budget and it is spent, once the present step is stored.
     """
     target = choose_device(device)
     key = spec.key(split)
-    folder = None if store is None else Path(store) / key
+    folder = _budget.folder_of(store, key)
     if (done := stored(spec, key, folder)) is not None:
         return done
     run = Unfinished(spec, key, split, target, folder)

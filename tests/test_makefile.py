@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGETS = ("help", "setup", "figures", "test", "lab", "html", "data", "bench", "clean")
+TARGETS = ("help", "setup", "figures", "paper", "test", "lab", "html", "data", "bench", "clean")
+VARIABLES = ("PROFILE", "NOTEBOOK", "DATASET", "DEVICE", "CLUSTER", "FORCE", "BUDGET", "ARGS")
+VARIABLES += ("PYTHON",)
 # Stands for Python: `-m venv` copies it into .venv, and every call is written down.
 FAKE = """\
 #!/bin/sh
@@ -34,7 +36,7 @@ def tree(tmp_path, monkeypatch):
     (folder / "python").write_text(FAKE)
     (folder / "python").chmod(0o755)
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
-    for name in ("PROFILE", "NOTEBOOK", "DATASET", "DEVICE", "CLUSTER", "FORCE", "ARGS", "PYTHON"):
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_CHROMIUM", "not asked for in a test")
     for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # of the make that runs these tests
@@ -61,8 +63,7 @@ def test_make_alone_prints_help(tree):
     assert (status, err) == (0, "")
     for target in TARGETS:
         assert re.search(rf"^  {target} +\S", out, re.MULTILINE), target
-    variables = ("PROFILE", "NOTEBOOK", "DATASET", "DEVICE", "CLUSTER", "FORCE", "ARGS", "PYTHON")
-    for variable in variables:
+    for variable in VARIABLES:
         assert re.search(rf"^  {variable}=", out, re.MULTILINE), variable
     assert "smoke quick full paper" in out
     assert not (tree / ".venv").exists()
@@ -90,6 +91,19 @@ def test_figures_passes_the_variables_on(tree):
     assert command_of(out).endswith("-m replication site")
     _, out, _ = make(tree, "-n", "data", "DATASET=mnist")
     assert command_of(out).endswith("-m replication data mnist")
+
+
+def test_paper_is_figures_and_with_a_budget_a_sweep(tree):
+    _, out, _ = make(tree, "-n", "paper", "NOTEBOOK=04 05", "DEVICE=cuda", "CLUSTER=local")
+    assert command_of(out).endswith(
+        "-m replication figures --profile paper --only 04 05 --device 'cuda' --cluster 'local'"
+    )
+    _, out, _ = make(tree, "-n", "paper", "NOTEBOOK=04", "DEVICE=cuda", "BUDGET=9m")
+    assert command_of(out).endswith(
+        "-m replication sweep 04 --profile paper --budget '9m' --device 'cuda'"
+    )
+    _, out, _ = make(tree, "-n", "paper", "BUDGET=2h")
+    assert command_of(out).endswith("-m replication sweep --profile paper --budget '2h'")
 
 
 def test_test_is_ruff_and_one_pytest(tree):

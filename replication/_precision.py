@@ -9,12 +9,14 @@ import torch
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Switch TF32 off for the block, in products and in convolutions, and back after it."""
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
-    allowed = [backend.allow_tf32 for backend in backends]
-    for backend in backends:
-        backend.allow_tf32 = False
+    cudnn = torch.backends.cudnn
+    # Not allow_tf32, which torch refuses to read once the settings of single operations were used.
+    settings = torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
+    before = [setting.fp32_precision for setting in settings]
+    for setting in settings:
+        setting.fp32_precision = "ieee"
     try:
         yield
     finally:
-        for backend, before in zip(backends, allowed, strict=True):
-            backend.allow_tf32 = before
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value

@@ -288,19 +288,22 @@ def test_batch_norm_and_dropout_do_not_train():
     torch.testing.assert_close(found["norm"], expected, rtol=0, atol=1e-12)
 
 
-def test_evaluating_keeps_tf32_out():
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [backend.allow_tf32 for backend in backends]
+@pytest.mark.parametrize("allowed", [True, False])
+def test_evaluating_keeps_tf32_out(allowed):
+    flags = torch.backends.cuda.matmul, torch.backends.cudnn
+    settings = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    before = [flag.allow_tf32 for flag in flags]
     try:
-        for allowed in (True, False):
-            for backend in backends:
-                backend.allow_tf32 = allowed
-            with activations.evaluating(nn.Linear(2, 2)):
-                assert [backend.allow_tf32 for backend in backends] == [False, False]
-            assert [backend.allow_tf32 for backend in backends] == [allowed, allowed]
+        for flag in flags:
+            flag.allow_tf32 = allowed
+        kept = [setting.fp32_precision for setting in settings]
+        with activations.evaluating(nn.Linear(2, 2)):
+            assert {setting.fp32_precision for setting in settings} == {"ieee"}
+        assert [setting.fp32_precision for setting in settings] == kept
+        assert [flag.allow_tf32 for flag in flags] == [allowed, allowed]
     finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.allow_tf32 = value
+        for flag, value in zip(flags, before, strict=True):
+            flag.allow_tf32 = value
 
 
 def test_evaluating_restores_after_an_exception():

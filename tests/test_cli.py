@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from replication import _kernels, _notebooks, cli, data, paths, profiles
+from replication import _doctor, _kernels, _notebooks, cli, data, paths, profiles
 from replication._locations import Location
 
 V4 = nbformat.v4
@@ -349,6 +349,14 @@ def test_doctor_tells_what_there_is(root, capsys):
     assert str(paths.root()) in out
 
 
+def test_doctor_tells_what_runs_took(tmp_path):
+    assert _doctor.runs(tmp_path / "quick") == "none"
+    for name, text in (("00_a", '{"seconds": 12.3}'), ("01_b", '{"seconds": 30}'), ("02_c", "{")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(text)
+    assert _doctor.runs(tmp_path) == "00_a 12 s; 2 notebooks 42 s"
+
+
 def test_data_lists_fetches_and_goes_on(root, capsys, monkeypatch):
     def at(name, folder, fault=""):
         return Location(name, "torchvision", "data/", Path(folder), (), (), fault)
@@ -406,7 +414,7 @@ def test_the_environment_wins_over_a_notebooks_profile(monkeypatch):
 def test_missing_extras_are_named(monkeypatch):
     asked = ["torch>=2", "no-such-thing>=1; extra == 'bench'", 'pytest>=8; extra == "test"']
     monkeypatch.setattr("importlib.metadata.requires", lambda name: asked)
-    assert cli._missing_extras() == {"bench": ["no-such-thing"]}
+    assert _doctor.missing_extras() == {"bench": ["no-such-thing"]}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Unix sockets")

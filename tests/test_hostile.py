@@ -44,6 +44,9 @@ FUNCTIONS = {
 ATTRIBUTES = {"torch.load", "torch.save", "torch.jit.load", "torch.hub.load", "torch.package"}
 ATTRIBUTES |= {"yaml.load", "np.memmap", "torch.serialization"}
 KNOWN = {
+    # Runs the notebooks of this repository, as a kernel does.
+    ("_script.py", "compile"),
+    ("_script.py", "exec"),
     # What processes of one cluster send each other; no file and nobody else is read.
     ("_cluster.py", "distributed.protocol.pickle"),
 }

@@ -7,10 +7,9 @@ script lie beside the pages, and without the script only the sorting, the filter
 between light and dark are missing.
 """
 
+import glob
 import os
-import re
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 import replication
 from replication import _site_pictures, claims, paths, scorecard
+from replication._files import is_abandoned, mark
 from replication._site_notebooks import FILES, Body, read
 
 __all__ = ["build"]
@@ -70,7 +70,7 @@ def build(target: str | os.PathLike | None = None) -> Path:
     rows = scorecard.select(scorecard.collect()) if written else []
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(target)
-    folder = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    folder = target.with_name(f".{target.name}.{mark()}")
     try:
         _write(folder, bodies, rows)
         if target.exists():
@@ -82,22 +82,10 @@ def build(target: str | os.PathLike | None = None) -> Path:
 
 
 def _remove_stale(target: Path) -> None:
-    """Remove what builds of `target` left that were killed: their folders hold their process id."""
-    name = re.compile(rf"\.{re.escape(target.name)}\.(\d{{1,9}})\.[0-9a-f]{{8}}")
-    for folder in target.parent.iterdir():
-        left = name.fullmatch(folder.name)
-        if left and not _runs(int(left[1])):
+    """Remove what builds of `target` left that were killed."""
+    for folder in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        if folder.is_dir() and is_abandoned(folder):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)  # sends nothing
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
 
 
 def _require() -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from replication import _site_notebooks, _site_pictures, claims, cli, paths, scorecard, site
+from replication._files import mark
 
 V4 = nbformat.v4
 ROOT = Path(__file__).resolve().parent.parent
@@ -232,12 +233,10 @@ def test_a_site_is_replaced_only_by_a_whole_one(root, capsys):
 def test_what_a_killed_build_left_is_removed(root):
     ended = subprocess.Popen(["true"])
     ended.wait()
-    stale = root / f".site.{ended.pid}.0123abcd"
-    others = [
-        root / f".site.{os.getpid()}.0123abcd",  # a build that goes on
-        root / f".website.{ended.pid}.0123abcd",
-        root / ".site.mine",
-    ]
+    own = mark()
+    dead = own.replace(f"-{os.getpid()}-", f"-{ended.pid}-")
+    stale = root / f".site.{dead}"
+    others = [root / f".site.{own}", root / f".website.{dead}", root / ".site.mine"]
     for folder in (stale, *others):
         (folder / "notebooks").mkdir(parents=True)
     site.build(root / "site")

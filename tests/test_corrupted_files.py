@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from _tiny_runs import fit
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from replication import _download, _notebooks, claims, data, own_models, sweeps, training
+from replication import _download, _notebooks, claims, data, own_models, sweeps
 from replication._files import read_json, write_json
 
 ROUNDS = range(24)
@@ -300,19 +301,6 @@ def test_a_damaged_result_of_a_sweep_is_computed_again(tmp_path):
         known += [expected[expected.seed == seed % 2]]
         assert any(rest.reset_index(drop=True).equals(one.reset_index(drop=True)) for one in known)
         assert len(rest) == len(expected) or caught
-
-
-def tiny():
-    source = torch.Generator().manual_seed(0)
-    images = torch.rand(8, 1, 2, 2, generator=source)
-    half = data.Examples(images, torch.arange(8) % 2)
-    return data.Split(half, half, "toy", ("0", "1"), "made up")
-
-
-def fit(store):
-    options = {"inputs": 4, "widths": (3,), "classes": 2}
-    spec = training.Spec(model="mlp", model_options=options, epochs=2, batch_size=4)
-    return training.fit(spec, tiny(), store=store, progress=False)
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["bytes", "entries"])

@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from _tiny_runs import fit
 from torch import nn
 
 import replication
-from replication import _download, _notebooks, claims, cli, data, own_models, sweeps, training
+from replication import _download, _notebooks, claims, cli, data, own_models, sweeps
 
 ROOT = Path(replication.__file__).resolve().parent.parent
 PACKAGE = ROOT / "replication"
@@ -288,19 +289,6 @@ def test_no_pickle_is_taken_for_a_stored_result(content, tmp_path):
     with pytest.warns(UserWarning, match=f"computed again: {file.name}"):
         found = sweeps.run(measure, [{"seed": 3}], store=tmp_path, progress=False)
     pd.testing.assert_frame_equal(found, expected)
-
-
-def tiny():
-    source = torch.Generator().manual_seed(0)
-    images = torch.rand(8, 1, 2, 2, generator=source)
-    half = data.Examples(images, torch.arange(8) % 2)
-    return data.Split(half, half, "toy", ("0", "1"), "made up")
-
-
-def fit(store):
-    options = {"inputs": 4, "widths": (3,), "classes": 2}
-    spec = training.Spec(model="mlp", model_options=options, epochs=1, batch_size=4)
-    return training.fit(spec, tiny(), store=store, progress=False)
 
 
 @pytest.mark.parametrize("pattern", ["*.safetensors", "run.json"])

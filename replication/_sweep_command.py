@@ -16,7 +16,7 @@ from contextlib import chdir, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from replication import _budget, _notebooks, _script, paths
+from replication import _budget, _notebook_files, _notebook_surroundings, _script, paths
 from replication._files import read_json, write_json
 
 COMPLETE, FAILED, SPENT = 0, 1, os.EX_TEMPFAIL if hasattr(os, "EX_TEMPFAIL") else 75
@@ -35,7 +35,7 @@ def run(
     Parameters
     ----------
     notebooks : sequence of Path
-        What `_notebooks.select` returned.
+        What `_notebook_files.select` returned.
     profile : str
         The scale; every notebook's parameter ``profile``.
     parameters : mapping
@@ -57,7 +57,7 @@ def run(
     records = paths.runs() / "scripts" / profile
     if estimate:
         print(_estimated(notebooks, parameters, records / "estimate.json"), flush=True)
-    surroundings = _notebooks._surroundings()
+    surroundings = _notebook_surroundings.find_surroundings()
     limit, begun = math.inf if budget is None else budget, False
     for path in notebooks:
         began, folder = time.monotonic(), paths.figures() / profile / path.stem
@@ -79,7 +79,7 @@ def run(
             line = f"budget spent after {time.monotonic() - start:.0f} s; {pause}"
             print(f"{path.stem}: {line}\nall that is done is in {paths.runs()}: call again")
             return _tell(failed) if failed else SPENT
-        except (_notebooks._Failed, ValueError) as error:
+        except (_notebook_files.Failed, ValueError) as error:
             failed.append(path.stem)
             line = str(error)
         except _script.CellError as error:
@@ -97,13 +97,13 @@ def _tell(failed: Sequence[str]) -> int:
 
 def _checked(notebook: Any, parameters: Mapping[str, Any], surroundings: Mapping) -> str:
     """Return what tells a notebook, its parameters and the code around from any other."""
-    declared = _notebooks._declared(notebook)
+    declared = _notebook_files.parameters_of(notebook)
     if unknown := [name for name in parameters if name not in declared]:
         has = ", ".join(declared) or "none"
-        raise _notebooks._Failed(
+        raise _notebook_files.Failed(
             f"not run: it has no parameter {', '.join(unknown)} (it has {has})"
         )
-    return _notebooks._key(notebook, parameters, surroundings)
+    return _notebook_surroundings.digest(notebook, parameters, surroundings)
 
 
 def _is_complete(record: Path, key: str, folder: Path) -> bool:
@@ -164,6 +164,6 @@ def _surrounded(profile: str) -> Iterator[None]:
     """Set the environment and the folder that `figures` gives a kernel, but for who looks on."""
     silent = os.environ.get("TQDM_DISABLE", "0" if sys.stderr.isatty() else "1")
     root = paths.root()
-    with _notebooks._environment(profile), chdir(root):
+    with _notebook_surroundings.environment(profile), chdir(root):
         os.environ |= {"TQDM_DISABLE": silent, "MPLBACKEND": "agg"}
         yield

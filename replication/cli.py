@@ -116,14 +116,14 @@ def _one_line(error: BaseException) -> str:
 
 
 def _figures(options: argparse.Namespace) -> int:
-    from replication import _notebooks
+    from replication import _notebook_files, _notebooks
 
     chosen = _notebook_arguments.parameters(options)
     if options.in_place and chosen:
         raise ValueError(
             f"--in-place runs notebooks as they stand; leave out --{', --'.join(chosen)}"
         )
-    selected = _notebooks.select(options.only)
+    selected = _notebook_files.select(options.only)
     profile = options.profile or profiles.resolve("quick")
     if profile == "paper":
         from replication import _estimates
@@ -139,11 +139,11 @@ def _figures(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from replication import _notebooks, _sweep_command
+    from replication import _notebook_files, _sweep_command
 
     profile = options.profile or profiles.resolve("paper")
     return _sweep_command.run(
-        _notebooks.select(options.notebooks or None),
+        _notebook_files.select(options.notebooks or None),
         profile=profile,
         parameters=_notebook_arguments.parameters(options),
         budget=options.budget,

@@ -37,7 +37,7 @@ __all__ = [
     "whiten_images",
 ]
 
-NAMES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "mnist5k")
+NAMES = tuple(_locations.INFO)
 _announced: set[str] = set()
 
 

@@ -149,13 +149,12 @@ def save(
     stamp = "\n".join(textwrap.fill(line, width) for line in stamp.splitlines())
     if fig.get_supxlabel() != stamp:  # set anew, it would leave the place the layout gave it
         fig.supxlabel(stamp, fontsize=5.5, color="#555555", x=0.01, ha="left")
-    fig.draw_without_rendering()
-    fig.set_layout_engine("none")  # laid out once, not again for each file
     folder = Path(folder)
     svg = {key: value for key, value in STYLE.items() if key.startswith("svg.")}
     for ending, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
         with atomic(folder / f"{name}{ending}") as temporary, mpl.rc_context(svg):
             fig.savefig(temporary, metadata=metadata)
+        fig.set_layout_engine("none")  # laid out once, not again for each file
     with atomic(folder / f"{name}.parquet") as temporary:
         pd.DataFrame(numbers).to_parquet(temporary, index=False)
 

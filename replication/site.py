@@ -63,9 +63,9 @@ def build(target: str | os.PathLike | None = None) -> Path:
             f"target: {target} holds something other than a site of ours; it stays as it is"
         )
     _require()
-    from replication import _notebooks
+    from replication import _notebook_files
 
-    bodies = [read(path) for path in _notebooks.select(None)]
+    bodies = [read(path) for path in _notebook_files.select(None)]
     written = any(paths.figures().glob(f"*/*/{claims.FILE}"))
     rows = scorecard.select(scorecard.collect()) if written else []
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,16 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from replication import _doctor, _kernels, _notebooks, cli, data, paths, profiles
+from replication import (
+    _doctor,
+    _kernels,
+    _notebook_files,
+    _notebook_surroundings,
+    cli,
+    data,
+    paths,
+    profiles,
+)
 from replication._locations import Location
 
 V4 = nbformat.v4
@@ -223,22 +232,22 @@ def test_a_failure_in_place_leaves_the_notebook(root, capfd):
 def test_the_key_depends_on_code_parameters_package_data_and_versions(root):
     read = lambda: nbformat.read(make(root, "01_one", "1"), as_version=4)  # noqa: E731
     around = {"sources": {"a.py": "1"}, "data": {"mnist": "None"}, "versions": {"torch": "2"}}
-    key = _notebooks._key(read(), {"profile": "smoke"}, around)
+    key = _notebook_surroundings.digest(read(), {"profile": "smoke"}, around)
     prose = read()
     prose.cells[0].source = "# Another title"
-    assert _notebooks._key(prose, {"profile": "smoke"}, around) == key
+    assert _notebook_surroundings.digest(prose, {"profile": "smoke"}, around) == key
     code = read()
     code.cells[2].source = "2"
     others = [
-        _notebooks._key(code, {"profile": "smoke"}, around),
-        _notebooks._key(read(), {"profile": "quick"}, around),
-        _notebooks._key(read(), {"profile": "smoke", "device": "cpu"}, around),
+        _notebook_surroundings.digest(code, {"profile": "smoke"}, around),
+        _notebook_surroundings.digest(read(), {"profile": "quick"}, around),
+        _notebook_surroundings.digest(read(), {"profile": "smoke", "device": "cpu"}, around),
     ]
     for part in around:
         changed = {**around, part: {"else": "3"}}
-        others.append(_notebooks._key(read(), {"profile": "smoke"}, changed))
+        others.append(_notebook_surroundings.digest(read(), {"profile": "smoke"}, changed))
     assert len({key, *others}) == 1 + len(others)
-    assert "cli.py" in _notebooks._surroundings()["sources"]
+    assert "cli.py" in _notebook_surroundings.find_surroundings()["sources"]
 
 
 def test_a_missing_figure_is_not_up_to_date(tmp_path):
@@ -246,26 +255,26 @@ def test_a_missing_figure_is_not_up_to_date(tmp_path):
     (tmp_path / "a.png").touch()
     output.touch()
     record.write_text(json.dumps({"key": "k", "files": ["a.png", "n.ipynb"]}))
-    assert _notebooks._up_to_date(record, output, "k")
-    assert not _notebooks._up_to_date(record, output, "other")
+    assert _notebook_surroundings.up_to_date(record, output, "k")
+    assert not _notebook_surroundings.up_to_date(record, output, "other")
     (tmp_path / "a.png").unlink()
-    assert not _notebooks._up_to_date(record, output, "k")
+    assert not _notebook_surroundings.up_to_date(record, output, "k")
     for broken in ("{", "[]", '{"key": "k"}'):
         record.write_text(broken)
-        assert not _notebooks._up_to_date(record, output, "k")
+        assert not _notebook_surroundings.up_to_date(record, output, "k")
 
 
 def test_only_takes_numbers_and_beginnings(root):
     for name in ("01_one", "02_two", "03_three"):
         make(root, name)
     (root / "notebooks" / "scratch.ipynb").touch()
-    stems = lambda wanted: [path.stem for path in _notebooks.select(wanted)]  # noqa: E731
+    stems = lambda wanted: [path.stem for path in _notebook_files.select(wanted)]  # noqa: E731
     assert stems(None) == ["01_one", "02_two", "03_three"]
     assert stems(["02"]) == ["02_two"]
     assert stems(["03_thr", "01", "01_one"]) == ["01_one", "03_three"]
     for wanted in ("04", "", "scratch"):
         with pytest.raises(ValueError, match=r"01_one, 02_two, 03_three"):
-            _notebooks.select([wanted])
+            _notebook_files.select([wanted])
 
 
 def test_a_notebook_without_usable_parameters_is_refused(root, capfd):
@@ -332,10 +341,10 @@ def test_a_bug_keeps_its_traceback_and_an_interruption_is_130(root, monkeypatch,
 
         return command
 
-    monkeypatch.setattr(_notebooks, "select", raising(TypeError("a bug")))
+    monkeypatch.setattr(_notebook_files, "select", raising(TypeError("a bug")))
     with pytest.raises(TypeError, match="a bug"):
         cli.main(["figures"])
-    monkeypatch.setattr(_notebooks, "select", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(_notebook_files, "select", raising(KeyboardInterrupt()))
     assert cli.main(["figures"]) == 130
     assert capsys.readouterr().err == "replication: interrupted\n"
 

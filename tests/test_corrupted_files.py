@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from replication import _download, _notebooks, claims, data, own_models, sweeps
+from replication import _download, _notebook_files, claims, data, own_models, sweeps
 from replication._files import read_json, write_json
 
 ROUNDS = range(24)
@@ -197,8 +197,8 @@ def write_notebook(base):
 def read_notebook(path):
     """Read it as `make figures` does before anything of it is run."""
     try:
-        return _notebooks._declared(_notebooks._read(path))
-    except _notebooks._Failed as failure:
+        return _notebook_files.parameters_of(_notebook_files.read(path))
+    except _notebook_files.Failed as failure:
         raise ValueError(f"{path.name}: {failure}") from None
 
 

@@ -18,7 +18,7 @@ from _tiny_runs import fit
 from torch import nn
 
 import replication
-from replication import _download, _notebooks, claims, cli, data, own_models, sweeps
+from replication import _download, _notebook_files, claims, cli, data, own_models, sweeps
 
 ROOT = Path(replication.__file__).resolve().parent.parent
 PACKAGE = ROOT / "replication"
@@ -360,7 +360,7 @@ def test_names_of_data_sets_and_notebooks_are_looked_up(name, nothing_new):
         with pytest.raises(ValueError, match="name: "):
             function(name)
     with pytest.raises(ValueError, match="there is no notebook"):
-        _notebooks.select([name])
+        _notebook_files.select([name])
 
 
 @pytest.mark.parametrize("name", OUTSIDE)

@@ -154,7 +154,8 @@ def save(
     for ending, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
         with atomic(folder / f"{name}{ending}") as temporary, mpl.rc_context(svg):
             fig.savefig(temporary, metadata=metadata)
-        fig.set_layout_engine("none")  # laid out once, not again for each file
+        with mpl.rc_context({"figure.constrained_layout.use": False, "figure.autolayout": False}):
+            fig.set_layout_engine()  # laid out once, not again for each file
     with atomic(folder / f"{name}.parquet") as temporary:
         pd.DataFrame(numbers).to_parquet(temporary, index=False)
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import torch
 
-from replication._inputs import as_integer, as_tensor, generator, nearest
+from replication._inputs import as_images, as_integer, as_tensor, generator, nearest
 
 KINDS = ("shuffled_pixels", "random_pixels", "gaussian")
 
@@ -109,11 +109,7 @@ def corrupt_images(
     ValueError
         An argument is of the wrong kind, shape or range.
     """
-    given = as_tensor(images, "images").detach()
-    if given.ndim != 4:
-        raise ValueError(f"images: expected (N, C, H, W), found the shape {tuple(given.shape)}")
-    if not given.is_floating_point():
-        raise ValueError(f"images: expected floating point, found the dtype {given.dtype}")
+    given = as_images(images)
     if kind not in KINDS:
         raise ValueError(f"kind: there is no {kind!r}; {nearest(str(kind), KINDS)}")
     source = generator(as_integer(seed, "seed", 0), "corrupt_images")

@@ -36,10 +36,10 @@ def fetch(name: str, timeout: float = 10.0) -> Path:
     info = _locations.INFO[name]
     kind = getattr(datasets, info.torchvision)
     if info.meta:
-        _first_answer([kind.url], timeout)
+        first_answer([kind.url], timeout)
     else:
         file = kind.resources[0][0]
-        first = _first_answer([mirror + file for mirror in kind.mirrors], timeout)
+        first = first_answer([mirror + file for mirror in kind.mirrors], timeout)
         mirrors = sorted(kind.mirrors, key=lambda mirror: mirror + file != first)
         kind = type(kind.__name__, (kind,), {"mirrors": mirrors})
     partial = root / f".partial-{name}.{_files.mark()}"
@@ -52,7 +52,7 @@ def fetch(name: str, timeout: float = 10.0) -> Path:
         ) from error
     before = socket.getdefaulttimeout()
     try:
-        _sweep(root)
+        _clear(root)
         socket.setdefaulttimeout(timeout)
         kind(partial, train=False, download=True)
         return _move(partial / info.folder, root / info.folder)
@@ -82,7 +82,7 @@ def fetch_once(name: str) -> None:
         raise
 
 
-def _first_answer(urls: list[str], timeout: float) -> str:
+def first_answer(urls: list[str], timeout: float) -> str:
     """Return the first of `urls` that answers; name lookup and connecting count as waiting too."""
     answers: queue.SimpleQueue = queue.SimpleQueue()
 
@@ -114,7 +114,7 @@ def _first_answer(urls: list[str], timeout: float) -> str:
     raise UnavailableError(f"no network: {'; '.join(dict.fromkeys(refusals))}")
 
 
-def _sweep(root: Path) -> None:
+def _clear(root: Path) -> None:
     """Remove what downloads that died left behind, or into which nothing came for an hour."""
     for left in root.glob(".partial-*"):
         if _files.is_abandoned(left):

@@ -1,15 +1,16 @@
-"""Checks of what callers pass in, shared by the package's public functions."""
+"""Checks of what callers pass in, and answers in their kind, for all public functions."""
 
 import difflib
 import hashlib
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+Array = Tensor | np.ndarray
 UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # of which torch can do next to nothing
 MOST_CLASSES = 2**16
 
@@ -53,6 +54,23 @@ def as_tensor(value: Tensor | np.ndarray, name: str) -> Tensor:
     if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
         raise ValueError(f"{name}: expected finite numbers, found NaN or infinity")
     return value
+
+
+def like(value: Array) -> Callable[[Tensor], Array]:
+    """Return what turns a tensor result into the caller's kind: that of `value`."""
+    if isinstance(value, np.ndarray):
+        return lambda result: result.detach().cpu().numpy()
+    return lambda result: result
+
+
+def as_images(value: Tensor | np.ndarray) -> Tensor:
+    """Return the argument `images`, floating (N, C, H, W), as a tensor without gradient."""
+    images = as_tensor(value, "images").detach()
+    if images.ndim != 4:
+        raise ValueError(f"images: expected (N, C, H, W), found the shape {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(f"images: expected floating point, found the dtype {images.dtype}")
+    return images
 
 
 def as_integer(value: object, name: str, least: int) -> int:

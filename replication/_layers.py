@@ -1,6 +1,5 @@
 """What the networks of `models` are made of: checked options, activations, small modules."""
 
-import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from numbers import Real
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import nearest
+from replication._inputs import as_number, nearest
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -34,16 +33,9 @@ def as_flag(value: bool, name: str) -> bool:
     return bool(value)
 
 
-def as_positive(value: float, name: str) -> float:
-    """Return `value` as a float; anything but a finite number above 0 is a ValueError."""
-    if isinstance(value, bool) or not (isinstance(value, Real) and 0 < value < math.inf):
-        raise ValueError(f"{name}: expected a finite number of more than 0, found {value!r}")
-    return float(value)
-
-
 def scaled(units: int, width: float) -> int:
     """Return `units` times the multiplier `width`, to the nearest integer and at least 1."""
-    return max(1, round(units * as_positive(width, "width")))
+    return max(1, round(units * as_number(width, "width", positive=True)))
 
 
 def dropout_layer(share: float, name: str) -> dict[str, nn.Module]:

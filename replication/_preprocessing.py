@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from replication._inputs import as_integer, as_tensor
+from replication._inputs import as_images, as_integer
 
 if TYPE_CHECKING:
     from replication.data import Split
@@ -34,7 +34,7 @@ def centre_crop(images: torch.Tensor | np.ndarray, size: int) -> torch.Tensor | 
     ValueError
         An argument is of the wrong kind, shape or range.
     """
-    given = _images(images)
+    given = as_images(images)
     height, width = given.shape[2:]
     size = as_integer(size, "size", 1)
     if size > min(height, width):
@@ -67,7 +67,7 @@ def whiten_images(images: torch.Tensor | np.ndarray) -> torch.Tensor | np.ndarra
     ValueError
         `images` is of the wrong kind or shape.
     """
-    given = _images(images)
+    given = as_images(images)
     flat = given.flatten(1)
     out = flat - flat.mean(1, keepdim=True)
     # from the centred numbers: those of a bright image with little contrast would cancel
@@ -126,12 +126,3 @@ def standardise(split: "Split") -> tuple["Split", float, float]:
         for half in (split.train, split.test)
     )
     return dataclasses.replace(split, train=train, test=test), mean, std
-
-
-def _images(images: torch.Tensor | np.ndarray) -> torch.Tensor:
-    given = as_tensor(images, "images").detach()
-    if given.ndim != 4:
-        raise ValueError(f"images: expected (N, C, H, W), found the shape {tuple(given.shape)}")
-    if not given.is_floating_point():
-        raise ValueError(f"images: expected floating point, found the dtype {given.dtype}")
-    return given

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import as_integer
-from replication._layers import Select, as_positive, sequence
+from replication._inputs import as_integer, as_number
+from replication._layers import Select, sequence
 
 
 class Rows(nn.Module):
@@ -180,7 +180,7 @@ def vit(
     ):
         if total % part:
             raise ValueError(f"{name}: expected a divisor of {whole} {total}, found {part}")
-    hidden = max(1, round(width * as_positive(mlp_ratio, "mlp_ratio")))
+    hidden = max(1, round(width * as_number(mlp_ratio, "mlp_ratio", positive=True)))
     layers: dict[str, nn.Module] = {
         "patches": nn.Conv2d(as_integer(channels, "channels", 1), width, patch, patch),
         "tokens": Tokens((size // patch) ** 2, width),

@@ -155,7 +155,7 @@ def pretrained(name: str = "resnet18", timeout: float = 10.0) -> Pretrained:
     if not (Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name).is_file():
         if os.environ.get("REPLICATION_OFFLINE", "0") not in ("", "0"):
             raise _download.UnavailableError("REPLICATION_OFFLINE is set")
-        _download._first_answer([weights.url], timeout)
+        _download.first_answer([weights.url], timeout)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(timeout)
     try:

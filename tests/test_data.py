@@ -827,7 +827,7 @@ def test_the_mirror_that_answers_is_asked(server, silence, monkeypatch):
 
 
 def test_nothing_is_asked_offline(monkeypatch):
-    monkeypatch.setattr(_download, "_first_answer", lambda *a: pytest.fail("asked the network"))
+    monkeypatch.setattr(_download, "first_answer", lambda *a: pytest.fail("asked the network"))
     for name in ("mnist", "cifar100"):
         with pytest.raises(ValueError, match="REPLICATION_OFFLINE is set"):
             data.fetch(name)

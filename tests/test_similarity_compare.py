@@ -11,8 +11,8 @@ import torch
 from replication import plotting
 from replication._inputs import generator
 from replication.similarity import (
-    _linalg,
     _metrics,
+    _whitening,
     cca,
     cka,
     compare,
@@ -124,7 +124,7 @@ def test_the_covariance_is_taken_only_where_it_is_as_good_as_a_qr(smallest, dtyp
     if smallest >= 1e-4 or dtype == torch.float64:  # beyond, float32 data do not hold the layer
         assert abs(compare(layers, metric="cca").values[0, 1] - exact) < bound
         assert abs(compare(with_dead, layers, metric="cca").values[0, 1] - exact) < bound
-    taken = isinstance(_linalg.whitening(layers["x"]), _linalg.Whitening)
+    taken = isinstance(_whitening.whitening(layers["x"]), _whitening.Whitening)
     assert taken == (smallest > 1e-3)
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from replication._inputs import as_integer, as_list, as_tensor, generator, require_classes
-from replication.similarity._linalg import Array
+from replication._inputs import Array, as_integer, as_list, as_tensor, generator, require_classes
 
 
 def as_examples(images: object, labels: object) -> tuple[Tensor, Tensor]:

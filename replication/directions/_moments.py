@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from replication import activations
-from replication._inputs import as_tensor, nearest
+from replication._inputs import Array, as_tensor, nearest
 from replication.directions._network import Cut, to_model
-from replication.similarity._linalg import Array
 
 CLAMPS = ("zero", "mean")
 

@@ -31,13 +31,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from replication._inputs import Array, like
 from replication._progress import bar
 from replication.directions._arguments import as_counts, as_examples, as_orders, class_sizes
 from replication.directions._linear import NextLinear, next_linear
 from replication.directions._moments import clamp_values
 from replication.directions._network import Clamp, Cut, cut, quiet
 from replication.directions._passes import cumulative, one_by_one
-from replication.similarity._linalg import Array, like
 
 
 @dataclass(frozen=True)

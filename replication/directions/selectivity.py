@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from replication._inputs import as_integer, as_tensor
+from replication._inputs import Array, as_integer, as_tensor, like
 from replication._precision import full_precision
 from replication.activations import spatial_mean
-from replication.similarity._linalg import Array, as_layer, like
+from replication.similarity._linalg import as_layer
 
 CELLS = 2**22  # examples times units whose ranks are held at once
 

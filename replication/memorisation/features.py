@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from replication._inputs import as_integer, as_tensor, generator
+from replication._inputs import Array, as_integer, as_tensor, generator, like
 from replication._precision import full_precision
 from replication.memorisation._inputs import CHUNK
-from replication.similarity._linalg import Array, like
 
 PATCHES = 10_000  # from which the whitening is estimated
 RIDGE = 0.1  # added to the eigenvalues of the patches' covariance, as a share of their mean

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from replication._inputs import as_integer, generator
+from replication._inputs import Array, as_integer, generator, like
 from replication._precision import full_precision
 from replication.memorisation._inputs import CHUNK, as_rows, as_targets
-from replication.similarity._linalg import Array, like
 
 EPS = torch.finfo(torch.float64).eps
 

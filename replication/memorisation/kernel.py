@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from replication._inputs import as_number
+from replication._inputs import Array, as_number, like
 from replication._precision import full_precision
 from replication.memorisation._inputs import CHUNK, as_rows, as_targets
-from replication.similarity._linalg import Array, like
 
 PAIRED = 1000  # training images whose distances give the default bandwidth
 

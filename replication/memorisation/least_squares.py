@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from replication._inputs import as_integer, as_list, as_number, as_tensor, generator
+from replication._inputs import Array, as_integer, as_list, as_number, as_tensor, generator, like
 from replication._precision import full_precision
 from replication.memorisation._inputs import as_rows, as_targets
-from replication.similarity._linalg import Array, like
 
 
 def minimum_norm_solution(features: Array, targets: Array, ridge: float = 0.0) -> Array:

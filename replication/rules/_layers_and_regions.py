@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from replication.rules._correlation import correlation
+
 FCN, CONVNET, RESNET = "fcn", "convnet", "resnet"
 TRUE, RANDOM = "true", "random"
 WHOLE, SINGLE, JOINT = "trained", "single", "joint"
@@ -20,15 +22,6 @@ def by_seed(table: pd.DataFrame, statistic: Callable[[pd.DataFrame], float]) -> 
     """Return a statistic of each seed's rows; one NaN where there are none."""
     found = [float(statistic(rows)) for _, rows in table.groupby("seed")]
     return found or [math.nan]
-
-
-def correlation(x: pd.Series, y: pd.Series) -> float:
-    """Return Spearman's rank correlation; NaN for fewer than 3 pairs or a constant."""
-    known = x.notna() & y.notna()
-    x, y = x[known], y[known]
-    if len(x) < 3 or x.nunique() < 2 or y.nunique() < 2:
-        return math.nan
-    return float(stats.spearmanr(x, y).statistic)
 
 
 # ------------------------------------------------------------------ resets
@@ -73,7 +66,12 @@ def restored(rows: pd.DataFrame) -> float:
 
 
 def predicted(rows: pd.DataFrame, distance: str) -> float:
-    """L4: correlation over layers of accuracy lost and distance, mean of networks."""
+    """L4: correlation over layers of accuracy lost and distance, mean of the three networks.
+
+    NaN for a seed without all three.
+    """
+    if set(rows.arch) != {FCN, CONVNET, RESNET}:
+        return math.nan
     found = [
         correlation(_lost(one, 0.0), _singles(one, 0.0)[distance])
         for _, one in rows.groupby("arch")

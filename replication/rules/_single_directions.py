@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
+
+from replication.rules._correlation import correlation
 
 FITTED = 0.99  # train accuracy from which a network counts as having fitted its labels
 BEYOND = 0.3  # share of units ablated beyond the share that dropout trained for
@@ -20,15 +21,6 @@ def fitted(networks: pd.DataFrame) -> pd.DataFrame:
 def excluded(networks: pd.DataFrame) -> int:
     """Return how many networks (rows) did not fit their labels."""
     return len(networks) - len(fitted(networks))
-
-
-def correlation(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return Spearman's rank correlation; NaN for fewer than 3 pairs or a constant."""
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    known = ~(np.isnan(x) | np.isnan(y))
-    if known.sum() < 3 or not (np.ptp(x[known]) > 0 and np.ptp(y[known]) > 0):
-        return math.nan
-    return float(spearmanr(x[known], y[known]).statistic)
 
 
 def partial_correlation(x: Sequence[float], y: Sequence[float], z: Sequence[float]) -> float:

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
+
+from replication.rules._correlation import correlation
 
 THRESHOLD = 0.9  # similarity to the final representation from which a layer counts as final
 DIRECTIONS = {"keep": 25, "few": 20}  # of the first dense layer
@@ -157,12 +158,3 @@ def interpretability(rows: pd.DataFrame) -> tuple[float, float, float]:
     unit, direction = mean.loc["unit"], mean.loc["direction"]
     gain = direction.class_share - unit.class_share
     return float(unit.correlation), float(direction.correlation), float(gain)
-
-
-def correlation(x, y) -> float:
-    """Return Spearman's rank correlation; NaN for fewer than 3 pairs or a constant."""
-    x, y = np.asarray(list(x), float), np.asarray(list(y), float)
-    known = ~(np.isnan(x) | np.isnan(y))
-    if known.sum() < 3 or not (np.ptp(x[known]) > 0 and np.ptp(y[known]) > 0):
-        return math.nan
-    return float(spearmanr(x[known], y[known]).statistic)

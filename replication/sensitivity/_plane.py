@@ -7,8 +7,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from replication._inputs import as_tensor
-from replication.similarity._linalg import Array
+from replication._inputs import Array, as_tensor
 
 Extent = tuple[float, float, float, float]
 """Left, right, bottom and top."""

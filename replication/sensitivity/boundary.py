@@ -8,12 +8,11 @@ so ends the region.
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import as_integer, as_tensor
+from replication._inputs import Array, as_integer, as_tensor, like
 from replication.sensitivity._evaluation import chunks, plain_evaluation
 from replication.sensitivity._program import ROUNDING, Activation, Affine, MaxPool, Program
 from replication.sensitivity._tracing import trace
 from replication.sensitivity.regions import MEMORY
-from replication.similarity._linalg import Array, like
 
 
 def nearest_boundary(

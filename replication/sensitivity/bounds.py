@@ -6,8 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from replication._inputs import as_integer, as_number, as_tensor
-from replication.similarity._linalg import Array, like
+from replication._inputs import Array, as_integer, as_number, as_tensor, like
 
 
 class CrossEntropyBounds(NamedTuple):

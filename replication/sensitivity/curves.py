@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import as_integer
+from replication._inputs import Array, as_integer, like
 from replication.sensitivity._codes import count_changes, new_tallies
 from replication.sensitivity._evaluation import plain_evaluation
 from replication.sensitivity._paths import as_paths, as_polylines
@@ -13,7 +13,6 @@ from replication.sensitivity._program import ROUNDING
 from replication.sensitivity._segments import Stretch, walk
 from replication.sensitivity._tracing import trace
 from replication.sensitivity.regions import MEMORY
-from replication.similarity._linalg import Array, like
 
 SHORT = 2**20
 """Pieces of fewer units of precision than this have no direction that could be relied on."""

@@ -7,7 +7,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import as_integer, as_tensor, generator, nearest
+from replication._inputs import Array, as_integer, as_tensor, generator, like, nearest
 from replication.sensitivity import _norms
 from replication.sensitivity._evaluation import (
     as_logits,
@@ -18,7 +18,6 @@ from replication.sensitivity._evaluation import (
     to_model,
 )
 from replication.sensitivity._rows import reduced_rows
-from replication.similarity._linalg import Array, like
 
 OUTPUTS = ("softmax", "logits")
 

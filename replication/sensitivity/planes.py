@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import as_integer, nearest
+from replication._inputs import Array, as_integer, like, nearest
 from replication.sensitivity._evaluation import plain_evaluation
 from replication.sensitivity._plane import Extent, convex, plane_through
 from replication.sensitivity._polygons import Polygons, pack, regions
 from replication.sensitivity._program import Activation, MaxPool, Program
 from replication.sensitivity._tracing import trace
 from replication.sensitivity.regions import MEMORY
-from replication.similarity._linalg import Array, like
 
 
 @dataclass(frozen=True, eq=False)

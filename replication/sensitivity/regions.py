@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import as_integer, nearest
+from replication._inputs import Array, as_integer, like, nearest
 from replication._progress import bar
 from replication.sensitivity._codes import Tally, count_changes, new_tallies
 from replication.sensitivity._evaluation import plain_evaluation
@@ -20,7 +20,6 @@ from replication.sensitivity._paths import Paths, as_paths, as_polylines
 from replication.sensitivity._program import Activation, Program
 from replication.sensitivity._segments import walk
 from replication.sensitivity._tracing import trace
-from replication.similarity._linalg import Array, like
 
 METHODS = ("exact", "sampled")
 MEMORY = 2**26

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from replication._inputs import as_integer, as_tensor, generator
+from replication._inputs import Array, as_integer, as_tensor, generator, like
 from replication._precision import full_precision
-from replication.similarity._linalg import Array, like
 
 
 def polyline(points: Array | Sequence[Array]) -> Array:

@@ -4,17 +4,13 @@ A layer is X (examples, neurons). Its subspace is spanned by the centred columns
 QR and SVD of X itself; its covariance, which squares the condition number, is never inverted.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from replication._inputs import as_integer, as_tensor
-
-Array = Tensor | np.ndarray
+from replication._inputs import Array, as_integer, as_tensor
 
 
 def as_layer(value: Array, name: str) -> Tensor:
@@ -52,13 +48,6 @@ def as_pair(x: Array, y: Array) -> tuple[Tensor, Tensor]:
         raise ValueError(f"y: expected the device of x, {first.device}, found {second.device}")
     dtype = torch.promote_types(first.dtype, second.dtype)
     return first.to(dtype), second.to(dtype)
-
-
-def like(value: Array) -> Callable[[Tensor], Array]:
-    """Return what turns a tensor result into the caller's kind: that of `value`."""
-    if isinstance(value, np.ndarray):
-        return lambda result: result.detach().cpu().numpy()
-    return lambda result: result
 
 
 def centred(x: Tensor) -> Tensor:
@@ -158,61 +147,6 @@ def subspace(x: Tensor, tolerance: float | None = None) -> Subspace:
     coordinates = vh.new_zeros(rank, len(live))
     coordinates[:, live] = s[:rank, None] * vh[:rank]
     return Subspace(q @ u[:, :rank], coordinates, scale, len(x))
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """A layer and what makes its columns orthonormal: ``basis @ weights`` is a basis.
-
-    Attributes
-    ----------
-    basis : (examples, rank) tensor
-        The centred columns that are not 0.
-    weights : (rank, rank) tensor
-        Inverse of the Cholesky root of the Gram matrix of `basis`.
-    """
-
-    basis: Tensor
-    weights: Tensor
-
-    @property
-    def rank(self) -> int:
-        """The number of independent directions."""
-        return len(self.weights)
-
-    def equals(self, other: object) -> bool:
-        """Tell a copy of the layer, whose correlations are to be 1 exactly."""
-        return (
-            isinstance(other, Whitening)
-            and torch.equal(self.weights, other.weights)  # small, and nearly always enough to tell
-            and torch.equal(self.basis, other.basis)
-        )
-
-
-def whitening(x: Tensor, tolerance: float | None = None) -> Subspace | Whitening:
-    """Return what whitens the layer by its covariance where that is safe, else its `subspace`.
-
-    This takes a fifth of the time of a QR. It loses as many digits as the smallest eigenvalue
-    of the unit columns' Gram matrix has behind the point; beyond three the QR is taken.
-    """
-    columns, size = centred_and_size(x)
-    live = size[0] > 0
-    size = size[0, live]
-    info = torch.finfo(x.dtype)
-    squares = len(size) and info.tiny**0.25 < size.min() and size.max() < info.max**0.25
-    if not (squares and len(size) < len(x) - 1):  # squares that leave the range; or rank
-        return subspace(x, tolerance)
-    columns = columns if live.all() else columns[:, live]
-    square = gram(columns).double()
-    scale = square.diagonal().sqrt()
-    square = square / scale / scale[:, None]
-    values = torch.linalg.eigvalsh(square)
-    cut = default_tolerance(x) if tolerance is None else tolerance
-    if not values[0] > max(1e-3, cut**2 * values[-1]):
-        return subspace(x, tolerance)
-    root, unit = torch.linalg.cholesky(square).mT, torch.eye(len(square)).to(square)
-    inverse = torch.linalg.solve_triangular(root, unit, upper=True)
-    return Whitening(columns, (inverse / scale[:, None]).to(x.dtype))
 
 
 def unit_columns(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

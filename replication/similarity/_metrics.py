@@ -17,13 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from replication._inputs import nearest
-from replication.similarity._linalg import (
-    Subspace,
-    Whitening,
-    principal_subspace,
-    subspace,
-    whitening,
-)
+from replication.similarity._linalg import Subspace, principal_subspace, subspace
+from replication.similarity._whitening import Whitening, whitening
 from replication.similarity.baselines import DISTANCES, distance_ranks, explained, rank_correlation
 from replication.similarity.cca import CCAResult, mean_correlation, weighted
 from replication.similarity.cka import CHANCE, Prepared, check_kernel, index, prepare, product

@@ -6,9 +6,9 @@ import warnings
 import torch
 from torch import Tensor
 
-from replication._inputs import nearest
+from replication._inputs import Array, like, nearest
 from replication._precision import full_precision
-from replication.similarity._linalg import Array, as_pair, centred, like, subspace
+from replication.similarity._linalg import as_pair, centred, subspace
 from replication.similarity.procrustes import normalised
 
 DISTANCES = ("correlation", "euclidean")

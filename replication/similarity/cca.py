@@ -15,17 +15,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from replication._inputs import as_integer, generator
+from replication._inputs import Array, as_integer, generator, like
 from replication._precision import full_precision
-from replication.similarity._linalg import (
-    Array,
-    Subspace,
-    Whitening,
-    as_pair,
-    like,
-    principal_subspace,
-    subspace,
-)
+from replication.similarity._linalg import Subspace, as_pair, principal_subspace, subspace
+from replication.similarity._whitening import Whitening
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Centred kernel alignment (CKA): linear and RBF, biased and unbiased, minibatch, deconfounded.
+"""Centred kernel alignment (CKA): linear and RBF, biased and unbiased, deconfounded.
 
 An index compares two kernel matrices K and L, each (examples, examples):
 
@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from replication._inputs import nearest
+from replication._inputs import Array, like, nearest
 from replication._precision import full_precision
-from replication.similarity._linalg import Array, as_layer, as_pair, centred, like
+from replication.similarity._linalg import as_layer, as_pair, centred
 
 KERNELS = ("linear", "rbf")
 CHANCE = 0.1

@@ -12,12 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from replication._inputs import as_integer, as_tensor, generator, nearest
+from replication._inputs import Array, as_integer, as_tensor, generator, like, nearest
 from replication._precision import full_precision
 from replication._progress import bar
 from replication.activations import flatten, spatial_mean
 from replication.similarity import _metrics
-from replication.similarity._linalg import Array, like
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

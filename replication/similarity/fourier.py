@@ -14,9 +14,9 @@ from warnings import warn
 import torch
 from torch import Tensor
 
-from replication._inputs import as_integer, as_tensor, generator
+from replication._inputs import Array, as_integer, as_tensor, generator, like
 from replication._precision import full_precision
-from replication.similarity._linalg import Array, centred, like
+from replication.similarity._linalg import centred
 from replication.similarity.cca import as_correlations
 
 CHUNK = 2**24

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from replication._inputs import MOST_CLASSES, as_integer, as_number, as_tensor
+from replication._inputs import MOST_CLASSES, Array, as_integer, as_number, as_tensor, like
 from replication._precision import full_precision
-from replication.similarity._linalg import Array, as_layer, centred, like
+from replication.similarity._linalg import as_layer, centred
 
 
 def linear_probe(

@@ -5,8 +5,9 @@ import warnings
 import torch
 from torch import Tensor
 
+from replication._inputs import Array, like
 from replication._precision import full_precision
-from replication.similarity._linalg import Array, as_pair, centred, like
+from replication.similarity._linalg import as_pair, centred
 
 
 def procrustes(x: Array, y: Array, angular: bool = False) -> Array:

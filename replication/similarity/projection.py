@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import as_integer, as_list, as_tensor, nearest
+from replication._inputs import Array, as_integer, as_list, as_tensor, nearest
 from replication._precision import full_precision
-from replication.similarity._linalg import Array, as_layer
+from replication.similarity._linalg import as_layer
 
 
 @dataclass(frozen=True)

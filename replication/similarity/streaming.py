@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from replication._inputs import as_tensor
+from replication._inputs import Array, as_tensor, like
 from replication._precision import full_precision
 from replication.activations import spatial_mean
 from replication.similarity import _metrics
-from replication.similarity._linalg import Array, like, subspace
+from replication.similarity._linalg import subspace
 from replication.similarity.cca import CCAResult, correlate
 from replication.similarity.compare import SimilarityGrid
 

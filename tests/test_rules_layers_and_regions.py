@@ -229,6 +229,15 @@ def test_statistics_are_the_ones_their_rules_name():
     assert [part[0] for part in found["R4"]] == pytest.approx([math.log(1.3)] * 4)
 
 
+def test_distances_count_where_all_three_networks_were_trained():
+    resets, regions = world()
+    seeds = sorted(resets.seed.unique())
+    some = resets[(resets.seed != seeds[0]) | (resets.arch != "resnet")]
+    found, usual = (rules.statistics(table, regions)["L4"] for table in (some, resets))
+    for part, whole in zip(found, usual, strict=True):
+        assert math.isnan(part[0]) and part[1:] == whole[1:]
+
+
 def test_planes_that_were_not_counted_are_left_out():
     def count(depth, neurons, labels, stage, seed):
         return {"plane": math.nan} if neurons == 128 else {}

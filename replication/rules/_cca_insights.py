@@ -7,6 +7,7 @@ import pandas as pd
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from scipy.stats import spearmanr
+from sklearn.metrics import silhouette_score
 
 from replication._inputs import derive_seed
 
@@ -103,23 +104,12 @@ def silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
     a is a member's mean distance to the others of its cluster, b to the nearest other cluster; a
     cluster of one has 0 (Rousseeuw 1987).
     """
-    distances, labels = np.asarray(distances, dtype=float), np.asarray(labels)
-    distances = (distances + distances.T) / 2
-    names, sizes = np.unique(labels, return_counts=True)
-    if len(names) < 2:
-        return math.nan
-    values = []
-    for i, own in enumerate(labels):
-        size = sizes[names == own][0]
-        if size == 1:
-            values.append(0.0)
-            continue
-        inside = labels == own
-        inside[i] = False
-        a = distances[i, inside].mean()
-        b = min(distances[i, labels == other].mean() for other in names if other != own)
-        values.append((b - a) / max(a, b) if max(a, b) > 0 else 0.0)
-    return float(np.mean(values))
+    distances, count = np.asarray(distances, dtype=float), len(np.unique(labels))
+    if not 1 < count < len(distances):
+        return math.nan if count < 2 else 0.0
+    symmetric = (distances + distances.T) / 2
+    np.fill_diagonal(symmetric, 0)
+    return float(silhouette_score(symmetric, labels, metric="precomputed"))
 
 
 def explained_share(labels: np.ndarray, values: np.ndarray) -> float:

@@ -204,7 +204,9 @@ def write(
         "Each rule was fixed in code before the run; each verdict is computed from the seeds. "
         "A claim is reproduced when the whole interval lies on the claimed side of the threshold, "
         "not reproduced when it lies on the other side, and inconclusive otherwise. Intervals are "
-        "those of a single claim, not corrected for the number of claims. This page is written by "
+        "those of a single claim, not corrected for the number of claims. Where a first run at "
+        "full left claims of a notebook inconclusive, the seeds they rest on were doubled once, "
+        "and all are counted; the notebook says so. This page is written by "
         "`python -m replication scorecard`.\n"
     )
     text.append(summary(rows, profiles))

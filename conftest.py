@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 # Notebooks run at their smallest scale unless told otherwise, ...
 os.environ.setdefault("REPLICATION_PROFILE", "smoke")
 # ... without progress bars, ...
@@ -20,3 +22,14 @@ def pytest_configure(config):
     from replication._kernels import local
 
     nbval.kernel.KernelManager = local(nbval.kernel.KernelManager)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Let torch use one thread: more wait for one another in small sums, and change their bits."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

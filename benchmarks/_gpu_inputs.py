@@ -116,7 +116,7 @@ def pictures(count: int = 64, size: int = 6) -> Tensor:
 
 
 def labels(count: int = 64, classes: int = 5) -> Tensor:
-    """Return random classes, each of which occurs."""
+    """Return the classes in turn, so that each occurs."""
     return torch.arange(count) % classes
 
 

@@ -205,7 +205,7 @@ def main(arguments: Sequence[str], folder: Path = FOLDER) -> int:
         write_json(path, {**told, "sizes": sizes.name, "seconds": taken, "rows": plain})
 
     print(f"{told['device']}; driver {told['driver']}, CUDA {told['cuda']}; {told['versions']}")
-    print(f"{HEADER}", flush=True)
+    print(HEADER, flush=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of layers wider than their examples
         for case in _gpu_cases.cases():

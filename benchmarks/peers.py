@@ -29,7 +29,7 @@ def networks() -> tuple[nn.Sequential, nn.Sequential, torch.Tensor]:
 
 
 def minibatch_rows() -> list[Row]:
-    """Unbiased minibatch CKA of all layers of two small convnets against torch_cka."""
+    """Return the row of minibatch CKA of all layers of two small convnets against torch_cka."""
     from torch_cka import CKA
 
     first, second, inputs = networks()
@@ -74,7 +74,7 @@ def minibatch_rows() -> list[Row]:
 
 
 def feature_rows() -> list[Row]:
-    """Linear CKA and CCA of one pair of layers against pytorch-cka and cca-zoo."""
+    """Return the rows of CKA and CCA of one pair of layers against pytorch-cka and cca-zoo."""
     from cca_zoo.linear import CCA
     from cka import cka_from_features
 

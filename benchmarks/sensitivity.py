@@ -19,10 +19,10 @@ def looped(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def confident(model: nn.Module, images: Tensor, spread: float = 60) -> nn.Module:
-    """Return the network with its last layer scaled up until logits have that standard deviation.
+    """Scale the last layer up, in place, until logits have that standard deviation.
 
-    The margins between the first two classes then reach from nothing to what float32 cannot tell
-    from certainty.
+    Return the network. The margins between the first two classes then reach from nothing to what
+    float32 cannot tell from certainty.
     """
     with torch.no_grad():
         last = list(model)[-1]

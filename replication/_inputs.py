@@ -89,7 +89,7 @@ def as_number(value: object, name: str, positive: bool = False) -> float:
     real = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
     if not (real and 0 <= value < float("inf") and (value > 0 or not positive)):
         raise ValueError(
-            f"{name}: expected a number {'>' if positive else '>='} 0, found {value!r}"
+            f"{name}: expected a finite number {'>' if positive else '>='} 0, found {value!r}"
         )
     return float(value)
 

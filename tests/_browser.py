@@ -93,8 +93,9 @@ class Browser:
             self.events.append(self._next())
 
     def run(self, script):
-        """Evaluate a JavaScript expression in the page."""
-        result = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        """Evaluate a JavaScript expression in the page; wait for its value if it is a promise."""
+        options = {"returnByValue": True, "awaitPromise": True}
+        result = self.call("Runtime.evaluate", expression=script, **options)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 

@@ -1,13 +1,26 @@
-"""Random inputs and networks that the tests of regions share."""
+"""Random inputs, labels and networks that several tests share."""
 
 import torch
+from torch import nn
 
 from replication import models
 
 
-def gaussian(*shape, seed=0):
+def gaussian(*shape, seed=0, dtype=torch.float64):
+    """Return Gaussian numbers, the same in every dtype but for rounding."""
     source = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=source, dtype=torch.float64)
+    return torch.randn(*shape, generator=source, dtype=torch.float64).to(dtype)
+
+
+def uniform(*shape, seed=0):
+    """Return float64 numbers between 0 and 1."""
+    source = torch.Generator().manual_seed(seed)
+    return torch.rand(*shape, generator=source, dtype=torch.float64)
+
+
+def classes(n, number=10, seed=0):
+    """Return the random labels of n examples."""
+    return torch.randint(number, (n,), generator=torch.Generator().manual_seed(seed))
 
 
 def scaled_mlp(seed, inputs=3, widths=(12, 12), scale=2.0, **options):
@@ -17,3 +30,14 @@ def scaled_mlp(seed, inputs=3, widths=(12, 12), scale=2.0, **options):
         for parameter in model.parameters():
             parameter *= scale
     return model
+
+
+class Wrapped(nn.Module):
+    """The same function as its body, without saying which module takes which output."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        return self.body(x)

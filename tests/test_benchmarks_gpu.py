@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from test_layering import NUMERICS, PACKAGE
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import _gpu_cases, _gpu_speed, gpu
@@ -35,7 +36,7 @@ BROKEN = Case("broken.one", "", lambda at: 1 / 0)
 
 
 def public(module):
-    """The names a module offers: its ``__all__``, or what it defines without an underscore."""
+    """Return the names a module offers: its ``__all__``, or what it defines without underscore."""
     own = [
         name
         for name, value in vars(module).items()
@@ -66,17 +67,9 @@ def test_every_public_function_has_a_case_or_a_reason():
     assert all(_gpu_cases.EXEMPT.values())
 
 
-def test_the_list_of_modules_is_that_of_the_numerics():
-    from test_layering import NUMERICS, PACKAGE
-
-    listed = {PACKAGE / path for path in ("spectra.py", "activations.py")}
-    listed |= {
-        path
-        for path in NUMERICS
-        for module in (similarity, sensitivity, directions, memorisation)
-        if path.parent.name == module.__name__.rpartition(".")[2]
-    }
-    assert listed == set(NUMERICS)
+def test_the_list_of_modules_has_all_the_numerics():
+    listed = {module.__name__.split(".")[1] for module in MODULES}
+    assert {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in NUMERICS} <= listed
 
 
 def test_cases_are_told_apart_and_draw_the_same_numbers_again():

@@ -81,7 +81,7 @@ def test_the_figure_and_the_numbers(place, capsys):
     assert f"replication: warning: {found['warnings'][0]}" in said.err
 
 
-def test_two_architectures_with_a_transform_each(place, capsys):
+def test_two_architectures_with_a_transform_each(place):
     arguments = command("a", "c", "--model-b", "nets_to_compare:other", "--data", "mnist5k")
     more = ["--layers", "0", "1", "--layers-b", "1", "--null", "0", "--examples", "100"]
     assert cli.main([*arguments, *more]) == 0
@@ -156,7 +156,7 @@ def test_names_of_equal_files_take_their_folders(tmp_path):
     assert _compare_command.labels("a.safetensors", "x/b.safetensors") == ("a", "b")
 
 
-def test_many_layers_get_some_of_their_names(tmp_path):
+def test_many_layers_get_some_of_their_names():
     layers = {f"layer{index}": torch.rand(8, 2) for index in range(205)}
     grid = similarity.compare(layers, metric="procrustes")
     figure = _compare_command.draw(grid, ("a", "b"), "stamp")

@@ -4,6 +4,7 @@
 differences between 1 and 2 threads that docs/determinism.md states; with 1, at that of the tests.
 """
 
+import math
 import re
 import sys
 from contextlib import contextmanager
@@ -149,7 +150,9 @@ def difference(one, other):
         a, b = (torch.as_tensor(v).double() for v in (value, other[name]))
         assert a.shape == b.shape, name
         largest = a.abs().max().item() or 1.0
-        worst = max(worst, (a - b).abs().max().item() / largest)
+        apart = (a - b).abs().max().item() / largest
+        assert not math.isnan(apart), name  # max would pass over it
+        worst = max(worst, apart)
     return worst
 
 

@@ -5,6 +5,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+from _random_networks import Wrapped, classes, gaussian
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -14,15 +15,6 @@ from replication import activations, models
 from replication.directions import cumulative_ablation, unit_ablation
 
 
-def gaussian(*shape, seed=0, dtype=torch.float64):
-    source = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=source, dtype=torch.float64).to(dtype)
-
-
-def classes(n, number=10, seed=0):
-    return torch.randint(number, (n,), generator=torch.Generator().manual_seed(seed))
-
-
 class Residual(nn.Module):
     def __init__(self, width):
         super().__init__()
@@ -30,17 +22,6 @@ class Residual(nn.Module):
 
     def forward(self, x):
         return x + self.act(self.fc(x))
-
-
-class Wrapped(nn.Module):
-    """A model that does not say which module takes which output."""
-
-    def __init__(self, body):
-        super().__init__()
-        self.body = body
-
-    def forward(self, x):
-        return self.body(x)
 
 
 def drawn(model, seed=0):

@@ -1,8 +1,12 @@
 """Perturbed passes: what they leave behind, how many rows they have, and what they refuse."""
 
+from functools import partial
+
+import _random_networks
 import numpy as np
 import pytest
 import torch
+from _random_networks import Wrapped, gaussian
 from torch import nn
 
 from replication import models
@@ -20,24 +24,7 @@ FUNCTIONS = {
 }
 each_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 each_method = pytest.mark.parametrize("method", LAYERS)
-
-
-def gaussian(*shape, seed=0, dtype=torch.float64):
-    source = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=source, dtype=torch.float64).to(dtype)
-
-
-def classes(n, number=5, seed=0):
-    return torch.randint(number, (n,), generator=torch.Generator().manual_seed(seed))
-
-
-class Wrapped(nn.Module):
-    def __init__(self, body):
-        super().__init__()
-        self.body = body
-
-    def forward(self, x):
-        return self.body(x)
+classes = partial(_random_networks.classes, number=5)
 
 
 def network(method="incremental"):
@@ -128,7 +115,9 @@ def test_orders_may_be_an_array():
 
 def test_one_image_one_unit_and_other_integers():
     model = models.build("mlp", inputs=3, widths=(1,), classes=2)
-    found = cumulative_ablation(model, gaussian(1, 3), classes(1, 2).to(torch.int32), "act1", 1)
+    found = cumulative_ablation(
+        model, gaussian(1, 3), classes(1, number=2).to(torch.int32), "act1", 1
+    )
     assert found.accuracy.shape == (1, 2)
     assert found.counts.tolist() == [0, 1]
 

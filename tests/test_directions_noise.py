@@ -5,15 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from _random_networks import Wrapped, gaussian
 from torch import nn
 
 from replication import models
 from replication.directions import noise_curve
-
-
-def gaussian(*shape, seed=0, dtype=torch.float64):
-    source = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=source, dtype=torch.float64).to(dtype)
 
 
 def sign():
@@ -70,15 +66,6 @@ def test_spread_is_the_references_and_over_space():
     assert found.accuracy.item() == pytest.approx(expected, abs=4 * 0.5 / math.sqrt(5000))
     # nothing spreads in the images themselves
     assert noise_curve(model, images, labels, "0", [100], 1).accuracy.item() == 1
-
-
-class Wrapped(nn.Module):
-    def __init__(self, body):
-        super().__init__()
-        self.body = body
-
-    def forward(self, x):
-        return self.body(x)
 
 
 def test_hooks_give_what_a_cut_gives():

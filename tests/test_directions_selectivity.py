@@ -5,20 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from _random_networks import classes, gaussian
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replication.directions import class_selectivity, mutual_information, selectivity
-
-
-def gaussian(*shape, seed=0, dtype=torch.float64):
-    source = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=source, dtype=torch.float64).to(dtype)
-
-
-def classes(n, number=10, seed=0):
-    return torch.randint(number, (n,), generator=torch.Generator().manual_seed(seed))
-
 
 # ------------------------------------------------------------------ class selectivity
 

@@ -1,4 +1,4 @@
-"""Examples in docstrings run; every public function of the numerics has one."""
+"""Examples in docstrings run; every public function of the packages of numerics has one."""
 
 import doctest
 import importlib

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from replication import _estimates, _planned, training
+from replication import _estimates, _planned, _script, training
 from replication._planned import Row
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("0[1-8]_*.ipynb"))
@@ -18,8 +18,6 @@ CPU = torch.device("cpu")
 
 def settings_of(path):
     """Return the notebook's settings at the paper's scale, read from its settings cell."""
-    from replication import _script
-
     for cell in _script.read(path).cells:
         if cell.cell_type == "code" and cell.source.startswith("SETTINGS"):
             for node in ast.parse(cell.source).body:
@@ -180,12 +178,21 @@ def test_time_grows_with_networks_steps_and_batches_and_what_is_not_timed_is_sca
     assert _estimates._operations("mlp", '{"inputs": 12, "widths": [4]}', (3, 2, 2)) == 88
 
 
-def test_networks_trained_as_one_program_are_timed_as_one():
-    row = a_row(together=8, networks=8)
-    assert 0 < _estimates.estimates({"all": [row]}, CPU)["all"].seconds < 60
+def test_networks_trained_as_one_program_are_timed_as_one(monkeypatch):
+    seen, timed = [], _estimates._of_many
+
+    def spy(spec, split, device, members):
+        seen.append((members, timed(spec, split, device, members)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(_estimates, "_of_many", spy)
+    found = _estimates.estimates({"all": [a_row(together=8, networks=8)]}, CPU)["all"]
+    ((members, share),) = seen
+    assert members == 8 and share > 0
+    assert found.seconds == pytest.approx(share * 8 * 3 * 4)
 
 
-def test_the_table_says_what_it_is(tmp_path, monkeypatch):
+def test_the_table_says_what_it_is(monkeypatch):
     monkeypatch.setattr(_planned, "rows", lambda path, parameters: [a_row()])
     found = _estimates.text([Path("04_noise.ipynb")], {"profile": "paper", "device": "cpu"})
     assert found.startswith("estimate: training only; measurements come on top\nCPU, ")

@@ -10,17 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import test_data
+import test_data_downloads
 import test_faults
+from _data_files import IDX_FILES, left, write_idx
 from _fault_commands import toy
-from test_data import IDX_FILES, left, write_idx
 from test_faults import dead, of, wide
 
 from replication import cli, data, paths, sweeps, training
 from replication._torchvision import datasets
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="mounts and limits of POSIX")
-place, online, server, disk = test_data.place, test_data.online, test_data.server, test_faults.disk
+place, online = test_data_downloads.place, test_data_downloads.online
+server, disk = test_data_downloads.server, test_faults.disk
 
 
 @contextmanager

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from _fault_commands import toy
+from _tiny_runs import interrupt
 from test_cli import make, output_of, printed
 from test_faults import contents
 from test_sweeps import SPECS, Counted, equal, expected, measure, run
 
-from replication import _steps, cli, sweeps, training
+import replication
+from replication import cli, sweeps, training
 
 HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
@@ -27,7 +29,11 @@ def at_once(commands, **settings):
         subprocess.Popen([sys.executable, *command], env=ENVIRONMENT | settings, **pipes)
         for command in commands
     ]
-    done = [process.communicate(timeout=300) for process in running]
+    try:
+        done = [process.communicate(timeout=300) for process in running]
+    finally:
+        for process in running:  # one may wait for another that failed
+            process.kill()
     for process, (out, err) in zip(running, done, strict=True):
         assert process.returncode == 0, (out, err)
     return [out for out, _ in done]
@@ -98,17 +104,7 @@ def test_a_wrong_clock_changes_nothing(tmp_path, monkeypatch):
     equal(run(measure, store=fits["store"]), expected())
 
     fits["store"] = store = tmp_path / "broken off"
-    advance, taken = _steps.Training.advance, []
-
-    def fragile(self):
-        if len(taken) == 7:
-            raise KeyboardInterrupt
-        taken.append(advance(self))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_steps.Training, "advance", fragile)
-        with pytest.raises(KeyboardInterrupt):
-            training.fit(spec, toy(), **fits)
+    interrupt(monkeypatch, spec, toy(), store, step=7)
     run(measure, SPECS[:2], store=store)
     future = time.time() + 10**9
     for path in (*store.rglob("*"), store):
@@ -117,13 +113,13 @@ def test_a_wrong_clock_changes_nothing(tmp_path, monkeypatch):
     training.fit(spec, toy(), **fits)
     equal(run(measure, store=store), expected())
     assert measure.calls == [*SPECS, *SPECS]
-    assert contents(tmp_path / "undisturbed") == contents(tmp_path / "broken off")
+    assert contents(tmp_path / "undisturbed") == contents(store)
 
 
 def test_only_what_is_abandoned_is_told_by_the_time_of_day():
-    """Nothing else does, but for the end of a budget as it is told to another process."""
+    """Besides that, only the end of a budget is, as it is told to another process."""
     clock = re.compile(r"st_mtime|getmtime|time\.time\(|datetime")
-    package = Path(_steps.__file__).parent
+    package = Path(replication.__file__).parent
     users = {p.name for p in package.rglob("*.py") if clock.search(p.read_text(encoding="utf-8"))}
     assert users == {"_files.py", "_download.py", "_budget.py"}
 
@@ -178,7 +174,8 @@ def test_a_scheduler_that_is_killed_is_told_and_the_next_run_goes_on(tmp_path):
         return len(list(tmp_path.rglob("[!.]*.parquet")))
 
     def kill():
-        while stored() < 3 and scheduler.poll() is None:
+        end = time.monotonic() + 200
+        while stored() < 3 and scheduler.poll() is None and time.monotonic() < end:
             time.sleep(0.02)
         scheduler.kill()
 

@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from _random_networks import classes, gaussian
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from replication import data
 from replication.memorisation import (
-    _inputs,
     features,
     finite_sample,
     finite_sample_network,
@@ -21,20 +21,10 @@ from replication.memorisation import (
 )
 
 
-def gaussian(*shape, seed=0, dtype=torch.float64):
-    source = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=source, dtype=torch.float64).to(dtype)
-
-
-def classes(n, seed=0, most=10):
-    return torch.randint(most, (n,), generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.fixture
 def tiny_chunks(monkeypatch):
     for module in (finite_sample, kernel, features):
         monkeypatch.setattr(module, "CHUNK", 1)
-    assert _inputs.CHUNK > 1
 
 
 # ------------------------------------------------------------------ Theorem 1
@@ -164,7 +154,7 @@ def test_no_interpolant_has_a_smaller_norm():
 
 
 def test_classes_are_one_against_all():
-    x, y = gaussian(30, 5), classes(30, most=4)
+    x, y = gaussian(30, 5), classes(30, 4)
     found = gaussian_kernel_interpolation(x, y, x)
     assert found.predictions.shape == (30, 4)
     assert torch.equal(found.predictions.argmax(1), y)
@@ -325,14 +315,18 @@ def test_bad_input_is_named(call, message):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("name", [*CALLS, "features"])
+@pytest.mark.parametrize("name", CALLS)
 def test_gpu_equals_cpu(name):
-    if name == "features":
-        x = pictures(dtype=torch.float32)
-        found, expected = random_conv_features(x.cuda(), 4, 3), random_conv_features(x, 4, 3)
-        torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-4)
-        return
     x, y = gaussian(8, 15), classes(8)
     found = CALLS[name](x.cuda(), y.cuda())
     assert found.is_cuda
     torch.testing.assert_close(found.cpu(), CALLS[name](x, y))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_features_on_a_gpu_equal_those_on_the_cpu():
+    x = pictures(dtype=torch.float32)
+    found, expected = random_conv_features(x.cuda(), 4, 3), random_conv_features(x, 4, 3)
+    assert found.is_cuda
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-4)

@@ -3,20 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from _random_networks import classes, gaussian
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replication.memorisation import gradient_descent_path, minimum_norm_solution
-
-
-def gaussian(*shape, seed=0, dtype=torch.float64):
-    source = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=source, dtype=torch.float64).to(dtype)
-
-
-def classes(n, seed=0, most=10):
-    return torch.randint(most, (n,), generator=torch.Generator().manual_seed(seed))
-
 
 # ------------------------------------------------------------------ least squares
 
@@ -138,7 +129,7 @@ X, Y = gaussian(6, 4), classes(6)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: minimum_norm_solution(X, Y, -1), "ridge: expected a number >= 0"),
+        (lambda: minimum_norm_solution(X, Y, -1), "ridge: expected a finite number >= 0"),
         (lambda: gradient_descent_path(X, Y, []), "steps: expected at least one"),
         (lambda: gradient_descent_path(X, Y, [1.5]), "steps: expected an integer"),
         (lambda: gradient_descent_path(X, Y, [1], 0), "batch_size: expected an integer >= 1"),

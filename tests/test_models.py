@@ -58,7 +58,7 @@ def count(model):
 
 
 def shapes(model, *size):
-    """The shapes that the layers give, without the examples, in the order in which they ran."""
+    """Return the shapes that the layers give, without the examples, in the order they ran in."""
     recorded = activations.record(model, torch.zeros(2, *size))
     return {name: tuple(output.shape[1:]) for name, output in recorded.items()}
 
@@ -108,16 +108,16 @@ def test_an_mlp_has_the_layers_asked_for(widths, bias, extra):
     assert [found[f"fc{i}"] for i in range(1, len(sizes))] == [(size,) for size in sizes[1:]]
 
 
-@pytest.mark.parametrize(
-    ("name", "function"),
-    [
-        ("relu", lambda x: x.clamp(min=0)),
-        ("relu6", lambda x: x.clamp(0, 6)),
-        ("tanh", torch.tanh),
-        ("hardtanh", lambda x: x.clamp(-1, 1)),
-        ("hardsigmoid", lambda x: ((x + 3) / 6).clamp(0, 1)),
-    ],
-)
+FUNCTIONS = {
+    "relu": lambda x: x.clamp(min=0),
+    "relu6": lambda x: x.clamp(0, 6),
+    "tanh": torch.tanh,
+    "hardtanh": lambda x: x.clamp(-1, 1),
+    "hardsigmoid": lambda x: ((x + 3) / 6).clamp(0, 1),
+}
+
+
+@pytest.mark.parametrize(("name", "function"), FUNCTIONS.items(), ids=FUNCTIONS)
 def test_activations_are_what_their_names_say(name, function):
     model = models.build("mlp", activation=name)
     x = torch.linspace(-8, 8, 101)
@@ -125,7 +125,7 @@ def test_activations_are_what_their_names_say(name, function):
 
 
 def test_every_activation_is_tested():
-    assert set(models.ACTIVATIONS) == {"relu", "relu6", "tanh", "hardtanh", "hardsigmoid"}
+    assert set(models.ACTIVATIONS) == set(FUNCTIONS)
 
 
 @every_model
@@ -289,8 +289,8 @@ def test_initial_weights_fill_the_interval_of_the_fan_in(name):
         ("small_alexnet", {"size": 0}, "^size: .*0"),
         ("small_alexnet", {"dropout": -0.1}, "^dropout: .*-0.1"),
         ("small_inception", {"channels": 0}, "^channels: .*0"),
-        ("small_inception", {"width": 0}, "^width: .*more than 0.*0"),
-        ("morcos_convnet", {"width": float("inf")}, "^width: .*finite.*inf"),
+        ("small_inception", {"width": 0}, "^width: .*finite.*> 0.*found 0"),
+        ("morcos_convnet", {"width": float("inf")}, "^width: .*finite.*found inf"),
         ("morcos_convnet", {"dropout": True}, "^dropout: .*True"),
         ("svcca_convnet", {"size": 3}, "^size: .*>= 4.*3"),
         ("tiny10", {"activation": "gelu"}, "^activation: .*'gelu'"),

@@ -26,13 +26,13 @@ def count(model, norms=True):
 
 
 def shapes(model, *size):
-    """The shapes of the layers of the top level, without the examples."""
+    """Return the shapes of the layers of the top level, without the examples."""
     recorded = activations.record(model, torch.zeros(2, *size))
     return {key: tuple(value.shape[1:]) for key, value in recorded.items() if "." not in key}
 
 
 def convolutions(model):
-    """Of every convolution on the main path: channels out, kernel, stride, padding."""
+    """Return channels out, kernel, stride and padding of every convolution on the main path."""
     return [
         (m.out_channels, m.kernel_size[0], m.stride[0], m.padding[0])
         for name, m in model.named_modules()

@@ -2,25 +2,13 @@
 
 import pytest
 import torch
+from test_models_architectures import count, draw, shapes
 from torch import nn
 
 from replication import activations, models
 from replication._sequences import Attention, LSTMLayer, MLPSublayer, Rows
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-
-
-def draw(*size, dtype=torch.float32):
-    return torch.randn(*size, generator=torch.Generator().manual_seed(1), dtype=dtype)
-
-
-def count(model):
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def shapes(model, *size):
-    recorded = activations.record(model, torch.zeros(2, *size))
-    return {key: tuple(value.shape[1:]) for key, value in recorded.items() if "." not in key}
 
 
 # --- LSTM --------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from replication import activations, data, own_models
-from replication._own_data import record
 
 
 def mlp():
@@ -76,7 +75,9 @@ def test_weights_are_those_of_the_file(tmp_path):
     model = model.float()
     loaded, transform = own_models.load(path, mlp)
     assert transform is None and not loaded.training
-    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters()))  # noqa: B905
+    assert all(
+        torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True)
+    )
     _, transform = own_models.load(path, lambda: (mlp(), len))
     assert transform is len
 
@@ -138,8 +139,8 @@ def test_pickles_and_other_files_are_refused(tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "run"), "w"))
 
-    for name, legacy in (("zip.safetensors", True), ("old.pt", False)):
-        torch.save(Trap(), tmp_path / name, _use_new_zipfile_serialization=legacy)
+    for name, zipped in (("zip.safetensors", True), ("old.pt", False)):
+        torch.save(Trap(), tmp_path / name, _use_new_zipfile_serialization=zipped)
         with pytest.raises(ValueError, match=f"{name} is a pickle"):
             own_models.load(tmp_path / name, mlp)
     assert not (tmp_path / "run").exists()
@@ -257,7 +258,7 @@ def test_tokens_dicts_and_what_is_left_out():
 
 
 def test_inputs_take_the_dtype_of_the_model():
-    found = record(mlp().double(), TensorDataset(torch.rand(4, 12)), ["3"])
+    found = own_models.record(mlp().double(), TensorDataset(torch.rand(4, 12)), ["3"])
     assert found["3"].dtype == torch.float64 and list(found) == ["3"]
 
 
@@ -287,9 +288,8 @@ def test_pretrained_weights_come_from_the_cache(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="found 'resnet19'; did you mean"):
         own_models.pretrained("resnet19")
     network = models.squeezenet1_1()
-    file = tmp_path / "hub" / "checkpoints" / Path(
-        models.SqueezeNet1_1_Weights.DEFAULT.url
-    ).name  # fmt: skip
+    name = Path(models.SqueezeNet1_1_Weights.DEFAULT.url).name
+    file = tmp_path / "hub" / "checkpoints" / name
     file.parent.mkdir(parents=True)
     torch.save(network.state_dict(), file)
     found = own_models.pretrained("squeezenet1_1")

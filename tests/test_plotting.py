@@ -117,7 +117,7 @@ def test_the_stamp_lies_below_the_panels_and_inside_the_figure(text, tmp_path):
         ax.set_xlabel("epoch")
     plotting.save(fig, "curves", tmp_path, NUMBERS, text)
     fig.draw_without_rendering()
-    stamp = fig._supxlabel.get_window_extent()
+    (stamp,) = (t.get_window_extent() for t in fig.texts if t.get_text() == fig.get_supxlabel())
     assert all(stamp.y1 <= ax.get_tightbbox().y0 for ax in axes)
     assert stamp.x0 >= 0 and stamp.y0 >= 0 and stamp.x1 <= fig.bbox.x1
     assert fig.get_supxlabel().count("\n") >= text.count("\n")

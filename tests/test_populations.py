@@ -1,30 +1,17 @@
 """A member of a population is the network that its specification gives when trained alone."""
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 import torch
+from _tiny_runs import forbid_steps, interrupt, random_split
 from torch import nn
 
-from replication import _batched, _steps, data, models, populations, training
+from replication import _batched, models, populations, training
 
-CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MLP = {"inputs": 64, "widths": (12, 8)}
-
-
-def toy(train=72, test=30, size=8):
-    """Random images with random labels; an epoch is 5 steps of 16 images, the last of 8."""
-    source = torch.Generator().manual_seed(0)
-
-    def examples(count):
-        images = torch.rand(count, 1, size, size, generator=source)
-        return data.Examples(images, torch.randint(10, (count,), generator=source))
-
-    return data.Split(examples(train), examples(test), "toy", tuple("0123456789"), "made up")
-
-
-SPLIT = toy()
+SPLIT = random_split(72, 30)  # an epoch is 5 steps of 16 images, the last of 8
 
 
 def make(**changes):
@@ -63,27 +50,9 @@ def any_size():
     return nn.Sequential(*layers, nn.Linear(4, 10))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(autouse=True)
 def a_convnet(monkeypatch):
     monkeypatch.setitem(models.MODELS, "convnet", convnet)
-
-
-@pytest.fixture
-def no_solo(monkeypatch):
-    """Let no network be trained alone, nor step by its own optimiser."""
-
-    def advance(self):
-        raise AssertionError("a network took a step of its own")
-
-    return lambda: monkeypatch.setattr(_steps.Training, "advance", advance)
 
 
 def assert_close(one, other, bound=1e-10):
@@ -120,7 +89,7 @@ OPTIMIZERS = [
     [{"activation": "tanh"}, {"batch_norm": True, "dropout": 0.3, "bias": False}],
     ids=["tanh", "batch norm and dropout"],
 )
-def test_a_member_is_the_network_trained_alone(how, model, no_solo):
+def test_a_member_is_the_network_trained_alone(how, model, monkeypatch):
     decayed = {**how.get("optimizer_options", {}), "weight_decay": 0.01}
     specs = [
         make(**how, model_options=MLP | model, seed=3),
@@ -128,7 +97,7 @@ def test_a_member_is_the_network_trained_alone(how, model, no_solo):
         make(**how | {"optimizer_options": decayed}, model_options=MLP | model, schedule="cosine"),
     ]
     alone = [fit(spec) for spec in specs]
-    no_solo()
+    forbid_steps(monkeypatch)
     for run, other in zip(population(specs), alone, strict=True):
         assert run.spec == other.spec
         assert_close(run, other)
@@ -146,11 +115,11 @@ def test_a_bias_that_batch_norm_cancels_does_not_matter():
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_norm": False}, {"dropout": 0}])
-def test_a_mapped_member_is_the_network_trained_alone(options, no_solo, monkeypatch):
+def test_a_mapped_member_is_the_network_trained_alone(options, monkeypatch):
     shared = {"model": "convnet", "model_options": options, "epochs": 20}
     specs = [make(**shared), make(**shared, seed=2, learning_rate=0.02, augment={"flip": 1})]
     alone = [fit(spec) for spec in specs]
-    no_solo()
+    forbid_steps(monkeypatch)
     monkeypatch.setattr(populations, "strategy", lambda *_: "vmap")
     for run, other in zip(population(specs), alone, strict=True):
         assert_close(run, other)
@@ -168,22 +137,22 @@ VARIED = [
 ]
 
 
-def test_each_member_keeps_its_own_length_rows_data_and_end(no_solo):
+def test_each_member_keeps_its_own_length_rows_data_and_end(monkeypatch):
     specs = [make(**changes) for changes in VARIED]
     alone = [fit(spec) for spec in specs]
     assert {run.status for run in alone} == {"finished", "stopped", "diverged"}
-    no_solo()
+    forbid_steps(monkeypatch)
     for run, other in zip(population(specs), alone, strict=True):
         assert_close(run, other)
 
 
-def test_cropped_members_are_the_networks_trained_alone(no_solo):
+def test_cropped_members_are_the_networks_trained_alone(monkeypatch):
     specs = [
         make(model_options={"inputs": 36, "widths": (8,)}, epochs=6, seed=seed, augment=how)
         for seed, how in enumerate([{"crop": 6}, {"crop": 6, "flip": 0.5}])
     ]
     alone = [fit(spec) for spec in specs]
-    no_solo()
+    forbid_steps(monkeypatch)
     for run, other in zip(population(specs), alone, strict=True):
         assert_close(run, other)
 
@@ -199,15 +168,20 @@ def test_crops_of_two_sizes_are_two_programs(monkeypatch):
         assert_close(run, fit(spec))
 
 
-def test_mixed_specifications_are_grouped_and_come_back_in_order(monkeypatch):
-    sizes = []
-    train = populations._train
+@pytest.fixture
+def sizes(monkeypatch):
+    """Collect how many networks are trained together, call by call."""
+    found, train = [], populations._train
 
     def spy(members, *rest):
-        sizes.append(len(members))
+        found.append(len(members))
         return train(members, *rest)
 
     monkeypatch.setattr(populations, "_train", spy)
+    return found
+
+
+def test_mixed_specifications_are_grouped_and_come_back_in_order(sizes):
     specs = [
         make(seed=1, epochs=1),
         make(seed=1, epochs=1, model="convnet", model_options={}),
@@ -227,20 +201,21 @@ def test_mixed_specifications_are_grouped_and_come_back_in_order(monkeypatch):
         assert_close(run, fit(spec))
 
 
-def test_large_groups_are_cut(monkeypatch):
+def test_large_groups_are_cut(sizes, monkeypatch):
     monkeypatch.setattr(populations, "members_at_once", lambda *_: 2)
     runs = population([make(seed=seed, epochs=1) for seed in range(5)])
     assert [run.spec.seed for run in runs] == list(range(5))
+    assert sizes == [2, 2, 1]
 
 
 # --- files -------------------------------------------------------------------------------------
 
 
-def test_runs_are_stored_as_those_of_fit_are(tmp_path, no_solo):
+def test_runs_are_stored_as_those_of_fit_are(tmp_path, monkeypatch):
     specs = [make(seed=seed, epochs=3, checkpoints=(1,)) for seed in range(3)]
     alone = fit(specs[1], store=tmp_path / "alone")
     assert_close(fit(specs[0], store=tmp_path / "a"), population(specs, store=tmp_path / "a")[0])
-    no_solo()  # nothing is trained again, nor steps taken
+    forbid_steps(monkeypatch)  # nothing is trained again, nor steps taken
     loaded = [fit(spec, store=tmp_path / "a") for spec in specs]
     assert_close(loaded[1], alone)
     assert not list((tmp_path / "a").rglob("resume*"))
@@ -289,18 +264,8 @@ def test_an_interrupted_population_goes_on_where_it_was(step, alone, tmp_path, m
 def test_a_population_takes_up_a_run_that_was_trained_alone(tmp_path, monkeypatch):
     spec = make(optimizer_options={"momentum": 0.9}, evaluate_every=1, epochs=4)
     undisturbed = fit(spec)
-    advance, seen = _steps.Training.advance, []
-
-    def fragile(self):
-        if self.step == 9:
-            raise KeyboardInterrupt
-        advance(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_steps.Training, "advance", fragile)
-        with pytest.raises(KeyboardInterrupt):
-            fit(spec, store=tmp_path)
-    batched = populations._advance
+    interrupt(monkeypatch, spec, SPLIT, tmp_path, step=9)
+    batched, seen = populations._advance, []
     monkeypatch.setattr(
         populations,
         "_advance",
@@ -353,7 +318,6 @@ def test_masks_are_those_that_the_layers_draw():
 
 
 def test_global_randomness_is_not_touched():
-    torch.manual_seed(1)
     before = torch.get_rng_state()
     population([make(seed=s, epochs=1, model_options=MLP | {"dropout": 0.5}) for s in (1, 2)])
     assert torch.equal(torch.get_rng_state(), before)
@@ -394,7 +358,7 @@ def test_progress_counts_every_step(monkeypatch):
         def update(self, count=1):
             shown.append(count)
 
-    monkeypatch.setattr(populations, "bar", lambda **options: Bar(**options))
+    monkeypatch.setattr(populations, "bar", Bar)
     population([make(**changes) for changes in VARIED])
     assert shown[0] == sum(shown[1:])
 
@@ -411,4 +375,4 @@ def test_a_member_on_the_gpu_is_the_network_trained_alone_there(model):
 
 def test_files_are_where_they_are_said_to_be(tmp_path):
     (run,) = population([make(epochs=1)], store=str(tmp_path))
-    assert {path.parent for path in Path(tmp_path).rglob("run.json")} == {tmp_path / run.key}
+    assert {path.parent for path in tmp_path.rglob("run.json")} == {tmp_path / run.key}

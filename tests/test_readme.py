@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from replication import paths
+from replication import scorecard
 
 ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CODE = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 COMMANDS = re.findall(r"^make(?: .*?)?(?=\s*(?:#|$))", README, re.MULTILINE)
@@ -49,16 +50,12 @@ def test_links_lead_to_files(link):
 
 
 def test_the_summary_is_that_of_the_committed_claims():
-    from replication import scorecard
-
     block = README.partition(scorecard.BEGIN)[2].partition(scorecard.END)[0]
     rows = scorecard.select(scorecard.collect(ROOT / "figures"))
     assert block.strip() == scorecard.summary(rows).strip()
 
 
-@pytest.mark.parametrize(
-    "notebook", sorted(paths.notebooks().glob("*.ipynb")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_notebook_is_listed_with_its_picture(notebook):
     (row,) = re.findall(rf"^\| <a href=.notebooks/{notebook.name}.*$", README, re.MULTILINE)
     assert row.count(f"notebooks/{notebook.name}") == 2

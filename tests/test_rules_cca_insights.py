@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from _settling import settle_all
 
-from replication import claims
+from replication.rules import _cca_insights as per_seed
 from replication.rules import cca_insights as rules
 from replication.rules.cca_insights import CLAIMS, GENERALISING, MEMORISING
 
@@ -93,8 +94,7 @@ def tables(**changed):
 
 
 def verdicts(found):
-    where = {"dataset": "none", "profile": "smoke", "notebook": "none"}
-    return {c.id: claims.settle(c, found[c.id], **where).verdict for c in CLAIMS}
+    return {name: claim.verdict for name, claim in settle_all(CLAIMS, found).items()}
 
 
 def settled(**changed):
@@ -184,8 +184,6 @@ def test_mean_over_pairs_takes_both_orders_and_no_pair_twice():
 
 @pytest.mark.parametrize("statistic", ["widths", "accuracy"])
 def test_two_widths_are_too_few(statistic):
-    from replication.rules import _cca_insights as per_seed
-
     widths = tables()[2]
     found = getattr(per_seed, statistic)(widths[(widths.seed == 0) & (widths.width < 1)])
     assert np.isnan(found).all()

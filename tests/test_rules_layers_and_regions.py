@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from _settling import settle_all
 
-from replication import claims
 from replication.rules import _layers_and_regions as own
 from replication.rules import layers_and_regions as rules
 from replication.rules.layers_and_regions import (
@@ -29,7 +29,7 @@ WIGGLE = (0.0, 0.01, -0.01, 0.005)
 
 
 def single(arch, labels, seed, position, share):
-    """A reset layer: only the first is critical, and only early on; distances say nothing."""
+    """Return a reset layer: only the first is critical, only early on; distances say nothing."""
     accuracy = 0.9 + WIGGLE[seed]
     if math.isnan(share):
         accuracy = 0.1 + WIGGLE[seed]
@@ -42,7 +42,7 @@ def single(arch, labels, seed, position, share):
 
 
 def region(depth, neurons, labels, stage, seed):
-    """A network whose counts are what the claims say, up to a constant."""
+    """Return a network whose counts are what the claims say, up to a constant."""
     factor = (1.3 if stage == TRAINED else 1) * math.exp(WIGGLE[seed] * math.log(neurons) / 4)
     distance = 0.3 / neurons / factor
     line, plane = 0.4 * neurons * factor, 0.3 * neurons**2 / 2 * factor
@@ -85,9 +85,7 @@ def world(reset=None, count=None, seeds=SEEDS, fit=1.0):
 
 
 def settle(tables):
-    found = rules.statistics(*tables)
-    where = {"dataset": "none", "profile": "smoke", "notebook": "none"}
-    return {c.id: claims.settle(c, found[c.id], **where) for c in CLAIMS}
+    return settle_all(CLAIMS, rules.statistics(*tables))
 
 
 def test_claims_are_l1_to_l4_and_r1_to_r4():
@@ -135,7 +133,7 @@ def telling(column):
 
 
 def per_layer(depth, neurons, labels, stage, seed):
-    """Exponential in depth: half a neuron's worth to start with, times 4 for each doubling."""
+    """Return counts exponential in depth: times 4 for each further layer."""
     row = region(depth, neurons, labels, stage, seed)
     return {"line": row["line"] * 2 ** (2 * (depth - 1))}
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from _settling import settle_all
 
-from replication import claims
 from replication.rules import noise_svd
 from replication.rules.noise_svd import CLAIMS, LAYERS
 
@@ -66,9 +66,8 @@ def world(**changed):
 
 
 def verdicts(tables):
-    found = noise_svd.statistics(*tables)
-    where = {"dataset": "none", "profile": "smoke", "notebook": "none"}
-    return {c.id: claims.settle(c, found[c.id], **where).verdict for c in CLAIMS}
+    found = settle_all(CLAIMS, noise_svd.statistics(*tables))
+    return {name: claim.verdict for name, claim in found.items()}
 
 
 def test_claims_are_b1_to_b12():

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from _settling import settle_all
 
-from replication import claims
 from replication.rules import _random_labels as per_seed
 from replication.rules import random_labels
 from replication.rules.random_labels import (
@@ -32,7 +32,7 @@ MODELS = ("mlp", "small_inception", ALEXNET)
 
 
 def curve(kind, fit, start=None, budget=BUDGET):
-    """A run whose train loss leaves ln 10 after `start` and that fits at `fit`, NaN for never."""
+    """Return a run whose train loss leaves ln 10 at `start` and that fits at `fit`, NaN: never."""
     start = 0.6 * fit if start is None else start
     epochs = np.arange(0, (budget if math.isnan(fit) else fit) + 1)
     loss = np.where(epochs < start, math.log(10), 0.5)
@@ -42,7 +42,7 @@ def curve(kind, fit, start=None, budget=BUDGET):
 
 
 def regularised(model, labels, crop, weight_decay, dropout, batch_norm, wiggle):
-    """One run of a world in which regularisers bring little and dropout hinders memorisation."""
+    """Return a run where regularisers bring little and dropout hinders memorisation."""
     test = 0.8 + 0.03 * crop + 0.02 * weight_decay - 0.01 * dropout + 0.04 * batch_norm
     failing = (model == ALEXNET and weight_decay) or dropout
     random = labels == RANDOM
@@ -116,9 +116,7 @@ def world(
 
 
 def settle(tables):
-    found = random_labels.statistics(**tables)
-    where = {"dataset": "none", "profile": "smoke", "notebook": "none"}
-    return {c.id: claims.settle(c, found[c.id], **where) for c in CLAIMS}
+    return settle_all(CLAIMS, random_labels.statistics(**tables))
 
 
 def verdicts(tables):

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from _settling import settle_all
 from scipy.stats import kendalltau, spearmanr
 
-from replication import claims
 from replication.rules import _sensitivity as own
 from replication.rules import sensitivity
 from replication.rules.sensitivity import (
@@ -37,21 +37,21 @@ NEAR = (1 + np.cos(3 * np.radians(ANGLES))) / 2  # 1 at the three points, 0 betw
 
 
 def ellipses(kind, seed):
-    """|J| and density along an ellipse: a dip at points, between them less for one class."""
+    """Return |J| and density along an ellipse: a dip at points, between them less for one class."""
     level = {DIFFERENT: 2.0, SAME: 1.0, NOISE: 3.0}[kind] + WIGGLE[seed]
     curve = level - (0.02 if kind == NOISE else 0.9 * level) * NEAR
     return {"norm": curve, "density": 100 * curve}
 
 
 def single_points(seed):
-    """Points whose |J_y| is p (1 - p); those below p = 1/2 are misclassified."""
+    """Return points whose |J_y| is p (1 - p); those below p = 1/2 are misclassified."""
     p = np.concatenate([np.linspace(0.02, 0.98, 97), np.full(400, 0.999), np.full(4, 1e-4)])
     row = p * (1 - p) * (1 + WIGGLE[seed])
     return {"cross_entropy": -np.log(p), "correct": p > 0.5, "norm": 1.3 * row, "row_norm": row}
 
 
 def network(dataset, labels, width, member, seed):
-    """A network whose |J| rises with its gap, and whose transitions have nothing to do with it."""
+    """Return a network whose |J| rises with its gap and whose transitions do not know of it."""
     gap = (0.2 if labels == TRUE else 0.8) + 0.02 * member + WIGGLE[seed] - width / 4000
     turn = (member * 7 + (labels == RANDOM) * 3 + width // 64) % 5
     return {"gap": gap, "jacobian": gap**2, "transitions": 100 + turn, "train_loss": 0.1 + turn}
@@ -108,9 +108,7 @@ def world(ellipse=None, point=None, net=None, arm=None, seeds=SEEDS, pair_seeds=
 
 
 def settle(tables):
-    found = sensitivity.statistics(*tables)
-    where = {"dataset": "none", "profile": "smoke", "notebook": "none"}
-    return {c.id: claims.settle(c, found[c.id], **where) for c in CLAIMS}
+    return settle_all(CLAIMS, sensitivity.statistics(*tables))
 
 
 def verdicts(tables):

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from _settling import settle_all
 from scipy.stats import rankdata, spearmanr
 
-from replication import claims
 from replication.rules import single_directions as rules
 from replication.rules.single_directions import CLAIMS
 
@@ -23,7 +23,7 @@ def nothing(*_):
 
 
 def curve(rate, level):
-    """Accuracy under ablation: flat up to `rate`, then falling, faster at a higher level."""
+    """Return accuracy under ablation: flat up to `rate`, then falling, faster at a higher level."""
     return np.clip(1 - (0.6 + level) * np.maximum(SHARES - rate, 0), 0, 1)
 
 
@@ -38,8 +38,8 @@ def world(
     members=MEMBERS,
 ):
     """Return the tables of a world in which every claim but those changed holds."""
-    tables = {name: [] for name in ("networks", "dropout", "population", "training", "sweep")}
-    tables["units"] = []
+    names = ("networks", "dropout", "population", "training", "sweep", "units")
+    tables = {name: [] for name in names}
     for s in seeds:
         w = WIGGLE[s]
         for norm, levels in ((False, (0.0, 0.25, 0.5, 0.75, 1.0)), (True, (0.0, 1.0))):
@@ -79,7 +79,7 @@ def world(
 
 
 def _units(seed, unit):
-    """Two layers in which importance has little to do with selectivity, and class damage much.
+    """Return two layers where importance has little to do with selectivity, class damage much.
 
     Within a layer selective units matter a little more; the second layer is more selective and
     matters less.
@@ -98,9 +98,7 @@ def _units(seed, unit):
 
 
 def settle(tables):
-    found = rules.statistics(**tables)
-    where = {"dataset": "none", "profile": "smoke", "notebook": "none"}
-    return {c.id: claims.settle(c, found[c.id], **where) for c in CLAIMS}
+    return settle_all(CLAIMS, rules.statistics(**tables))
 
 
 def test_claims_are_s1_to_s7_and_the_criticism():
@@ -113,12 +111,12 @@ def test_all_claims_hold_in_a_world_made_for_them():
 
 
 def one_cloud(unit, source):
-    """A unit whose loss does not know of its layer."""
+    """Return the change of a unit whose loss does not know of its layer."""
     return {"loss_rise": unit["selectivity"] % 0.5 + source.random() / 9}
 
 
 def members(varied):
-    """A population in which robust networks generalise worse, on one of the arms."""
+    """Return a change by which robust networks generalise worse, on one of the arms."""
     return lambda own, i: {"generalisation_error": 0.1 + i / 1000} if own == varied else {}
 
 
@@ -221,9 +219,8 @@ def test_statistics_are_the_ones_their_rules_name():
     assert first["S5"] == pytest.approx([1.1 * 0.2, 1.1, 0.3])
     assert first["S6"] == pytest.approx([0.1, -0.1, 0.2])
     assert found["C4"][0] == pytest.approx(0.1)
-    assert found["S4"][1] == pytest.approx(
-        [0.0, 0.0, 0.0, 0.0], abs=0.01
-    )  # the highest AUC is the best setting, but for the wiggle
+    # the highest AUC is the best setting, but for the wiggle
+    assert found["S4"][1] == pytest.approx([0.0] * 4, abs=0.01)
 
 
 def test_members_average_to_the_correlation_and_vary_as_it_does():

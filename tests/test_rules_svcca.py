@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from _settling import settle_all
 
-from replication import claims
+from replication.rules import _svcca
 from replication.rules import svcca as rules
 from replication.rules.svcca import CLAIMS, CONVNET_DEPTH
 
@@ -119,9 +120,7 @@ def _panes(model, layers, seed, value):
 
 
 def settle(tables):
-    found = rules.statistics(tables)
-    where = {"dataset": "none", "profile": "smoke", "notebook": "none"}
-    return {c.id: claims.settle(c, found[c.id], **where) for c in CLAIMS}
+    return settle_all(CLAIMS, rules.statistics(tables))
 
 
 def test_claims_are_v1_to_v8():
@@ -230,8 +229,6 @@ def test_grids_are_read_where_the_size_stays():
         if row["column"] in keep:
             before = RESNET[RESNET.index(row["column"]) - 2]
             row["value"] = 0.9 if row["row"] == before else 0.0
-    from replication.rules import _svcca
-
     assert _svcca.grid(pd.DataFrame(panes)) == pytest.approx(0.4)
 
 

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from _settling import settle_all
 from scipy.stats import kendalltau, spearmanr
 
-from replication import claims
 from replication.rules import _which_similarity_metric as parts
 from replication.rules import which_similarity_metric as rules
 from replication.rules.which_similarity_metric import CLAIMS, SUBTASKS
@@ -103,9 +103,7 @@ def world(
 
 
 def settle(tables):
-    found = rules.statistics(**tables)
-    where = {"dataset": "none", "profile": "smoke", "notebook": "none"}
-    return {c.id: claims.settle(c, found[c.id], **where) for c in CLAIMS}
+    return settle_all(CLAIMS, rules.statistics(**tables))
 
 
 def test_claims_are_those_of_two_papers_and_three_critics():
@@ -119,8 +117,13 @@ def test_all_claims_hold_in_a_world_made_for_them():
 
 
 def wide(value):
-    """Return a change of `few` for one metric and kind."""
+    """Return a change of `few`: other numbers for some of its keys, with the seed's wiggle."""
     return lambda s: {key: number + WIGGLE[s] for key, number in value.items()}
+
+
+def led(subtask):
+    """Return a benchmark in which CCA is far ahead of Procrustes in one subtask."""
+    return lambda t, m: 0.9 if (t, m) == (subtask, "CCA ρ") else 0.5
 
 
 # claim, the part that decides (from 0), and what is otherwise in that world
@@ -141,16 +144,7 @@ OTHER_WORLDS = [
     ("D1", 0, {"specificity": lambda s: {"CCA ρ": 0.99 + WIGGLE[s]}}),
     ("D1", 1, {"unnoticed": lambda s: {"CCA, missing 0": 0.9 + WIGGLE[s]}}),
     ("D1", 2, {"unnoticed": lambda s: {"CKA linear": 0.4}}),
-    (
-        "D2",
-        1,
-        {"benchmark": lambda t, m: 0.9 if (t, m) == ("layers, transformer", "CCA ρ") else 0.5},
-    ),
-    (
-        "D2",
-        4,
-        {"benchmark": lambda t, m: 0.8 if t.endswith("augmentation") and m == "PWCCA" else 0.5},
-    ),
+    *(("D2", part, {"benchmark": led(subtask)}) for part, subtask in enumerate(SUBTASKS)),
     ("D3", 0, {"benchmark": lambda t, m: 0.8 if m == "regression" else 0.5}),
     ("DA1", 0, {"moved": lambda s: {("subset", "CKA linear"): 0.9 + WIGGLE[s]}}),
     ("DA1", 1, {"moved": lambda s: {("subset", "probe"): 0.5}}),
@@ -209,7 +203,7 @@ def test_identification_counts_layers_that_find_themselves():
     one_wrong = rules.identification(grid(lambda a, i, b, j: -abs(i - j) + 5 * (a == i == 0) * j))
     assert one_wrong.accuracy.tolist() == pytest.approx([2 / 3, 1])
     assert one_wrong.specificity.tolist() == pytest.approx([2 / 3, 1])
-    # Within a network every layer is itself: it must not be looked at.
+    # within a network every layer is itself: it must not be looked at
     fooled = rules.identification(grid(lambda a, i, b, j: 9.0 * (i == j) if a == b else i != j))
     assert fooled.accuracy.tolist() == fooled.specificity.tolist() == [0, 0]
 
@@ -266,7 +260,7 @@ def test_a_metric_that_knows_is_told_from_one_that_does_not():
     shuffled = np.random.default_rng(1).permutation(does)
     not_so = rules.with_reference(values, shuffled, np.arange(30))
     assert knows["p"] < 1e-3 < 0.05 < not_so["p"]
-    assert knows["rho_low"] > 0.5 > not_so["rho_high"] - 0.3
+    assert knows["rho_low"] > 0.5 > not_so["rho_high"]
 
 
 def test_influence_values_average_to_the_correlation():

@@ -41,7 +41,7 @@ def some(folder):
 
 
 def rows_of(text):
-    """The tables' lines as lists of cells, split at unescaped pipes."""
+    """Return the lines of tables as lists of cells, split at unescaped pipes."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 

@@ -184,7 +184,7 @@ LOSS = torch.ones(3)
     ],
 )
 def test_bad_input(argument, call):
-    with pytest.raises(ValueError, match=f"^{argument}"):
+    with pytest.raises(ValueError, match=f"^{argument}: "):
         call()
 
 

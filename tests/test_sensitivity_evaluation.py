@@ -1,34 +1,12 @@
 """The memory that sensitivity functions take: bounded, whatever the number of points."""
 
-import weakref
-
 import pytest
 import torch
+from _peak_memory import Peak
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from replication import models
 from replication.sensitivity import finite_difference_norm, jacobian_norm, spectral_norm
-
-
-class Peak(TorchDispatchMode):
-    """Watches the bytes of tensors made in its block; `peak` is the most alive at a time."""
-
-    def __init__(self, *known):
-        super().__init__()
-        self.alive = {tensor.untyped_storage()._cdata: 0 for tensor in known}
-        self.peak = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self.alive:
-                    self.alive[storage._cdata] = storage.nbytes()
-                    weakref.finalize(storage, self.alive.pop, storage._cdata, None)
-        self.peak = max(self.peak, sum(self.alive.values()))
-        return result
 
 
 @pytest.mark.parametrize("call", [jacobian_norm, spectral_norm, finite_difference_norm])

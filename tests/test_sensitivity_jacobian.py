@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from _jacobians import logit_jacobians, softmax_jacobians
+from _random_networks import Wrapped, gaussian
 from torch import nn
 
 from replication import models
@@ -12,13 +14,7 @@ from replication.sensitivity import (
     jacobian_row_norm,
     spectral_norm,
 )
-from replication.sensitivity._evaluation import plain_evaluation
 from replication.sensitivity._rows import mlp_layers
-
-
-def gaussian(*shape, seed=0, dtype=torch.float64):
-    source = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=source, dtype=torch.float64).to(dtype)
 
 
 def drawn(model, seed=0):
@@ -31,17 +27,6 @@ def drawn(model, seed=0):
             if "running_var" in name:
                 tensor.abs_().add_(0.5)
     return model
-
-
-class Wrapped(nn.Module):
-    """The same function, without a form that can be read off."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.inner = model
-
-    def forward(self, x):
-        return self.inner(x)
 
 
 def nested():
@@ -85,25 +70,6 @@ MLPS = {
 }
 NETWORKS = MLPS | {"convolutional": convolutional(), "wrapped": Wrapped(mlp(6, 5))}
 IMAGES = gaussian(40, 1, 3, 4)
-
-
-def logit_jacobians(model, images):
-    """Return (N, classes, inputs), one example after the other."""
-    with plain_evaluation(model), torch.enable_grad():
-        found = [
-            torch.autograd.functional.jacobian(lambda v: model(v[None].clone())[0], x)
-            for x in images
-        ]
-    return torch.stack(found).flatten(2)
-
-
-def softmax_jacobians(model, images):
-    """Return d s_c / dx = s_c sum_j s_j (df_c/dx - df_j/dx), with no difference near 0."""
-    rows = logit_jacobians(model, images)
-    with plain_evaluation(model):
-        s = model(images.clone()).softmax(1)
-    differences = rows[:, :, None] - rows[:, None]
-    return s[:, :, None] * (s[:, None, :, None] * differences).sum(2)
 
 
 REFERENCES = {"logits": logit_jacobians, "softmax": softmax_jacobians}
@@ -322,7 +288,7 @@ def poisoned():
 )
 def test_bad_input(argument, call):
     model = drawn(mlp(3))
-    with pytest.raises(ValueError, match=f"^{argument}"):
+    with pytest.raises(ValueError, match=f"^{argument}: "):
         call(model)
     assert model.training
 

@@ -4,32 +4,13 @@ import math
 
 import pytest
 import torch
+from _jacobians import logit_jacobians, softmax_jacobians
+from _random_networks import gaussian
 from torch import nn
 
 from replication import models
 from replication.sensitivity import jacobian_norm, jacobian_row_norm, spectral_norm
 from replication.sensitivity._norms import softmax_rows
-
-
-def gaussian(*shape, seed=0, dtype=torch.float64):
-    source = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=source, dtype=torch.float64).to(dtype)
-
-
-def logit_jacobians(model, images):
-    """Return (N, classes, inputs), one example after the other."""
-    found = [
-        torch.autograd.functional.jacobian(lambda v: model(v[None])[0], image) for image in images
-    ]
-    return torch.stack(found).flatten(2)
-
-
-def softmax_jacobians(model, images):
-    """Return d s_c / dx = s_c sum_j s_j (df_c/dx - df_j/dx), with no difference near 0."""
-    rows = logit_jacobians(model, images)
-    s = model(images).detach().softmax(1)
-    differences = rows[:, :, None] - rows[:, None]
-    return s[:, :, None] * (s[:, None, :, None] * differences).sum(2)
 
 
 def confident_network(activation, scale, convolution):

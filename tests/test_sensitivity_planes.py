@@ -13,7 +13,6 @@ from replication.sensitivity import plane_regions, region_map
 
 CORNERS = torch.tensor([[-1.0, -1], [1, -1], [-1, 1]], dtype=torch.float64)
 
-
 network = partial(scaled_mlp, inputs=2, widths=(8, 8))
 
 

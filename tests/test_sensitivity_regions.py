@@ -17,7 +17,6 @@ from replication.sensitivity import _segments, trajectories, transitions
 
 KINKS = {nn.ReLU: (0,), nn.LeakyReLU: (0,), nn.ReLU6: (0, 6), nn.Hardsigmoid: (-3, 3)}
 
-
 network = partial(scaled_mlp, classes=2)
 
 
@@ -319,7 +318,7 @@ def test_density_along_the_path():
 def test_kinds_modes_and_weights_are_kept():
     model = network(0).float().train()
     before, path = copy.deepcopy(model.state_dict()), gaussian(9, 3).numpy()
-    given = path.copy()
+    kept = path.copy()
     found = transitions(model, path)
     for name in ("positions", "segments", "fractions", "layers", "units"):
         assert isinstance(getattr(found, name), np.ndarray) and len(getattr(found, name)) == int(
@@ -328,7 +327,7 @@ def test_kinds_modes_and_weights_are_kept():
     assert isinstance(found.density(), np.ndarray) and found.positions.dtype == np.float64
     assert model.training and all(layer.training for layer in model)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    np.testing.assert_array_equal(path, given)
+    np.testing.assert_array_equal(path, kept)
     assert transitions(model, torch.from_numpy(path)).total == int(found)
     assert transitions(nn.ReLU(), line(-1, 1), closed=False).total == 1
     unharmed = line(-1, 1e-17, 1)

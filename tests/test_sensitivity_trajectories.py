@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from _random_networks import gaussian
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,12 +16,6 @@ from replication.sensitivity.trajectories import (
     sample,
     translations,
 )
-
-
-def gaussian(*shape, seed=0, dtype=torch.float64):
-    source = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=source, dtype=torch.float64).to(dtype)
-
 
 # ------------------------------------------------------------------ polylines
 
@@ -197,7 +192,7 @@ A, B = torch.zeros(2, 3), torch.ones(2, 4)
     ],
 )
 def test_bad_input(argument, call):
-    with pytest.raises(ValueError, match=f"^{argument}"):
+    with pytest.raises(ValueError, match=f"^{argument}: "):
         call()
 
 

@@ -5,6 +5,7 @@ import pytest
 import scipy.spatial.distance
 import scipy.stats
 import torch
+from _random_layers import related, rotation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,23 +14,12 @@ from replication.similarity.baselines import linear_regression_r2, rsa
 DISTANCES = pytest.mark.parametrize("distance", ["correlation", "euclidean"])
 
 
-def pair(n, dx, dy, seed=0):
-    r = np.random.default_rng(seed)
-    z = r.normal(size=(n, 3))
-    x = z @ r.normal(size=(3, dx)) + r.normal(size=(n, dx)) + 3
-    return x, z @ r.normal(size=(3, dy)) + r.normal(size=(n, dy)) - 2
-
-
-def rotation(d, seed=0):
-    return np.linalg.qr(np.random.default_rng(seed).normal(size=(d, d)))[0]
-
-
 # -- linear regression ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(1, 1), (3, 9), (9, 3), (5, 60)])
 def test_r2_is_that_of_least_squares_with_an_intercept(dx, dy):
-    x, y = pair(30, dx, dy)
+    x, y = related(30, dx, dy)
     design = np.c_[np.ones(30), x]
     residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
     expected = 1 - (residual**2).sum() / ((y - y.mean(0)) ** 2).sum()
@@ -37,20 +27,20 @@ def test_r2_is_that_of_least_squares_with_an_intercept(dx, dy):
 
 
 def test_r2_of_one_neuron_each_is_the_squared_correlation():
-    x, y = pair(50, 1, 1)
+    x, y = related(50, 1, 1)
     r = np.corrcoef(x[:, 0], y[:, 0])[0, 1]
     assert linear_regression_r2(x, y) == pytest.approx(r**2, abs=1e-14)
     assert linear_regression_r2(y, x) == pytest.approx(r**2, abs=1e-14)
 
 
 def test_r2_x_predicts_y():
-    x, _ = pair(100, 5, 1)
+    x, _ = related(100, 5, 1)
     assert linear_regression_r2(x, x[:, :2]) == 1
     assert linear_regression_r2(x[:, :2], x) < 0.95
 
 
 def test_r2_ignores_affine_maps_of_x_and_rotations_of_y_only():
-    x, y = pair(60, 5, 6)
+    x, y = related(60, 5, 6)
     value = linear_regression_r2(x, y)
     r = np.random.default_rng(1)
     assert linear_regression_r2(x @ r.normal(size=(5, 5)) + 9, y) == pytest.approx(value, abs=1e-12)
@@ -61,7 +51,7 @@ def test_r2_ignores_affine_maps_of_x_and_rotations_of_y_only():
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 def test_r2_of_degenerate_layers(dtype):
-    x, y = (layer.astype(dtype) for layer in pair(60, 4, 5))
+    x, y = (layer.astype(dtype) for layer in related(60, 4, 5))
     value, atol = linear_regression_r2(x, y), 1e-5 if dtype == "f4" else 1e-12
     assert linear_regression_r2(x, x.copy()) == 1
     for other in (np.c_[x, x], np.c_[x, np.full((60, 2), 7.3, dtype)], x * [1e-12, 1e12, 1, 1e-6]):
@@ -87,7 +77,7 @@ def test_r2_warns_where_x_fits_anything(n):
 @DISTANCES
 @pytest.mark.parametrize(("n", "dx", "dy"), [(3, 4, 5), (20, 3, 9), (25, 60, 4)])
 def test_rsa_is_scipys(n, dx, dy, distance):
-    x, y = pair(n, dx, dy)
+    x, y = related(n, dx, dy)
     dissimilarities = [scipy.spatial.distance.pdist(layer, distance) for layer in (x, y)]
     expected = scipy.stats.spearmanr(*dissimilarities).statistic
     assert rsa(x, y, distance) == pytest.approx(expected, abs=1e-12)
@@ -104,12 +94,12 @@ def test_rsa_shares_the_ranks_of_ties():
 @DISTANCES
 def test_rsa_of_equal_layers_is_exactly_1(distance):
     for seed in range(5):
-        x = pair(20, 6, 6, seed)[0].astype(["f4", "f8"][seed % 2])
+        x = related(20, 6, 6, seed)[0].astype(["f4", "f8"][seed % 2])
         assert rsa(x, x.copy(), distance) == 1
 
 
 def test_rsa_invariances():
-    x, y = pair(20, 6, 5)
+    x, y = related(20, 6, 5)
     r = np.random.default_rng(1)
     value = rsa(x, y, "euclidean")
     assert rsa(3 * x @ rotation(6) + r.normal(size=6), y, "euclidean") == pytest.approx(value)
@@ -131,7 +121,7 @@ def test_rsa_of_unrelated_layers_is_about_0(distance):
 
 
 def test_rsa_example_without_a_pattern_is_at_distance_1():
-    x, y = pair(12, 5, 4)
+    x, y = related(12, 5, 4)
     x[3], x[7] = 0, 2.5
     centred = x - x.mean(1, keepdims=True)
     norms = np.linalg.norm(centred, axis=1, keepdims=True)
@@ -145,7 +135,7 @@ def test_rsa_example_without_a_pattern_is_at_distance_1():
 
 @DISTANCES
 def test_rsa_undefined_is_0_with_a_warning(distance):
-    x, y = pair(12, 5, 4)
+    x, y = related(12, 5, 4)
     with pytest.warns(UserWarning, match="^y: all distances are equal"):
         assert rsa(x, np.full((12, 3), 0.1), distance) == 0
     with pytest.warns(UserWarning, match="^x, y: all distances are equal"):
@@ -161,7 +151,7 @@ def test_rsa_undefined_is_0_with_a_warning(distance):
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 def test_rsa_scales(dtype, scale, distance):
-    x, y = (layer.astype(dtype) for layer in pair(20, 6, 5))
+    x, y = (layer.astype(dtype) for layer in related(20, 6, 5))
     value = rsa(x, y, distance)
     assert rsa((x * scale).astype(dtype), y, distance) == pytest.approx(value, abs=1e-3)
     mixed = (x * np.array([1e-12, 1e12, 1, 1e-6, 1, 1])).astype(dtype)
@@ -173,7 +163,7 @@ def test_rsa_scales(dtype, scale, distance):
 
 @pytest.mark.parametrize("index", [linear_regression_r2, rsa])
 def test_returns_the_callers_kind_and_dtype(index):
-    x, y = pair(30, 3, 4)
+    x, y = related(30, 3, 4)
     assert type(index(x, y)) is np.float64
     assert type(index(x.astype("f4"), y.astype("f4"))) is np.float32
     tx, ty = torch.from_numpy(x), torch.from_numpy(y)
@@ -188,7 +178,7 @@ def test_returns_the_callers_kind_and_dtype(index):
 
 @pytest.mark.parametrize("index", [linear_regression_r2, rsa])
 def test_bad_input_names_the_argument(index):
-    x, y = pair(30, 3, 3)
+    x, y = related(30, 3, 3)
     nan = x.copy()
     nan[0, 0] = np.nan
     cases = [
@@ -228,7 +218,7 @@ def test_range_and_symmetry(n, dx, dy, seed, levels):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("index", [linear_regression_r2, rsa])
 def test_gpu_equals_cpu(index, dtype):
-    x, y = (torch.from_numpy(layer).to(dtype) for layer in pair(200, 30, 40))
+    x, y = (torch.from_numpy(layer).to(dtype) for layer in related(200, 30, 40))
     value = index(x.cuda(), y.cuda())
     assert value.device.type == "cuda"
     atol = 1e-4 if dtype == torch.float32 else 1e-10

@@ -1,15 +1,18 @@
 """Grids of layers: every pair as its function gives it, each layer reduced once."""
 
 import math
+import sys
 import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from _random_networks import gaussian
 
 from replication import plotting
 from replication._inputs import generator
+from replication._progress import bar
 from replication.similarity import (
     _metrics,
     _whitening,
@@ -52,11 +55,6 @@ CASES = [
     ("rsa", {"distance": "euclidean"}),
     ("dft_cca", {}),
 ]
-
-
-def gaussian(*shape, seed=0):
-    source = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=source, dtype=torch.float64)
 
 
 def network(seed=0, n=150):
@@ -487,9 +485,18 @@ def test_plot_of_checkpoints():
 
 def test_progress_reaches_the_end(monkeypatch, capsys):
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    compare(network(), metric="cka", progress=True)
+    bars = []
+
+    def kept(**options):
+        bars.append(bar(**options))
+        return bars[-1]
+
+    monkeypatch.setattr(sys.modules[compare.__module__], "bar", kept)
     compare(network(), metric="cka")
-    assert capsys.readouterr().err.count("0/3") <= 1
+    assert bars[0].disable and not capsys.readouterr().err
+    compare({1: network(), 2: network(5)}, metric="cka", null=2, progress=True)
+    assert bars[1].n == bars[1].total == 18
+    assert "0/18" in capsys.readouterr().err
 
 
 @pytest.mark.gpu

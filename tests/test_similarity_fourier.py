@@ -1,8 +1,6 @@
 """DFT-CCA: parity with the reference and with plain NumPy, theory, invariances, degenerate input.
 
-`reference/fourier.npz` holds the two convolutional cases of google/svcca (its DFT-CCA run in NumPy
-at complex128), copied from the project's `svcca_reference.npz`: inputs (examples, height, width,
-channels) and a row of coefficients per frequency, row-major in FFT order.
+Where the values of `reference/fourier.npz` come from is told in `reference/README.md`.
 """
 
 from pathlib import Path
@@ -75,7 +73,6 @@ def test_reference_values(case):
     expected = REFERENCE[f"{case}/complex128/coef"]
     found = dft_cca(x, y)
     rows, columns = REFERENCE[f"{case}/complex128/location"].T
-    # The README of the reference asks for 1e-8 with its epsilon of 1e-10, 1e-12 with none.
     assert np.abs(found.correlations[rows, columns] - expected).max() < 1e-12
     assert found.mean == pytest.approx(expected.mean(), abs=1e-12)
     single = dft_cca(x.astype(np.float32), y.astype(np.float32))

@@ -28,10 +28,9 @@ def test_separable_classes_are_told_apart_and_noise_is_not():
 
 
 def test_one_feature_decides():
-
     x = torch.tensor([[-1.0], [-1.0], [1.0], [1.0]], dtype=torch.float64)
     y = torch.tensor([0, 1, 1, 1])
-    # The classifier predicts 1 wherever x > 0, and at x < 0 the tie goes to neither for certain.
+    # Which class wins at x = -1, where both occur once, is rounding; at x = 1 only one occurs.
     assert linear_probe(x, y, torch.ones(3, 1), torch.ones(3, dtype=torch.long)) == 1
 
 
@@ -54,7 +53,7 @@ def test_a_class_that_was_never_seen_is_never_right():
     x, y, z, truth = problem()
     seen = y < 2
     value = linear_probe(x[seen], y[seen], z, truth)
-    assert value <= (truth < 2).double().mean().item()
+    assert value == pytest.approx((truth < 2).double().mean().item())
 
 
 def test_numpy_float32_and_grad_mode_give_the_same():
@@ -76,13 +75,13 @@ BAD_PROBES = {
 
 @pytest.mark.parametrize("name", BAD_PROBES)
 def test_bad_probes_are_named(name):
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=f"^{name}: "):
         linear_probe(*BAD_PROBES[name](*problem()))
 
 
 def test_float_labels_are_refused():
     x, y, z, truth = problem()
-    with pytest.raises(ValueError, match="integers"):
+    with pytest.raises(ValueError, match=r"^train_labels: expected 90 integers"):
         linear_probe(x, y.double(), z, truth)
 
 
@@ -111,7 +110,8 @@ def test_others_take_the_same_map():
 
 
 def test_more_than_the_rank_or_a_constant_layer_change_nothing():
-    x = torch.randn(20, 2) @ torch.randn(2, 6)
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 2, generator=g) @ torch.randn(2, 6, generator=g)
     torch.testing.assert_close(keep_components(x, 2), x)
     torch.testing.assert_close(keep_components(x, 6), x)
     torch.testing.assert_close(keep_components(torch.ones(5, 3), 1), torch.ones(5, 3))
@@ -122,8 +122,8 @@ def test_more_than_the_rank_or_a_constant_layer_change_nothing():
     [((-1,), "count"), ((6,), "count"), ((2, torch.zeros(4, 3)), r"others\[0\]")],
 )
 def test_bad_cuts_are_named(arguments, name):
-    with pytest.raises(ValueError, match=name):
-        keep_components(torch.randn(9, 5), *arguments)
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        keep_components(torch.ones(9, 5), *arguments)
 
 
 @pytest.mark.gpu

@@ -7,6 +7,8 @@ import pytest
 import scipy.linalg
 import scipy.spatial
 import torch
+from _random_layers import related, rotation
+from _random_networks import gaussian
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,17 +16,6 @@ from replication.similarity.procrustes import procrustes
 
 ANGULAR = pytest.mark.parametrize("angular", [False, True])
 SHAPES = pytest.mark.parametrize(("dx", "dy"), [(1, 1), (4, 4), (3, 9), (9, 3), (5, 60), (50, 60)])
-
-
-def pair(n, dx, dy, seed=0):
-    r = np.random.default_rng(seed)
-    z = r.normal(size=(n, 3))
-    x = z @ r.normal(size=(3, dx)) + r.normal(size=(n, dx)) + 3
-    return x, z @ r.normal(size=(3, dy)) + r.normal(size=(n, dy)) - 2
-
-
-def rotation(d, seed=0):
-    return np.linalg.qr(np.random.default_rng(seed).normal(size=(d, d)))[0]
 
 
 def unit(x):
@@ -37,7 +28,7 @@ def unit(x):
 
 @SHAPES
 def test_is_2_minus_2_nuclear_norms(dx, dy):
-    x, y = pair(20, dx, dy)
+    x, y = related(20, dx, dy)
     nuclear = np.linalg.svd(unit(x).T @ unit(y), compute_uv=False).sum()
     assert procrustes(x, y) == pytest.approx(2 - 2 * nuclear, abs=1e-13)
     assert procrustes(x, y, angular=True) == pytest.approx(math.acos(nuclear), abs=1e-13)
@@ -45,7 +36,7 @@ def test_is_2_minus_2_nuclear_norms(dx, dy):
 
 @SHAPES
 def test_scipy_orthogonal_procrustes(dx, dy):
-    x, y = pair(20, dx, dy)
+    x, y = related(20, dx, dy)
     width = max(dx, dy)
     a, b = (np.pad(unit(layer), ((0, 0), (0, width - layer.shape[1]))) for layer in (x, y))
     best, nuclear = scipy.linalg.orthogonal_procrustes(a, b)
@@ -56,13 +47,13 @@ def test_scipy_orthogonal_procrustes(dx, dy):
 @pytest.mark.parametrize("d", [2, 5])
 def test_scipy_spatial_procrustes(d):
     """SciPy's disparity also fits the scale, 1 - |A^T B|_*^2."""
-    x, y = pair(30, d, d)
+    x, y = related(30, d, d)
     disparity = scipy.spatial.procrustes(x, y)[2]
     assert math.sin(procrustes(x, y, angular=True)) ** 2 == pytest.approx(disparity, abs=1e-13)
 
 
 def test_one_neuron_each_is_the_correlation():
-    x, y = pair(50, 1, 1)
+    x, y = related(50, 1, 1)
     r = np.corrcoef(x[:, 0], y[:, 0])[0, 1]
     assert procrustes(x, y) == pytest.approx(2 - 2 * abs(r), abs=1e-14)
 
@@ -77,7 +68,7 @@ def test_orthogonal_layers_are_farthest():
 @pytest.mark.parametrize("d", [1, 4, 20, 70])
 def test_equal_layers_are_exactly_0(d, angular):
     for seed in range(5):
-        x = pair(20, d, d, seed)[0].astype(["f4", "f8"][seed % 2])
+        x = related(20, d, d, seed)[0].astype(["f4", "f8"][seed % 2])
         assert procrustes(x, x.copy(), angular) == 0
 
 
@@ -94,7 +85,7 @@ def test_small_angles_keep_their_digits(true):
 
 def test_both_forms_of_the_distance_agree_where_they_meet():
     """The residual below 0.1, the nuclear norm above."""
-    x, noise = pair(40, 6, 6)[0], np.random.default_rng(9).normal(size=(40, 6))
+    x, noise = related(40, 6, 6)[0], np.random.default_rng(9).normal(size=(40, 6))
     sizes = np.linspace(0.5, 0.9, 30)
     values = [procrustes(x, x + size * noise) for size in sizes]
     assert min(values) < 0.1 < max(values)
@@ -109,7 +100,7 @@ def test_both_forms_of_the_distance_agree_where_they_meet():
 @ANGULAR
 @pytest.mark.parametrize("d", [6, 40])
 def test_ignores_rotation_scaling_translation_and_permutation(d, angular):
-    x, y = pair(30, d, 9)
+    x, y = related(30, d, 9)
     value = procrustes(x, y, angular)
     r = np.random.default_rng(1)
     moved = {
@@ -126,7 +117,7 @@ def test_ignores_rotation_scaling_translation_and_permutation(d, angular):
 
 @ANGULAR
 def test_sees_invertible_maps_and_shuffled_examples(angular):
-    x, y = pair(200, 6, 6)
+    x, y = related(200, 6, 6)
     value = procrustes(x, y, angular)
     assert procrustes(x * np.array([100, 1, 1, 1, 1, 1]), y, angular) > value + 0.05
     assert procrustes(x[np.random.default_rng(0).permutation(200)], y, angular) > value + 0.2
@@ -135,8 +126,8 @@ def test_sees_invertible_maps_and_shuffled_examples(angular):
 def test_the_angle_obeys_the_triangle_inequality():
     r = np.random.default_rng(0)
     for seed in range(50):
-        x, y = pair(12, *r.integers(1, 20, 2), seed=seed)
-        z = pair(12, 1, int(r.integers(1, 20)), seed=seed + 1)[1]
+        x, y = related(12, *r.integers(1, 20, 2), seed=seed)
+        z = related(12, 1, int(r.integers(1, 20)), seed=seed + 1)[1]
         through = procrustes(x, z, angular=True) + procrustes(z, y, angular=True)
         assert procrustes(x, y, angular=True) <= through + 1e-12
 
@@ -145,7 +136,7 @@ def test_the_angle_obeys_the_triangle_inequality():
 
 
 def test_constant_neurons_duplicates_and_rank_deficiency():
-    x, y = pair(30, 4, 5)
+    x, y = related(30, 4, 5)
     value = procrustes(x, y)
     assert procrustes(np.c_[x, np.full((30, 40), 7.3)], y) == pytest.approx(value, abs=1e-13)
     assert procrustes(np.c_[x, x], y) == pytest.approx(value, abs=1e-13)
@@ -156,7 +147,7 @@ def test_constant_neurons_duplicates_and_rank_deficiency():
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_scales(scale, dtype):
-    x, y = (layer.astype(dtype) for layer in pair(30, 4, 40))
+    x, y = (layer.astype(dtype) for layer in related(30, 4, 40))
     value, atol = procrustes(x, y), 1e-5 if dtype == "f4" else 1e-13
     for u, v in ((x * scale, y), (x, y * scale), (x * scale, y / scale)):
         assert procrustes(u.astype(dtype), v.astype(dtype)) == pytest.approx(value, abs=atol)
@@ -167,7 +158,7 @@ def test_scales(scale, dtype):
 
 @ANGULAR
 def test_constant_layer_is_farthest_with_a_warning(angular):
-    x, _ = pair(30, 3, 3)
+    x, _ = related(30, 3, 3)
     farthest = math.pi / 2 if angular else 2
     for other in (np.full((30, 2), 0.1), np.full((30, 50), 0.1)):
         with pytest.warns(UserWarning, match="^y: constant"):
@@ -195,14 +186,14 @@ def test_wide_layers_stay_small():
 
 @pytest.mark.parametrize(("dx", "dy"), [(20, 30), (20, 300), (300, 200), (1000, 1000)])
 def test_float32_is_close_to_float64(dx, dy):
-    x, y = (layer.astype("f4") for layer in pair(100, dx, dy))
+    x, y = (layer.astype("f4") for layer in related(100, dx, dy))
     assert procrustes(x, y) == pytest.approx(procrustes(x.astype("f8"), y.astype("f8")), abs=3e-6)
     turned = (x @ rotation(dx)).astype("f4")
     assert procrustes(x, turned, angular=True) < 1e-5
 
 
 def test_returns_the_callers_kind_and_dtype():
-    x, y = pair(30, 3, 4)
+    x, y = related(30, 3, 4)
     assert type(procrustes(x, y)) is np.float64
     assert type(procrustes(x.astype("f4"), y.astype("f4"), angular=True)) is np.float32
     tx, ty = torch.from_numpy(x), torch.from_numpy(y)
@@ -216,15 +207,15 @@ def test_returns_the_callers_kind_and_dtype():
 @ANGULAR
 @pytest.mark.parametrize(("dx", "dy"), [(3, 4), (4, 3), (15, 4), (15, 16)])
 def test_gradient(dx, dy, angular):
-    x, y = (torch.from_numpy(layer).requires_grad_() for layer in pair(10, dx, dy))
+    x, y = (torch.from_numpy(layer).requires_grad_() for layer in related(10, dx, dy))
     assert torch.autograd.gradcheck(lambda x, y: procrustes(x, y, angular), (x, y))
-    near = (x.detach() + 0.1 * torch.randn(10, dx, dtype=x.dtype)).requires_grad_()
+    near = (x.detach() + 0.1 * gaussian(10, dx)).requires_grad_()
     assert procrustes(x, near) < 0.1
     assert torch.autograd.gradcheck(lambda x, y: procrustes(x, y, angular), (x, near))
 
 
 def test_bad_input_names_the_argument():
-    x, y = pair(30, 3, 3)
+    x, y = related(30, 3, 3)
     nan = x.copy()
     nan[0, 0] = np.nan
     cases = [
@@ -267,7 +258,7 @@ def test_range_symmetry_and_formula(n, dx, dy, seed, levels):
 @ANGULAR
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gpu_equals_cpu(dtype, angular):
-    x, y = (torch.from_numpy(layer).to(dtype) for layer in pair(200, 30, 400))
+    x, y = (torch.from_numpy(layer).to(dtype) for layer in related(200, 30, 400))
     value = procrustes(x.cuda(), y.cuda(), angular)
     assert value.device.type == "cuda"
     atol = 1e-5 if dtype == torch.float32 else 1e-12

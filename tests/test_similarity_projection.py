@@ -95,18 +95,18 @@ def test_arrays_are_taken():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: onto_directions(x[0], torch.eye(6)), "x"),
-        (lambda x: onto_directions(x * float("nan"), torch.eye(6)), "x"),
+        (lambda x: onto_directions(x[0], torch.eye(6)), "x: expected"),
+        (lambda x: onto_directions(x * float("nan"), torch.eye(6)), "x: expected finite"),
         (lambda x: onto_directions(x, torch.eye(5)), "directions: .*6 neurons.*5, 5"),
-        (lambda x: onto_directions(x, torch.eye(6) / 0), "directions"),
+        (lambda x: onto_directions(x, torch.eye(6) / 0), "directions: expected finite"),
         (lambda x: onto_neurons(x, [0, 6]), "neurons: expected 0 to 5, found 6"),
-        (lambda x: onto_neurons(x, [0.5]), "neurons"),
+        (lambda x: onto_neurons(x, [0.5]), "neurons: expected"),
         (lambda x: onto_neurons(x, [0])(x[:, :4]), "x: expected 6 neurons"),
         (lambda x: projected(nn.Sequential(), {"fc": None}).__enter__(), "layers: no layer 'fc'"),
     ],
 )
 def test_bad_input_is_named(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         call(layer())
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from _random_networks import gaussian
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,11 +43,6 @@ FUNCTIONS = {
     "procrustes": procrustes,
     "regression": linear_regression_r2,
 }
-
-
-def gaussian(*shape, seed=0):
-    source = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=source, dtype=torch.float64)
 
 
 def pair(n=300, seed=0):

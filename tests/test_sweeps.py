@@ -111,6 +111,18 @@ def test_keys_are_those_of_results_that_are_stored_already(tmp_path):
     assert file.relative_to(tmp_path) == Path("measure/89324e8bfd01722c67b288e8.parquet")
 
 
+def test_specs_are_stored_under_their_json(tmp_path):
+    """A tuple is a list to JSON: both find the same result."""
+
+    @Counted
+    def fn(spec):
+        return {"n": len(spec["widths"])}
+
+    run(fn, [{"widths": (1, 2)}], store=tmp_path)
+    run(fn, [json.loads(json.dumps({"widths": (1, 2)}))], store=tmp_path)
+    assert len(fn.calls) == 1
+
+
 # --- results -----------------------------------------------------------------------------------
 
 
@@ -269,15 +281,3 @@ def test_progress_counts_what_is_finished_already(tmp_path, monkeypatch):
     run(measure, SPECS[:1], store=tmp_path)
     run(measure, store=tmp_path)
     assert [(bar.total, bar.initial, bar.n) for bar in bars] == [(1, 0, 1), (4, 1, 4)]
-
-
-def test_specs_are_stored_under_their_json(tmp_path):
-    """A tuple is a list to JSON: both find the same result."""
-
-    @Counted
-    def fn(spec):
-        return {"n": len(spec["widths"])}
-
-    run(fn, [{"widths": (1, 2)}], store=tmp_path)
-    run(fn, [json.loads(json.dumps({"widths": (1, 2)}))], store=tmp_path)
-    assert len(fn.calls) == 1

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import runpy
 import signal
 import subprocess
@@ -11,7 +10,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from test_sweeps import SPECS, equal, expected, run
 
@@ -148,7 +146,7 @@ def test_a_function_is_sent_once_and_few_tasks_are_in_flight(client, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "submit", watched)
-        table = run(Weighed(), MANY * 1, store=tmp_path, cluster=client)
+        table = run(Weighed(), MANY, store=tmp_path, cluster=client)
     assert len(table) == len(held) == len(MANY)
     assert Weighed.sent <= 2  # pickle, then cloudpickle
     assert max(held) <= 5
@@ -450,7 +448,7 @@ def test_the_example_runs_on_this_machine(tmp_path):
         timeout=180,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(r"test_accuracy", done.stdout)
+    assert "test_accuracy" in done.stdout
     assert len(sweeps.load("train", tmp_path)) == len(list((tmp_path / "train").iterdir())) > 1
 
 
@@ -465,4 +463,4 @@ def test_the_example_says_what_it_needs(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr == "needs dask_jobqueue: pip install dask-jobqueue; or use --local\n"
-    assert not pd.DataFrame(list(tmp_path.iterdir())).size
+    assert not list(tmp_path.iterdir())

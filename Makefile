@@ -29,7 +29,7 @@ help: ## print this
 	@echo
 	@echo '  PROFILE=quick    scale of figures and lab: $(PROFILES)'
 	@echo '  NOTEBOOK="04 05" only these notebooks (default: all)'
-	@echo '  DATASET=mnist    a data set in place of a notebook'\''s own; auto takes what is there'
+	@echo '  DATASET=mnist    a data set in place of a notebook'\''s own (auto: what is there), or to fetch'
 	@echo '  DEVICE=cpu       cpu, cuda or auto'
 	@echo '  CLUSTER=local    spread runs over processes, or tcp://... for a Dask scheduler'
 	@echo '  FORCE=1          run also the notebooks that are up to date'

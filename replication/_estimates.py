@@ -163,13 +163,11 @@ def _of_one(spec: Any, split: data.Split, device: torch.device) -> float:
     run = Training(spec, split, device)
     run.advance()  # the first is slower
     _wait(device)
-    start = time.perf_counter()
-    for steps in range(1, 101):
+    start, seconds, steps = time.perf_counter(), 0.0, 0
+    while seconds < EACH and steps < 100:
         run.advance()
         _wait(device)
-        seconds = time.perf_counter() - start
-        if seconds >= EACH:
-            break
+        seconds, steps = time.perf_counter() - start, steps + 1
     return seconds / steps
 
 

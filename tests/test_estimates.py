@@ -83,9 +83,10 @@ def cca_insights(s):
     images, populations, networks, epochs = s["population"]
     (lstm_images, _), _, lstm_epochs, lstm_seeds = s["lstm"]
     widths = {*s["widths"], s["width"]}
+    convnets = len(widths) * s["group"] + s["followed"]  # the memorising ones are a group, too
     return total(
         [
-            ((len(widths) + 1) * s["group"], s["epochs"], s["images"][0]),
+            (convnets, s["epochs"], s["images"][0]),
             (populations * networks, epochs, images[0]),
             (lstm_seeds, lstm_epochs, lstm_images),
         ]

@@ -24,6 +24,18 @@ def pytest_configure(config):
     nbval.kernel.KernelManager = local(nbval.kernel.KernelManager)
 
 
+def pytest_collection_modifyitems(items):
+    """Skip what is marked ``gpu`` where there is no CUDA device."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """Let torch use one thread: more wait for one another in small sums, and change their bits."""

@@ -486,7 +486,6 @@ def test_a_layer_that_is_never_called():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("kind", ["tensor", "array"])
 def test_gpu_equals_cpu(kind):
     model, images = convnet(), draw(7, 1, 8, 8)

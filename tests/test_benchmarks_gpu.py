@@ -175,7 +175,6 @@ def test_without_a_gpu_nothing_is_done(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_holds_every_bound():
     rows = [gpu.correctness(case, torch.device("cuda")) for case in _gpu_cases.cases()]
     assert [row for row in rows if not row["held"]] == []

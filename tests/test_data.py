@@ -260,7 +260,6 @@ def test_to_another_device_moves_everything(place):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_devices_agree(place):
     write_idx(place)
     cpu, gpu = (data.load("mnist", subset=20, device=device) for device in ("cpu", "cuda"))

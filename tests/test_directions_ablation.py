@@ -340,7 +340,6 @@ def test_a_units_damage_is_to_its_class():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("case", ["all layers, backwards", "pooling next", "opaque"])
 def test_the_gpu_agrees(case):
     build, shape, layers, _ = CASES[case]

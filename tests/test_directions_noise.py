@@ -121,7 +121,6 @@ def test_bad_input(change, message):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_agrees():
     images, labels = gaussian(60, 12), torch.arange(60) % 5
     arguments = images, labels, ["act1", "act2"], [0.3, 3], 4

@@ -219,7 +219,6 @@ def test_bad_bins(bins):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_agrees():
     acts, labels = gaussian(200, 5).relu(), classes(200, 3)
     found = mutual_information(acts.cuda(), labels.cuda())

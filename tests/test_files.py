@@ -283,7 +283,6 @@ def test_cuda_where_there_is_none():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_where_there_is_one():
     assert choose_device("auto").type == "cuda" == choose_device("cuda:0").type
 

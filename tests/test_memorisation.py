@@ -314,7 +314,6 @@ def test_bad_input_is_named(call, message):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", CALLS)
 def test_gpu_equals_cpu(name):
     x, y = gaussian(8, 15), classes(8)
@@ -324,7 +323,6 @@ def test_gpu_equals_cpu(name):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_features_on_a_gpu_equal_those_on_the_cpu():
     x = pictures(dtype=torch.float32)
     found, expected = random_conv_features(x.cuda(), 4, 3), random_conv_features(x, 4, 3)

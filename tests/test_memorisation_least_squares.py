@@ -143,7 +143,6 @@ def test_bad_input_is_named(call, message):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", CALLS)
 def test_gpu_equals_cpu(name):
     x, y = gaussian(8, 15), classes(8)

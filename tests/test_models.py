@@ -242,7 +242,6 @@ def test_layers_are_recorded_in_the_order_in_which_they_stand(name):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @every_model
 def test_a_gpu_gives_the_logits_of_the_cpu(name):
     model, images = small(name).eval(), draw(4)

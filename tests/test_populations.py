@@ -364,7 +364,6 @@ def test_progress_counts_every_step(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("model", ["mlp", "convnet"])
 def test_a_member_on_the_gpu_is_the_network_trained_alone_there(model):
     options = MLP | {"batch_norm": True, "dropout": 0.2} if model == "mlp" else {}

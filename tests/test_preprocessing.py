@@ -156,7 +156,6 @@ def test_bad_input_is_named(call, message):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_preprocessing_on_a_gpu():
     found = data.preprocess(split().to("cuda"), crop=6, whiten=True)
     assert found.train.images.is_cuda

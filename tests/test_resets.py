@@ -115,8 +115,6 @@ def test_bad_input_is_named(pair, call, message):
 
 @pytest.mark.gpu
 def test_on_a_gpu_everything_stays_there():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     model = models.build("resnet", 0, depth=8, width=0.25).cuda()
     state = models.build("resnet", 1, depth=8, width=0.25).state_dict()
     changed = resets.reset(model, state, ["conv1", "fc"])

@@ -189,7 +189,6 @@ def test_bad_input(argument, call):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_agrees():
     model, points, labels = orthogonal(10)
     loss, rows, _, m = measured(model, points, labels)

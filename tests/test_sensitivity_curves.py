@@ -189,7 +189,6 @@ def test_bad_points_and_directions(points, directions, message):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_agrees():
     model, path = network(0), 2 * gaussian(9, 3)
     curve, distance = output_curve(model, path), nearest_boundary(model, path)

@@ -294,7 +294,6 @@ def test_bad_input(argument, call):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("name", ["tanh", "convolutional"])
 def test_the_gpu_agrees(name, dtype, tolerance):

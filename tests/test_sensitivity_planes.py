@@ -191,7 +191,6 @@ def test_bad_options():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_agrees():
     model = network(1, widths=(7, 7))
     exact, drawn = plane_regions(model, *CORNERS), region_map(model, *CORNERS, 50)

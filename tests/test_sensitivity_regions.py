@@ -354,7 +354,6 @@ def test_bad_input(options, message):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_agrees():
     model, paths = network(0, widths=(30, 30)), [3 * gaussian(9, 3), gaussian(4, 3)]
     expected = transitions(model, paths)

@@ -197,7 +197,6 @@ def test_bad_input(argument, call):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_agrees():
     points = gaussian(3, 28, 28)
     for make in (polyline, lambda p: translations(p[0]), lambda p: ellipse(*p), random_ellipse):

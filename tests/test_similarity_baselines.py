@@ -214,7 +214,6 @@ def test_range_and_symmetry(n, dx, dy, seed, levels):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("index", [linear_regression_r2, rsa])
 def test_gpu_equals_cpu(index, dtype):

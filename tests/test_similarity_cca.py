@@ -431,7 +431,6 @@ def test_correlations_are_ordered_symmetric_and_in_range(n, widths, seed):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
 def test_the_gpu_agrees(dtype, tolerance):
     x, y = (z.to(dtype) for z in correlated_pair())

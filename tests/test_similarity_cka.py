@@ -482,7 +482,6 @@ def test_range_symmetry_and_self(n, dx, dy, seed, levels, kernel, unbiased):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @few_examples
 @BOTH
 @KERNELS

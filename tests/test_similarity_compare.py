@@ -500,7 +500,6 @@ def test_progress_reaches_the_end(monkeypatch, capsys):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("metric", FUNCTIONS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
 def test_the_gpu_agrees(metric, dtype, tolerance):
@@ -513,7 +512,6 @@ def test_the_gpu_agrees(metric, dtype, tolerance):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_devices_must_agree():
     with pytest.raises(ValueError, match=r"acts_b\['a'\]: expected the device of acts_a\['a'\]"):
         compare({"a": LAYER}, {"a": LAYER.cuda()})

@@ -478,7 +478,6 @@ def test_bad_second_input():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gpu_equals_cpu(dtype):
     x, y = (torch.from_numpy(z).to(dtype) for z in pair(200, 16, 12, (8, 7)))
@@ -495,7 +494,6 @@ def test_gpu_equals_cpu(dtype):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_layers_on_two_devices():
     x = torch.from_numpy(draw(10, 2, 4, 4))
     with pytest.raises(ValueError, match="y: expected the device of x, cuda:0, found cpu"):

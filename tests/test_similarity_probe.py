@@ -127,7 +127,6 @@ def test_bad_cuts_are_named(arguments, name):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_on_a_gpu():
     x, y, z, truth = problem(noise=2.5)
     value = linear_probe(x, y, z, truth)

@@ -254,7 +254,6 @@ def test_range_symmetry_and_formula(n, dx, dy, seed, levels):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @ANGULAR
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gpu_equals_cpu(dtype, angular):

@@ -111,7 +111,6 @@ def test_bad_input_is_named(call, message):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_as_on_the_cpu():
     x = layer()
     there = onto_directions(x.cuda(), torch.eye(6)[:, :2])(x.cuda())

@@ -404,7 +404,6 @@ def test_too_few_examples():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("metric", "options"), CASES)
 def test_the_gpu_agrees(metric, options):
     x, y = pair()
@@ -417,7 +416,6 @@ def test_the_gpu_agrees(metric, options):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_devices():
     x, y = pair()
     found = streamed(x[:100], y[:100])

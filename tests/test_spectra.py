@@ -278,7 +278,6 @@ def test_rank_one_groups(neurons):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("tf32", [False, True])
 def test_gpu_accuracy(tf32):
     kinds = [noisy(s, 16, 300) for s in SIGMAS]

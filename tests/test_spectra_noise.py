@@ -372,7 +372,6 @@ def test_numpy_integers_are_integers():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("kind", spectra.PERTURBATIONS)
 def test_gpu_equals_cpu(kind):
     cpu = noise_spectrum(small(), IMAGES, 0.1, 4, perturb=kind, steps=3)

@@ -255,7 +255,6 @@ def test_training_works_where_the_new_precision_setting_was_used():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_repeats_itself_and_starts_as_the_cpu_does(tmp_path):
     split = random_split(20, 10, 28)
     spec = training.Spec(model="mnist_convnet", batch_size=5, epochs=1, evaluate_every=0.5)

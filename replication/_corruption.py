@@ -5,18 +5,18 @@ import re
 import numpy as np
 import torch
 
-from replication._inputs import as_images, as_integer, as_tensor, generator, nearest
+from replication._inputs import Array, as_images, as_integer, as_tensor, generator, nearest
 
 KINDS = ("shuffled_pixels", "random_pixels", "gaussian")
 
 
 def corrupt_labels(
-    labels: torch.Tensor | np.ndarray,
+    labels: Array,
     fraction: float,
     num_classes: int,
     seed: int,
     keep_marginal: bool = False,
-) -> torch.Tensor | np.ndarray:
+) -> Array:
     """Corrupt a fraction of the labels; the same for all epochs, devices and sizes of batch.
 
     By default (Zhang et al. 2017, section 2.2: partially corrupted labels) every label becomes,
@@ -75,9 +75,7 @@ def corrupt_labels(
     return out.numpy() if isinstance(labels, np.ndarray) else out.to(given.device)
 
 
-def corrupt_images(
-    images: torch.Tensor | np.ndarray, kind: str, seed: int
-) -> torch.Tensor | np.ndarray:
+def corrupt_images(images: Array, kind: str, seed: int) -> Array:
     """Corrupt the images as Zhang et al. 2017, section 2.2, do.
 
     - ``"shuffled_pixels"``: one permutation of the positions for all images. It depends on the

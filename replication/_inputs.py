@@ -15,7 +15,7 @@ UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # of which torch can do n
 MOST_CLASSES = 2**16
 
 
-def as_tensor(value: Tensor | np.ndarray, name: str) -> Tensor:
+def as_tensor(value: Array, name: str) -> Tensor:
     """Return `value` as a tensor; half types are promoted to float32, wide unsigned ones to int64.
 
     Raises
@@ -63,7 +63,7 @@ def like(value: Array) -> Callable[[Tensor], Array]:
     return lambda result: result
 
 
-def as_images(value: Tensor | np.ndarray) -> Tensor:
+def as_images(value: Array) -> Tensor:
     """Return the argument `images`, floating (N, C, H, W), as a tensor without gradient."""
     images = as_tensor(value, "images").detach()
     if images.ndim != 4:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from replication._inputs import as_images, as_integer
+from replication._inputs import Array, as_images, as_integer
 
 if TYPE_CHECKING:
     from replication.data import Split
 
 
-def centre_crop(images: torch.Tensor | np.ndarray, size: int) -> torch.Tensor | np.ndarray:
+def centre_crop(images: Array, size: int) -> Array:
     """Return the central ``size`` x ``size`` pixels of every image, as a copy.
 
     Where an odd number of rows or columns goes, one more goes at the bottom or on the right.
@@ -45,7 +45,7 @@ def centre_crop(images: torch.Tensor | np.ndarray, size: int) -> torch.Tensor | 
     return cut.numpy() if isinstance(images, np.ndarray) else cut
 
 
-def whiten_images(images: torch.Tensor | np.ndarray) -> torch.Tensor | np.ndarray:
+def whiten_images(images: Array) -> Array:
     """Return every image with mean 0 and standard deviation 1 over its own pixels and channels.
 
     (x - mean) / max(std, 1 / sqrt(D)) over the D = C H W numbers of an image, with the population's

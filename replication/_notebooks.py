@@ -12,6 +12,7 @@ from replication import _kernels, paths
 from replication._files import temporary_for, write_json
 from replication._notebook_files import Failed, first_line, parameters_of, read, write_back
 from replication._notebook_surroundings import digest, environment, find_surroundings, up_to_date
+from replication.profiles import EVIDENCE
 
 
 def run(
@@ -64,7 +65,7 @@ def run(
             bar.write(line, file=sys.stdout)
             bar.set_postfix_str("", refresh=False)
             bar.update()
-    if any(paths.figures().glob("*/*/claims.json")):
+    if _changes_scorecard(profile):
         from replication import scorecard
 
         try:
@@ -74,6 +75,12 @@ def run(
     if failed:
         print(f"replication: error: failed: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))
+
+
+def _changes_scorecard(profile: str) -> bool:
+    """Tell whether the scorecard shows claims of `profile`, and there are some."""
+    known = {path.parts[-3] for path in paths.figures().glob("*/*/claims.json")}
+    return bool(known) and (profile in EVIDENCE or not known & set(EVIDENCE))
 
 
 def _run_one(

@@ -4,6 +4,7 @@ import os
 
 VARIABLE = "REPLICATION_PROFILE"
 PROFILES = ("smoke", "quick", "full", "paper")
+EVIDENCE = ("full", "paper")  # what the scorecard shows once there is some of it
 
 
 def resolve(profile: str) -> str:

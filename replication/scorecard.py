@@ -9,14 +9,13 @@ from typing import Any
 
 from replication import claims, paths
 from replication._files import atomic
+from replication.profiles import EVIDENCE, PROFILES
 
 FILE = "SCORECARD.md"
-COMMITTED = ("full", "paper")
 BEGIN, END = "<!-- scorecard:begin -->", "<!-- scorecard:end -->"
 
 # a shape as well as a word, for readers who cannot tell the colours
 _SYMBOLS = {claims.REPRODUCED: "✔", claims.NOT_REPRODUCED: "✘", claims.INCONCLUSIVE: "○"}
-_PROFILES = ("smoke", "quick", "full", "paper")
 _BEFORE = ("Claim", "Figure", "Statement", "The paper reports")  # then a column a profile
 _AFTER = ("Data set, scale and seeds", "Notebook", "Rule")
 _NOT_RUN, _DOT = "not run", " · "
@@ -29,7 +28,7 @@ def _natural(text: str) -> list[Any]:
 
 def _profile_order(profile: str) -> tuple[int, str]:
     """Return a sorting key: the known profiles by size, then any other."""
-    known = _PROFILES.index(profile) if profile in _PROFILES else len(_PROFILES)
+    known = PROFILES.index(profile) if profile in PROFILES else len(PROFILES)
     return known, profile
 
 
@@ -83,7 +82,7 @@ def collect(figures_folder: str | os.PathLike | None = None) -> list[dict[str, A
 
 
 def select(
-    rows: Iterable[Mapping[str, Any]], profiles: Sequence[str] = COMMITTED
+    rows: Iterable[Mapping[str, Any]], profiles: Sequence[str] = EVIDENCE
 ) -> list[Mapping[str, Any]]:
     """Return the rows of the given profiles; where there is none, all rows."""
     rows = list(rows)
@@ -91,7 +90,7 @@ def select(
 
 
 def columns(
-    rows: Iterable[Mapping[str, Any]], profiles: Sequence[str] = COMMITTED
+    rows: Iterable[Mapping[str, Any]], profiles: Sequence[str] = EVIDENCE
 ) -> list[tuple[str, bool]]:
     """Return the profiles that a table of `rows` has a column for, and whether each has been run.
 
@@ -102,7 +101,7 @@ def columns(
     return [(profile, profile in found) for profile in sorted(shown, key=_profile_order)]
 
 
-def summary(rows: Iterable[Mapping[str, Any]], profiles: Sequence[str] = COMMITTED) -> str:
+def summary(rows: Iterable[Mapping[str, Any]], profiles: Sequence[str] = EVIDENCE) -> str:
     """Return a Markdown table: how many claims of each paper came out how, a column a profile.
 
     Beside a profile of `profiles` that has been run, the others have a column too and say so where
@@ -179,7 +178,7 @@ def _line(runs: Mapping[str, Mapping[str, Any]], profiles: Sequence[str]) -> lis
 
 
 def write(
-    figures_folder: str | os.PathLike | None = None, profiles: Sequence[str] = COMMITTED
+    figures_folder: str | os.PathLike | None = None, profiles: Sequence[str] = EVIDENCE
 ) -> Path:
     """Write ``SCORECARD.md`` into the figures folder, atomically, and return its path.
 
@@ -198,7 +197,7 @@ def write(
     if not set(found) & set(profiles):
         text.append(
             f"**Profile {', '.join(found)} only: a quick look, not the evidence.** "
-            f"Run `make figures PROFILE={profiles[0] if profiles else COMMITTED[0]}` for that.\n"
+            f"Run `make figures PROFILE={profiles[0] if profiles else EVIDENCE[0]}` for that.\n"
         )
     text.append(
         "Each rule was fixed in code before the run; each verdict is computed from the seeds. "

@@ -18,6 +18,7 @@ from replication import (
     _kernels,
     _notebook_files,
     _notebook_surroundings,
+    _notebooks,
     cli,
     data,
     paths,
@@ -424,6 +425,17 @@ def test_missing_extras_are_named(monkeypatch):
     asked = ["torch>=2", "no-such-thing>=1; extra == 'bench'", 'pytest>=8; extra == "test"']
     monkeypatch.setattr("importlib.metadata.requires", lambda name: asked)
     assert _doctor.missing_extras() == {"bench": ["no-such-thing"]}
+
+
+def test_only_what_the_scorecard_shows_changes_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPLICATION_ROOT", str(tmp_path))
+    assert not _notebooks._changes_scorecard("full")
+    for profile, changes in (("smoke", True), ("full", False)):
+        folder = tmp_path / "figures" / profile / "01_one"
+        folder.mkdir(parents=True)
+        (folder / "claims.json").write_text("[]")
+        assert _notebooks._changes_scorecard("smoke") is changes
+        assert _notebooks._changes_scorecard("full")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Unix sockets")

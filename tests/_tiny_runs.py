@@ -1,5 +1,9 @@
 """Small data sets, and networks trained in milliseconds, that several tests share."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -54,3 +58,13 @@ def forbid_steps(monkeypatch):
         raise AssertionError("a step was taken")
 
     monkeypatch.setattr(_steps.Training, "advance", advance)
+
+
+def run_killer(program, store, seed):
+    """Run a program that starts and kills others on `store`; it fails with what it printed."""
+    source = program.format(tests=str(Path(__file__).parent), store=str(store), seed=seed)
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, timeout=300
+    )
+    print(done.stdout, done.stderr)  # shown when the test fails
+    assert done.returncode == 0, done.stderr

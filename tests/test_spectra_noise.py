@@ -14,12 +14,7 @@ from replication import activations, models, spectra
 from replication._inputs import generator
 from replication.spectra import noise_spectrum
 
-
-@pytest.fixture(autouse=True)
-def own_random_numbers():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("own_random_numbers")
 
 
 # --- closed forms ------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 import io
 import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from _tiny_runs import run_killer
 from test_sweeps import SPECS, Counted, equal, expected, measure, run
 
 from replication import _files, _store, sweeps
@@ -158,12 +157,7 @@ while partial < 8:  # each time the child was too fast, the next is given less t
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_sweep_survives_kill_9(tmp_path):
-    program = KILLED.format(tests=str(Path(__file__).parent), store=str(tmp_path), seed=3)
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300
-    )
-    print(done.stdout, done.stderr)  # shown when the test fails
-    assert done.returncode == 0, done.stderr
+    run_killer(KILLED, tmp_path, seed=3)
     for store in tmp_path.iterdir():
         if store.name == "warm":
             continue

@@ -3,13 +3,11 @@
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from _tiny_runs import forbid_steps, interrupt, random_split
+from _tiny_runs import forbid_steps, interrupt, random_split, run_killer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from test_training import COLUMNS, REGULAR, SPLIT, assert_same, fit, make, same_weights
@@ -199,12 +197,7 @@ LONG = make(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_run_survives_kill_9(tmp_path):
-    program = KILLED.format(tests=str(Path(__file__).parent), store=str(tmp_path), seed=20)
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300
-    )
-    print(done.stdout, done.stderr)  # shown when the test fails
-    assert done.returncode == 0, done.stderr
+    run_killer(KILLED, tmp_path, seed=20)
     expected = fit(LONG)
     for store in tmp_path.iterdir():
         assert_same(fit(LONG, store=store), expected)

@@ -19,7 +19,7 @@ def pytest_configure(config):
         return
     import nbval.kernel
 
-    from replication._kernels import local
+    from replication.papers._kernels import local
 
     nbval.kernel.KernelManager = local(nbval.kernel.KernelManager)
 

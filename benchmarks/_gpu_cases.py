@@ -29,16 +29,9 @@ from benchmarks._gpu_inputs import (
 from benchmarks._gpu_sensitivity_cases import sensitivity_cases
 from benchmarks._gpu_similarity_cases import similarity_cases
 from benchmarks.populations import images as random_split
-from replication import (
-    activations,
-    directions,
-    memorisation,
-    models,
-    own_models,
-    resets,
-    spectra,
-    training,
-)
+from replication import activations, directions, memorisation, models, spectra, training
+from replication.directions import resets
+from replication.papers import own_models
 
 _RESULT = "what a function with cases returns"
 # Public names of the numerics without a case, and why.

@@ -12,7 +12,7 @@ from benchmarks.fourier import ours as fourier_grid
 from benchmarks.gpu import error, product_rate, seconds
 from benchmarks.similarity import WIDTHS, _hsic, accumulated, bare_product, network
 from replication import similarity
-from replication._precision import full_precision
+from replication._core.precision import full_precision
 
 Row = dict[str, Any]
 

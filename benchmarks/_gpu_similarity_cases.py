@@ -19,7 +19,7 @@ from benchmarks._gpu_inputs import (
     pictures,
 )
 from replication import activations, similarity
-from replication.similarity import probe, projection
+from replication.directions import probe, projection
 
 
 def similarity_cases() -> Iterator[Case]:

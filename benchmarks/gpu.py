@@ -27,9 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from replication._files import write_json
-from replication._inputs import choose_device
-from replication._precision import full_precision
+from replication._core.files import write_json
+from replication._core.inputs import choose_device
+from replication._core.precision import full_precision
 
 FOLDER = Path(__file__).parent
 NOTHING_DONE = 77  # the status by which test programs say that they skipped

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks._timing import Row, cpu_seconds
 from replication import activations, models, spectra
-from replication.rules.noise_svd import LAYERS
+from replication.papers.noise_svd_mnist import LAYERS
 
 COPIES = 64
 IMAGES = 4

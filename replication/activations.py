@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import as_integer, as_model, as_names, as_tensor, nearest
-from replication._precision import full_precision
+from replication._core.inputs import as_integer, as_model, as_names, as_tensor, nearest
+from replication._core.precision import full_precision
 
 Reduction = str | Callable[[Tensor], Tensor] | None
 

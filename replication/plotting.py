@@ -19,7 +19,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from replication._files import atomic
+from replication._core.files import atomic
 
 COLUMN = 3.4  # width of a paper's column, inches
 PAGE = 7.0  # width of a paper's page, inches

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from replication import activations
-from replication._inputs import Array, as_integer, as_model, as_names, as_tensor, like, nearest
-from replication._perturbations import attack, draw
-from replication._precision import full_precision
+from replication._core.inputs import Array, as_integer, as_model, as_names, as_tensor, like, nearest
+from replication._core.precision import full_precision
+from replication.sensitivity.perturbations import attack, draw
 
 PERTURBATIONS = ("gaussian", "fgsm", "pgd")
 

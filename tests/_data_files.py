@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from replication import _download, _locations, data
+from replication import data
+from replication.data import _download, _locations
 
 IDX_FILES = (*_locations.INFO["mnist"].train, *_locations.INFO["mnist"].test)
 

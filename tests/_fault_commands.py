@@ -13,9 +13,10 @@ from contextlib import suppress
 import numpy as np
 import torch
 
-from replication import data, paths, sweeps, training
-from replication._files import write_json
-from replication._torchvision import datasets
+from replication import data, sweeps, training
+from replication._core import paths
+from replication._core.files import write_json
+from replication._core.vision import datasets
 
 
 def measure(spec: dict) -> list[dict]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from replication import _steps, data, training
+from replication import data, training
+from replication.training import trainer
 
 
 def tiny():
@@ -38,7 +39,7 @@ def fit(store):
 
 def interrupt(monkeypatch, spec, split, store, step):
     """Start a run and break it off before `step`."""
-    advance = _steps.Training.advance
+    advance = trainer.Training.advance
 
     def fragile(self):
         if self.step == step:
@@ -46,7 +47,7 @@ def interrupt(monkeypatch, spec, split, store, step):
         advance(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_steps.Training, "advance", fragile)
+        patch.setattr(trainer.Training, "advance", fragile)
         with pytest.raises(KeyboardInterrupt):
             training.fit(spec, split, store=store, progress=False)
 
@@ -57,7 +58,7 @@ def forbid_steps(monkeypatch):
     def advance(self):
         raise AssertionError("a step was taken")
 
-    monkeypatch.setattr(_steps.Training, "advance", advance)
+    monkeypatch.setattr(trainer.Training, "advance", advance)
 
 
 def run_killer(program, store, seed):

@@ -9,8 +9,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from replication import claims, paths
-from replication._files import read_json
+from replication import claims
+from replication._core import paths
+from replication._core.files import read_json
 
 PROFILE = os.environ.get("REPLICATION_PROFILE", "smoke")
 NOTEBOOKS = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from replication import scorecard
+from replication.claims import scorecard
 from tests._fault_commands import download, fit, population, serve, sweep, sweep_on_a_cluster
 
 HERE = Path(__file__).resolve().parent.parent

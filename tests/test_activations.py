@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from replication import activations, models
-from replication._torchvision import models as torchvision_models
+from replication._core.vision import models as torchvision_models
 from replication.activations import record
 
 

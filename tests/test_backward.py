@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from replication import _backward, _batched, models
+from replication import models
+from replication.training import _backward, _batched
 
 MEMBERS, EXAMPLES = 3, 7
 

@@ -15,15 +15,14 @@ from replication import (
     activations,
     directions,
     memorisation,
-    own_models,
-    resets,
     sensitivity,
     similarity,
     spectra,
     training,
 )
+from replication.directions import probe, projection, resets
+from replication.papers import own_models
 from replication.sensitivity import trajectories
-from replication.similarity import probe, projection
 
 CPU = torch.device("cpu")
 MODULES = (

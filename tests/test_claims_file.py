@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from _settling import WHERE, claim, rule
 
-from replication._claims_file import _digits
 from replication.claims import Claim, load, ours, save, settle, table
+from replication.claims._file import _digits
 
 R, N = "reproduced", "not reproduced"
 TESTS = ("t", "sign", "bootstrap", "every")
@@ -61,7 +61,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("replication._files.os.replace", fail)
+    monkeypatch.setattr("replication._core.files.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         save(some()[:1], tmp_path)
     assert path.read_bytes() == before

@@ -13,18 +13,17 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from replication import (
+from replication import __main__, data
+from replication._core import paths
+from replication.data._locations import Location
+from replication.papers import (
     _doctor,
     _kernels,
     _notebook_files,
     _notebook_surroundings,
     _notebooks,
-    cli,
-    data,
-    paths,
-    profiles,
+
 )
-from replication._locations import Location
 
 V4 = nbformat.v4
 
@@ -90,7 +89,7 @@ def test_a_run_its_repetition_and_what_makes_it_run_again(root, monkeypatch, cap
     before = dict(os.environ)
     command = ["figures", "--profile", "smoke"]
 
-    assert cli.main(command) == 0
+    assert __main__.main(command) == 0
     out, err = capfd.readouterr()
     assert out.startswith("01_one: done in ")
     assert "1/1" in err and without_bar(err) == []
@@ -102,15 +101,15 @@ def test_a_run_its_repetition_and_what_makes_it_run_again(root, monkeypatch, cap
     assert sorted(file.name for file in folder.iterdir()) == ["01_one.ipynb", "run.json"]
 
     stamp = (folder / "run.json").stat().st_mtime_ns
-    assert cli.main(command) == 0
+    assert __main__.main(command) == 0
     assert "up to date" in capfd.readouterr().out
     assert (folder / "run.json").stat().st_mtime_ns == stamp
 
-    assert cli.main([*command, "--force"]) == 0
+    assert __main__.main([*command, "--force"]) == 0
     assert "done in" in capfd.readouterr().out
 
     make(root, "01_one", "print('changed')")
-    assert cli.main(command) == 0
+    assert __main__.main(command) == 0
     assert "done in" in capfd.readouterr().out
     assert printed(output_of(root, "01_one")) == "changed\n"
     assert nbformat.read(path, as_version=4).cells[2].outputs == []
@@ -121,7 +120,7 @@ def test_failures_do_not_stop_the_others(root, capfd):
     make(root, "02_dies", "import os; os._exit(3)", parameters="profile: str = ''\ndevice = 'x'")
     make(root, "03_lacks", "open('ran', 'w')")
     make(root, "04_works", "print(device)", parameters="profile = ''\ndevice = 'auto'  # any")
-    status = cli.main(["figures", "--profile", "smoke", "--device", "cpu"])
+    status = __main__.main(["figures", "--profile", "smoke", "--device", "cpu"])
     out, err = capfd.readouterr()
     assert status == 1
     assert "01_raises: failed after" in out and "KeyError: 'no such" in out
@@ -172,7 +171,7 @@ def test_a_killed_run_is_run_again(root, capfd, monkeypatch, request):
     folder = root / "figures" / "smoke" / "01_slow"
     assert not (folder / "run.json").exists()
 
-    assert cli.main(command[3:]) == 0
+    assert __main__.main(command[3:]) == 0
     assert "01_slow: done" in capfd.readouterr().out
     assert printed(output_of(root, "01_slow")) == "to the end\n"
     assert sorted(file.name for file in folder.iterdir()) == ["01_slow.ipynb", "run.json"]
@@ -197,7 +196,7 @@ def test_in_place_writes_back_without_what_is_volatile(root, capfd):
         "scrolled": True,
     }
     path.write_text(json.dumps(before))
-    assert cli.main(["figures", "--profile", "smoke", "--in-place"]) == 0
+    assert __main__.main(["figures", "--profile", "smoke", "--in-place"]) == 0
     text = path.read_text()
     after = json.loads(text)
     assert text == json.dumps(after, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
@@ -218,14 +217,14 @@ def test_in_place_writes_back_without_what_is_volatile(root, capfd):
     }
     # What was run in place need not be run again.
     capfd.readouterr()
-    assert cli.main(["figures", "--profile", "smoke"]) == 0
+    assert __main__.main(["figures", "--profile", "smoke"]) == 0
     assert "up to date" in capfd.readouterr().out
 
 
 def test_a_failure_in_place_leaves_the_notebook(root, capfd):
     path = make(root, "01_here", "1 / 0")
     before = path.read_bytes()
-    assert cli.main(["figures", "--profile", "smoke", "--in-place"]) == 1
+    assert __main__.main(["figures", "--profile", "smoke", "--in-place"]) == 1
     assert path.read_bytes() == before
     assert "ZeroDivisionError" in capfd.readouterr().out
 
@@ -283,7 +282,7 @@ def test_a_notebook_without_usable_parameters_is_refused(root, capfd):
     path = make(root, "02_untagged")
     nbformat.write(V4.new_notebook(cells=[V4.new_code_cell("1")]), path)
     (root / "notebooks" / "03_broken.ipynb").write_text("{")
-    assert cli.main(["figures", "--profile", "smoke"]) == 1
+    assert __main__.main(["figures", "--profile", "smoke"]) == 1
     out = capfd.readouterr().out
     assert "01_syntax: not run: its parameters cell is not valid Python" in out
     assert "02_untagged: not run: it has no code cell tagged 'parameters'" in out
@@ -301,7 +300,7 @@ def test_a_notebook_without_usable_parameters_is_refused(root, capfd):
 )
 def test_a_mistake_is_told_in_one_line(root, capsys, arguments, message):
     make(root, "01_one")
-    assert cli.main(arguments) == 2
+    assert __main__.main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("replication: error: ") and message in err and err.count("\n") == 1
@@ -318,20 +317,20 @@ def test_a_mistake_is_told_in_one_line(root, capsys, arguments, message):
 )
 def test_a_wrong_argument_is_told_with_the_usage(capsys, arguments, message):
     with pytest.raises(SystemExit) as ended:
-        cli.main(arguments)
+        __main__.main(arguments)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
 
 
 def test_what_is_missing_or_wrong_around_the_command(root, capsys, monkeypatch):
-    assert cli.main(["figures"]) == 2
+    assert __main__.main(["figures"]) == 2
     assert "there are no notebooks in" in capsys.readouterr().err
     make(root, "01_one")
     monkeypatch.setenv("REPLICATION_PROFILE", "huge")
-    assert cli.main(["figures"]) == 2
+    assert __main__.main(["figures"]) == 2
     assert "REPLICATION_PROFILE is 'huge'" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "papermill", None)
-    assert cli.main(["figures", "--profile", "smoke"]) == 2
+    assert __main__.main(["figures", "--profile", "smoke"]) == 2
     assert "needs papermill: pip install -e '.[notebooks]'" in capsys.readouterr().err
 
 
@@ -344,14 +343,14 @@ def test_a_bug_keeps_its_traceback_and_an_interruption_is_130(root, monkeypatch,
 
     monkeypatch.setattr(_notebook_files, "select", raising(TypeError("a bug")))
     with pytest.raises(TypeError, match="a bug"):
-        cli.main(["figures"])
+        __main__.main(["figures"])
     monkeypatch.setattr(_notebook_files, "select", raising(KeyboardInterrupt()))
-    assert cli.main(["figures"]) == 130
+    assert __main__.main(["figures"]) == 130
     assert capsys.readouterr().err == "replication: interrupted\n"
 
 
 def test_doctor_tells_what_there_is(root, capsys):
-    assert cli.main(["doctor"]) == 0
+    assert __main__.main(["doctor"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     for part in ("python", "torch threads", "cuda", "safetensors", "nothing yet", *data.NAMES):
@@ -385,14 +384,14 @@ def test_data_lists_fetches_and_goes_on(root, capsys, monkeypatch):
 
     monkeypatch.setattr(data, "locate", there.get)
     monkeypatch.setattr(data, "fetch", fetch)
-    assert cli.main(["data"]) == 0
+    assert __main__.main(["data"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(data.NAMES) and fetched == []
     assert any(line.startswith("mnist ") and line.endswith(": /some/where") for line in lines)
     assert any("incomplete: no test file; `python -m replication" in line for line in lines)
     assert any("`python -m replication data cifar10` downloads it" in line for line in lines)
 
-    assert cli.main(["data", "mnist", "cifar10", "fashion_mnist", "cifar100"]) == 1
+    assert __main__.main(["data", "mnist", "cifar10", "fashion_mnist", "cifar100"]) == 1
     assert fetched == ["cifar10", "fashion_mnist", "cifar100"]
     out, err = capsys.readouterr()
     assert out.count("/downloaded") == 2
@@ -401,7 +400,7 @@ def test_data_lists_fetches_and_goes_on(root, capsys, monkeypatch):
 
 def test_help_needs_no_heavy_import():
     code = (
-        "import sys; from replication import cli; cli._parser();"
+        "import sys; from replication import cli; __main__._parser();"
         "print([n for n in ('torch', 'papermill', 'numpy', 'matplotlib') if n in sys.modules])"
     )
     command = [sys.executable, "-c", code]

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from replication import _compare_command, cli, own_models, similarity
+from replication import __main__, similarity
+from replication.papers import _compare, own_models
 
 NETS = """
 from torch import nn
@@ -54,7 +55,7 @@ def command(first, second, *more):
 def test_the_figure_and_the_numbers(place, capsys):
     out = place / "some" / "where"
     arguments = command("a", "b", "--data", "mnist5k", "--metric", "cka", "--examples", "120")
-    assert cli.main([*arguments, "--null", "2", "--out", str(out)]) == 0
+    assert __main__.main([*arguments, "--null", "2", "--out", str(out)]) == 0
     said = capsys.readouterr()
     for name in ("a_b_cka.png", "a_b_cka.json"):
         assert str(out / name) in said.out
@@ -84,7 +85,7 @@ def test_the_figure_and_the_numbers(place, capsys):
 def test_two_architectures_with_a_transform_each(place):
     arguments = command("a", "c", "--model-b", "nets_to_compare:other", "--data", "mnist5k")
     more = ["--layers", "0", "1", "--layers-b", "1", "--null", "0", "--examples", "100"]
-    assert cli.main([*arguments, *more]) == 0
+    assert __main__.main([*arguments, *more]) == 0
     found = json.loads((place / "a_c_svcca.json").read_text())
     assert (found["rows"], found["columns"], found["null"]) == (["0", "1"], ["1"], None)
 
@@ -92,7 +93,7 @@ def test_two_architectures_with_a_transform_each(place):
 def test_maps_are_kept_for_their_frequencies(place):
     save_file({"inputs": torch.rand(30, 1, 28, 28)}, "t.safetensors")
     more = ["--metric", "dft_cca", "--layers", "0", "4", "--data", "t.safetensors"]
-    assert cli.main([*command("a", "a"), *more]) == 0
+    assert __main__.main([*command("a", "a"), *more]) == 0
     values = torch.tensor(json.loads((place / "a_a_dft_cca.json").read_text())["values"])
     torch.testing.assert_close(values.diagonal(), torch.ones(2))
 
@@ -112,7 +113,7 @@ MISTAKES = [
 def test_a_mistake_is_told_in_one_line(place, capsys, more, message):
     (place / "empty").mkdir()
     save_file({"inputs": torch.rand(4, 7)}, "t.safetensors")
-    assert cli.main([*command("a", "b"), *more]) == 2
+    assert __main__.main([*command("a", "b"), *more]) == 2
     said = capsys.readouterr()
     assert said.out == "" and message in said.err
     assert said.err.startswith("replication: error: ") and said.err.count("\n") == 1
@@ -132,7 +133,7 @@ def test_networks_that_cannot_be_had(place, capsys, first, build, message):
     torch.save({}, "pickled.safetensors")
     save_file({"4.bias": torch.rand(3)}, "c.safetensors")
     arguments = ["compare", f"{first}.safetensors", "b.safetensors", "--data", "mnist5k"]
-    assert cli.main([*arguments, "--model", f"nets_to_compare:{build}"]) == 2
+    assert __main__.main([*arguments, "--model", f"nets_to_compare:{build}"]) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
 
@@ -151,14 +152,14 @@ def test_from_a_shell(place):
 
 def test_names_of_equal_files_take_their_folders(tmp_path):
     one, two = tmp_path / "one" / "model.safetensors", tmp_path / "two" / "model.safetensors"
-    assert _compare_command.labels(str(one), str(two)) == ("one-model", "two-model")
-    assert _compare_command.labels(str(one), str(one)) == ("model", "model")
-    assert _compare_command.labels("a.safetensors", "x/b.safetensors") == ("a", "b")
+    assert _compare.labels(str(one), str(two)) == ("one-model", "two-model")
+    assert _compare.labels(str(one), str(one)) == ("model", "model")
+    assert _compare.labels("a.safetensors", "x/b.safetensors") == ("a", "b")
 
 
 def test_many_layers_get_some_of_their_names():
     layers = {f"layer{index}": torch.rand(8, 2) for index in range(205)}
     grid = similarity.compare(layers, metric="procrustes")
-    figure = _compare_command.draw(grid, ("a", "b"), "stamp")
+    figure = _compare.draw(grid, ("a", "b"), "stamp")
     ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert ticks[:2] == ["layer0", "layer3"] and len(ticks) <= _compare_command.TICKS
+    assert ticks[:2] == ["layer0", "layer3"] and len(ticks) <= _compare.TICKS

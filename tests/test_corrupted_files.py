@@ -24,8 +24,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from replication import _download, _notebook_files, claims, data, own_models, sweeps
-from replication._files import read_json, write_json
+from replication import claims, data, sweeps
+from replication._core.files import read_json, write_json
+from replication.data import _download
+from replication.papers import _notebook_files, own_models
 
 ROUNDS = range(24)
 

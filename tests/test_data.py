@@ -22,7 +22,8 @@ from _data_files import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replication import _download, _locations, _readers, data
+from replication import data
+from replication.data import _download, _locations, _readers
 
 REAL = os.environ.get("REPLICATION_DATA")  # read before the fixture below hides it
 place = _data_files.place
@@ -111,7 +112,7 @@ def test_cifar_pickles_are_read_by_torchvision(place, monkeypatch):
 
 
 def write_pickles(base, monkeypatch):
-    from replication._torchvision import datasets
+    from replication._core.vision import datasets
 
     folder = base / "cifar-10-batches-py"
     folder.mkdir()

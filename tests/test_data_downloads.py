@@ -12,7 +12,8 @@ import _data_files
 import pytest
 from _data_files import IDX_FILES, digits, idx, left, write_idx
 
-from replication import _download, data
+from replication import data
+from replication.data import _download
 
 place = _data_files.place
 
@@ -56,7 +57,7 @@ def online(monkeypatch):
 @pytest.fixture
 def server(online, monkeypatch):
     """Serve a tiny MNIST as torchvision would find it."""
-    from replication._torchvision import datasets
+    from replication._core.vision import datasets
 
     served = _Server(("127.0.0.1", 0), _Handler)
     served.asked, served.files, resources = [], {}, []
@@ -80,7 +81,7 @@ def server(online, monkeypatch):
 @pytest.fixture
 def silence(online, monkeypatch):
     """Be a network that accepts and never answers."""
-    from replication._torchvision import datasets
+    from replication._core.vision import datasets
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
@@ -137,7 +138,7 @@ def test_a_download_that_stalls_ends(server, tmp_path):
 
 
 def test_an_interrupted_download_is_no_data_set(server, tmp_path, monkeypatch):
-    from replication._torchvision import datasets
+    from replication._core.vision import datasets
 
     class Killed(datasets.MNIST):
         def _load_data(self):
@@ -181,7 +182,7 @@ def test_a_silent_network_is_left_in_time_and_asked_once(silence, monkeypatch, c
 
 
 def test_a_refusing_network_fails_at_once(online, monkeypatch):
-    from replication._torchvision import datasets
+    from replication._core.vision import datasets
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -193,7 +194,7 @@ def test_a_refusing_network_fails_at_once(online, monkeypatch):
 
 
 def test_the_mirror_that_answers_is_asked(server, silence, monkeypatch):
-    from replication._torchvision import datasets
+    from replication._core.vision import datasets
 
     url = f"http://127.0.0.1:{server.server_address[1]}/"
     monkeypatch.setattr(datasets.MNIST, "mirrors", [silence, url])

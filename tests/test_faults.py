@@ -17,8 +17,10 @@ from _fault_commands import toy
 from test_cli import make, output_of, printed
 from test_scorecard import item, put
 
-from replication import _files, claims, cli, plotting, scorecard, sweeps, training
-from replication._files import atomic, is_abandoned, mark, temporary_for, write_json
+from replication import __main__, claims, plotting, sweeps, training
+from replication._core import files
+from replication._core.files import atomic, is_abandoned, mark, temporary_for, write_json
+from replication.claims import scorecard
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills, mounts and limits of POSIX")
 
@@ -80,7 +82,7 @@ def test_elsewhere_a_day_without_a_change_is_death(tmp_path):
 
 def test_a_folder_is_cleared_once_a_process(tmp_path, monkeypatch):
     write_json(tmp_path / "a.json", 1)
-    monkeypatch.setattr(_files.os, "scandir", lambda _: pytest.fail("looked again"))
+    monkeypatch.setattr(files.os, "scandir", lambda _: pytest.fail("looked again"))
     write_json(tmp_path / "b.json", 1)
     assert temporary_for(tmp_path / "a.b.json").suffix == ".json"
 
@@ -209,11 +211,11 @@ def test_a_notebook_on_a_full_disk_fails_and_runs_later(disk, monkeypatch, capfd
     make(root, "01_long", f"print('x' * {2 * ROOM})")
     command = ["figures", "--profile", "smoke"]
     with without_room(root):
-        assert cli.main(command) == 1
+        assert __main__.main(command) == 1
     told = capfd.readouterr().out
     assert re.search(r"01_long: failed after .*01_long\.ipynb: .*File too large", told)
     assert not list((root / "figures" / "smoke" / "01_long").iterdir())
-    assert cli.main(command) == 0
+    assert __main__.main(command) == 0
     assert "01_long: done" in capfd.readouterr().out
     assert len(printed(output_of(root, "01_long"))) == 2 * ROOM + 1
 

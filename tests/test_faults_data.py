@@ -16,8 +16,9 @@ from _data_files import IDX_FILES, left, write_idx
 from _fault_commands import toy
 from test_faults import dead, of, wide
 
-from replication import cli, data, paths, sweeps, training
-from replication._torchvision import datasets
+from replication import __main__, data, sweeps, training
+from replication._core import paths
+from replication._core.vision import datasets
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="mounts and limits of POSIX")
 place, online = test_data_downloads.place, test_data_downloads.online
@@ -53,7 +54,7 @@ def test_a_read_only_data_folder_is_read_and_a_download_says_what_to_do(server, 
         told = r"^data/ cannot be written to \(.*\): .*another folder .*\$REPLICATION_DATA$"
         with pytest.raises(ValueError, match=told):
             data.fetch("mnist", timeout=5)
-        assert cli.main(["data", "mnist"]) == 1
+        assert __main__.main(["data", "mnist"]) == 1
         assert "data/ cannot be written to" in capsys.readouterr().err
         with pytest.raises(ValueError, match="was not downloaded"):
             data.load("mnist")

@@ -16,7 +16,7 @@ from test_faults import contents
 from test_sweeps import SPECS, Counted, equal, expected, measure, run
 
 import replication
-from replication import cli, sweeps, training
+from replication import __main__, sweeps, training
 
 HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
@@ -88,7 +88,7 @@ def test_two_runs_of_one_notebook(tmp_path, monkeypatch, capfd):
     folder = tmp_path / "figures" / "smoke" / "01_one"
     assert sorted(file.name for file in folder.iterdir()) == ["01_one.ipynb", "run.json"]
     assert printed(output_of(tmp_path, "01_one")) == "met\n"
-    assert cli.main(command[2:]) == 0
+    assert __main__.main(command[2:]) == 0
     assert "up to date" in capfd.readouterr().out
 
 

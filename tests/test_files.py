@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from replication import paths
-from replication._files import atomic, read_json, write_json
-from replication._inputs import (
+from replication._core import paths
+from replication._core.files import atomic, read_json, write_json
+from replication._core.inputs import (
     as_integer,
     as_tensor,
     choose_device,

@@ -19,7 +19,9 @@ from _tiny_runs import fit
 from torch import nn
 
 import replication
-from replication import _download, _notebook_files, claims, cli, data, own_models, plotting, sweeps
+from replication import __main__, claims, data, plotting, sweeps
+from replication.data import _download
+from replication.papers import _notebook_files, own_models
 
 ROOT = Path(replication.__file__).resolve().parent.parent
 
@@ -302,7 +304,7 @@ def test_no_pickle_is_taken_for_claims_or_a_notebook(content, tmp_path, capsys):
         claims.load(path)
     notebook = tmp_path / "root" / "notebooks" / "01_trap.ipynb"
     notebook.write_bytes(content)
-    assert cli.main(["figures", "--only", "01"]) == 1
+    assert __main__.main(["figures", "--only", "01"]) == 1
     assert "01_trap: not readable as a notebook" in capsys.readouterr().out
 
 
@@ -324,7 +326,7 @@ def nothing_new(tmp_path):
 def test_no_argument_of_the_command_line_leads_outside(name, nothing_new, capsys):
     def fails(*arguments):
         try:
-            status = cli.main(arguments)
+            status = __main__.main(arguments)
         except SystemExit as stop:  # argparse's own
             status = stop.code
         told = capsys.readouterr()
@@ -341,7 +343,7 @@ def test_no_argument_of_the_command_line_leads_outside(name, nothing_new, capsys
 @pytest.mark.parametrize("name", [name for name in OUTSIDE if "\0" not in name])
 def test_no_profile_from_the_environment_leads_outside(name, nothing_new, monkeypatch, capsys):
     monkeypatch.setenv("REPLICATION_PROFILE", name)
-    assert cli.main(["figures"]) == 2
+    assert __main__.main(["figures"]) == 2
     assert "REPLICATION_PROFILE" in capsys.readouterr().err
 
 
@@ -397,6 +399,6 @@ def test_a_folder_that_is_no_site_is_not_replaced(tmp_path, capsys):
     home = tmp_path / "home"
     home.mkdir()
     (home / "thesis.txt").write_text("years of work")
-    assert cli.main(["site", "--to", str(home)]) == 2
+    assert __main__.main(["site", "--to", str(home)]) == 2
     assert (home / "thesis.txt").read_text() == "years of work"
     assert "something other than a site" in capsys.readouterr().err

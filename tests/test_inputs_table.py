@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from replication import activations, directions, memorisation, resets, sensitivity, spectra
+from replication import activations, directions, memorisation, sensitivity, spectra
 from replication import similarity as sim
+from replication.directions import probe, projection, resets
 from replication.sensitivity import trajectories
-from replication.similarity import probe, projection
 
 
 @dataclass(frozen=True)

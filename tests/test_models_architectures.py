@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from replication import activations, models, similarity
-from replication._layers import scaled
-from replication._residual import PaddedShortcut
-from replication._torchvision import models as torchvision_models
+from replication._core.vision import models as torchvision_models
+from replication.models._layers import scaled
+from replication.models.resnet import PaddedShortcut
 
 
 def draw(*size, dtype=torch.float32):

@@ -6,7 +6,7 @@ from test_models_architectures import count, draw, shapes
 from torch import nn
 
 from replication import activations, models
-from replication._sequences import Attention, LSTMLayer, MLPSublayer, Rows
+from replication.models.sequences import Attention, LSTMLayer, MLPSublayer, Rows
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 

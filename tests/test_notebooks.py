@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from replication._notebook_files import KEPT_METADATA, WIDGET
+from replication.papers._notebook_files import KEPT_METADATA, WIDGET
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

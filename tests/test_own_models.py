@@ -12,7 +12,8 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from replication import activations, data, own_models
+from replication import activations, data
+from replication.papers import own_models
 
 
 def mlp():
@@ -279,7 +280,7 @@ def test_units(shape, expected):
 
 
 def test_pretrained_weights_come_from_the_cache(tmp_path, monkeypatch):
-    from replication._torchvision import models
+    from replication._core.vision import models
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("REPLICATION_OFFLINE", "1")

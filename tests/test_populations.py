@@ -6,7 +6,9 @@ import torch
 from _tiny_runs import forbid_steps, interrupt, random_split
 from torch import nn
 
-from replication import _batched, models, populations, training
+from replication import models, training
+from replication.training import _batched
+from replication.training import population as programs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -120,7 +122,7 @@ def test_a_mapped_member_is_the_network_trained_alone(options, monkeypatch):
     specs = [make(**shared), make(**shared, seed=2, learning_rate=0.02, augment={"flip": 1})]
     alone = [fit(spec) for spec in specs]
     forbid_steps(monkeypatch)
-    monkeypatch.setattr(populations, "strategy", lambda *_: "vmap")
+    monkeypatch.setattr(programs, "strategy", lambda *_: "vmap")
     for run, other in zip(population(specs), alone, strict=True):
         assert_close(run, other)
 
@@ -158,7 +160,7 @@ def test_cropped_members_are_the_networks_trained_alone(monkeypatch):
 
 
 def test_crops_of_two_sizes_are_two_programs(monkeypatch):
-    monkeypatch.setattr(populations, "strategy", lambda *_: "vmap")
+    monkeypatch.setattr(programs, "strategy", lambda *_: "vmap")
     monkeypatch.setitem(models.MODELS, "convnet", any_size)
     specs = [
         make(model="convnet", model_options={}, epochs=1, seed=seed, augment={"crop": side})
@@ -171,13 +173,13 @@ def test_crops_of_two_sizes_are_two_programs(monkeypatch):
 @pytest.fixture
 def sizes(monkeypatch):
     """Collect how many networks are trained together, call by call."""
-    found, train = [], populations._train
+    found, train = [], programs._train
 
     def spy(members, *rest):
         found.append(len(members))
         return train(members, *rest)
 
-    monkeypatch.setattr(populations, "_train", spy)
+    monkeypatch.setattr(programs, "_train", spy)
     return found
 
 
@@ -202,7 +204,7 @@ def test_mixed_specifications_are_grouped_and_come_back_in_order(sizes):
 
 
 def test_large_groups_are_cut(sizes, monkeypatch):
-    monkeypatch.setattr(populations, "members_at_once", lambda *_: 2)
+    monkeypatch.setattr(programs, "members_at_once", lambda *_: 2)
     runs = population([make(seed=seed, epochs=1) for seed in range(5)])
     assert [run.spec.seed for run in runs] == list(range(5))
     assert sizes == [2, 2, 1]
@@ -241,7 +243,7 @@ def test_an_interrupted_population_goes_on_where_it_was(step, alone, tmp_path, m
         for changes in INTERRUPTED
     ]
     undisturbed = [fit(spec) for spec in specs]
-    advance, taken = populations._advance, []
+    advance, taken = programs._advance, []
 
     def fragile(stack, *rest):
         if len(taken) == step:
@@ -250,7 +252,7 @@ def test_an_interrupted_population_goes_on_where_it_was(step, alone, tmp_path, m
         advance(stack, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(populations, "_advance", fragile)
+        patch.setattr(programs, "_advance", fragile)
         with pytest.raises(KeyboardInterrupt):
             population(specs, store=tmp_path)
     if alone:
@@ -265,14 +267,14 @@ def test_a_population_takes_up_a_run_that_was_trained_alone(tmp_path, monkeypatc
     spec = make(optimizer_options={"momentum": 0.9}, evaluate_every=1, epochs=4)
     undisturbed = fit(spec)
     interrupt(monkeypatch, spec, SPLIT, tmp_path, step=9)
-    batched, seen = populations._advance, []
+    batched, seen = programs._advance, []
     monkeypatch.setattr(
-        populations,
+        population,
         "_advance",
         lambda stack, *rest: (seen.append(stack.members[0].training.step), batched(stack, *rest)),
     )
     other = make(optimizer_options={"momentum": 0.9}, evaluate_every=1, epochs=4, seed=5)
-    monkeypatch.setattr(populations, "strategy", lambda *_: "products")
+    monkeypatch.setattr(programs, "strategy", lambda *_: "products")
     assert_close(population([spec, other], store=tmp_path)[0], undisturbed)
     assert sorted(seen) == sorted([*range(20), *range(5, 20)])  # one epoch was saved
 
@@ -295,7 +297,7 @@ def test_a_population_takes_up_a_run_that_was_trained_alone(tmp_path, monkeypatc
 )
 def test_the_strategy(name, options, members, device, expected):
     model = models.build(name, **options)
-    assert populations.strategy(model, members, torch.device(device)) == expected
+    assert programs.strategy(model, members, torch.device(device)) == expected
 
 
 def test_masks_are_those_that_the_layers_draw():
@@ -358,7 +360,7 @@ def test_progress_counts_every_step(monkeypatch):
         def update(self, count=1):
             shown.append(count)
 
-    monkeypatch.setattr(populations, "bar", Bar)
+    monkeypatch.setattr(programs, "bar", Bar)
     population([make(**changes) for changes in VARIED])
     assert shown[0] == sum(shown[1:])
 

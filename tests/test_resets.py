@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from replication import models, resets
+from replication import models
+from replication.directions import resets
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from _settling import settle_all
 
-from replication.rules import _cca_insights as per_seed
-from replication.rules import cca_insights as rules
-from replication.rules.cca_insights import CLAIMS, GENERALISING, MEMORISING
+from replication.papers import _cca_insights as per_seed
+from replication.papers import cca_insights as rules
+from replication.papers.cca_insights import CLAIMS, GENERALISING, MEMORISING
 
 SEEDS = range(4)
 JITTER = [0.0, 0.003, -0.003, 0.001]

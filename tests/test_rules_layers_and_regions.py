@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from _settling import settle_all
 
-from replication.rules import _layers_and_regions as own
-from replication.rules import layers_and_regions as rules
-from replication.rules.layers_and_regions import (
+from replication.papers import _layers_and_regions as own
+from replication.papers import layers_and_regions as rules
+from replication.papers.layers_and_regions import (
     CLAIMS,
     CONVNET,
     EARLY,

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from _settling import settle_all
 
-from replication.rules import noise_svd
-from replication.rules.noise_svd import CLAIMS, LAYERS
+from replication.papers import noise_svd_mnist
+from replication.papers.noise_svd_mnist import CLAIMS, LAYERS
 
 EPOCHS = np.array([0, 0.5, *range(1, 21)], dtype=float)
 SEEDS = (0, 1, 2, 3)
@@ -66,7 +66,7 @@ def world(**changed):
 
 
 def verdicts(tables):
-    found = settle_all(CLAIMS, noise_svd.statistics(*tables))
+    found = settle_all(CLAIMS, noise_svd_mnist.statistics(*tables))
     return {name: claim.verdict for name, claim in found.items()}
 
 
@@ -107,16 +107,16 @@ def test_b2_needs_a_fall_and_not_only_an_order():
 
 def test_nets_that_did_not_memorise_do_not_count():
     tables = world(train_accuracy=lambda s: 0.5 if s < 2 else 1.0)
-    found = noise_svd.statistics(*tables)["B12"]
+    found = noise_svd_mnist.statistics(*tables)["B12"]
     assert [math.isnan(value) for value in found] == [True, True, False, False]
     assert verdicts(tables)["B12"] == "inconclusive"
-    assert noise_svd.memorised(tables[1]) == [2, 3]
+    assert noise_svd_mnist.memorised(tables[1]) == [2, 3]
 
 
 def test_nothing_after_convergence_leaves_b7_undefined():
     spectra, history, accuracy = world()
     history.loc[history.arm == "protocol", "test_loss"] = 3 - history.epoch / 10
-    assert all(math.isnan(v) for v in noise_svd.statistics(spectra, history, accuracy)["B7"])
+    assert all(math.isnan(v) for v in noise_svd_mnist.statistics(spectra, history, accuracy)["B7"])
 
 
 def test_noise_around_the_threshold_is_inconclusive():
@@ -126,7 +126,7 @@ def test_noise_around_the_threshold_is_inconclusive():
 
 
 def test_statistics_are_the_ones_their_rules_name():
-    found = noise_svd.statistics(*world())
+    found = noise_svd_mnist.statistics(*world())
     # seed 0: wiggle 1, conv1 is depth 0 and conv2 depth 2
     assert found["B1"][0] == pytest.approx((0.20 + 0.16) / 2)
     assert found["B2"][1][0] == pytest.approx(-1)
@@ -142,7 +142,7 @@ def test_statistics_are_the_ones_their_rules_name():
 
 def test_convergence_is_the_first_epoch_near_the_minimum():
     history = pd.DataFrame({"epoch": [3, 0, 1, 2], "test_loss": [1.0, 2.0, 1.06, 1.05]})
-    assert noise_svd.convergence_epoch(history) == 2
+    assert noise_svd_mnist.convergence_epoch(history) == 2
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_convergence_is_the_first_epoch_near_the_minimum():
     ],
 )
 def test_plateau_is_where_the_curve_stays_near_its_end(values, expected):
-    assert noise_svd.plateau_epoch(pd.Series(values, index=range(4))) == expected
+    assert noise_svd_mnist.plateau_epoch(pd.Series(values, index=range(4))) == expected
 
 
 def test_a_flat_curve_has_no_plateau_epoch():
-    assert math.isnan(noise_svd.plateau_epoch(pd.Series([1.0, 1.0, 1.0])))
+    assert math.isnan(noise_svd_mnist.plateau_epoch(pd.Series([1.0, 1.0, 1.0])))

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from _settling import settle_all
 
-from replication.rules import _random_labels as per_seed
-from replication.rules import random_labels
-from replication.rules.random_labels import (
+from replication.papers import _random_labels as per_seed
+from replication.papers import random_labels
+from replication.papers.random_labels import (
     ALEXNET,
     CLAIMS,
     FEATURES,

@@ -8,9 +8,9 @@ import pytest
 from _settling import settle_all
 from scipy.stats import kendalltau, spearmanr
 
-from replication.rules import _sensitivity as own
-from replication.rules import sensitivity
-from replication.rules.sensitivity import (
+from replication.papers import _jacobian_vs_gap as own
+from replication.papers import jacobian_vs_gap
+from replication.papers.jacobian_vs_gap import (
     ACTIVATION,
     AUGMENTATION,
     BASE,
@@ -103,12 +103,12 @@ def world(ellipse=None, point=None, net=None, arm=None, seeds=SEEDS, pair_seeds=
                     arms.append(row | other(arm, name, s, width, depth))
     networks = pd.DataFrame(networks)
     networks = networks[~networks.dataset.isin(drop)]
-    paired = sensitivity.pairs(pd.DataFrame(arms))
+    paired = jacobian_vs_gap.pairs(pd.DataFrame(arms))
     return networks, paired, pd.concat(paths), pd.concat(points)
 
 
 def settle(tables):
-    return settle_all(CLAIMS, sensitivity.statistics(*tables))
+    return settle_all(CLAIMS, jacobian_vs_gap.statistics(*tables))
 
 
 def verdicts(tables):
@@ -232,9 +232,12 @@ def test_networks_that_did_not_fit_do_not_count():
 
     tables = world(net=unfit)
     assert verdicts(tables) == verdicts(world())
-    kept = tables[0][sensitivity.fitted(tables[0])]
+    kept = tables[0][jacobian_vs_gap.fitted(tables[0])]
     assert len(kept) == 0.75 * len(tables[0])
-    assert sensitivity.statistics(*tables)["N9"] == sensitivity.statistics(kept, *tables[1:])["N9"]
+    assert (
+        jacobian_vs_gap.statistics(*tables)["N9"]
+        == jacobian_vs_gap.statistics(kept, *tables[1:])["N9"]
+    )
 
 
 def test_a_single_network_that_did_not_fit_is_undefined():
@@ -271,7 +274,7 @@ def test_no_pairs_at_all_leave_the_claims_open():
 
 
 def test_statistics_are_the_ones_their_rules_name():
-    found = sensitivity.statistics(*world())
+    found = jacobian_vs_gap.statistics(*world())
     at, between = NEAR[[0, 1, 2, 3, -1, -2, -3]].mean(), NEAR[9:16].mean()
     dip = math.log((2 - 1.8 * at) / (2 - 1.8 * between))
     assert [found["N1"][0][0], found["N2"][0][0]] == pytest.approx([dip, dip])
@@ -349,7 +352,9 @@ def test_a_flat_or_empty_curve_is_undefined():
 
 def test_correlations_within_and_across_labels():
     networks = world()[0]
-    table = sensitivity.correlations(networks, ["jacobian", "transitions"], ["width", "member"], 99)
+    table = jacobian_vs_gap.correlations(
+        networks, ["jacobian", "transitions"], ["width", "member"], 99
+    )
     assert len(table) == 3 * 2 * 3
     rows = table.set_index(["dataset", "measure", "labels"])
     assert rows.loc[(MNIST, "jacobian", "all"), "networks"] == 96
@@ -368,11 +373,11 @@ def test_correlations_within_and_across_labels():
 def test_correlations_of_the_few_or_constant_are_undefined():
     networks = world()[0]
     few = networks[networks.dataset == MNIST][:9]
-    found = sensitivity.correlations(few, ["jacobian"], ["width"], 9)
+    found = jacobian_vs_gap.correlations(few, ["jacobian"], ["width"], 9)
     assert found.networks[0] == 9 and found.spearman.isna().all()
     same = networks.assign(jacobian=1.0)
-    assert sensitivity.correlations(same, ["jacobian"], ["width"], 9).spearman.isna().all()
-    assert sensitivity.correlations(networks[:0], ["jacobian"], ["width"], 9).empty
+    assert jacobian_vs_gap.correlations(same, ["jacobian"], ["width"], 9).spearman.isna().all()
+    assert jacobian_vs_gap.correlations(networks[:0], ["jacobian"], ["width"], 9).empty
 
 
 def test_partial_correlation_takes_out_what_train_loss_explains():
@@ -382,7 +387,7 @@ def test_partial_correlation_takes_out_what_train_loss_explains():
     table = table.assign(train_accuracy=1.0, seed=0, setting=range(4000))
     table["gap"] = loss + source.normal(size=4000)
     table["jacobian"] = loss + source.normal(size=4000)
-    row = sensitivity.correlations(table, ["jacobian"], ["setting"], 20).iloc[0]
+    row = jacobian_vs_gap.correlations(table, ["jacobian"], ["setting"], 20).iloc[0]
     assert row.spearman > 0.4 and abs(row.partial) < 0.05
 
 
@@ -392,6 +397,7 @@ def test_interval_counts_settings_and_not_their_copies():
     table = table.assign(dataset=MNIST, labels=TRUE, train_accuracy=1.0, setting=range(40))
     copies = pd.concat([table] * 25, ignore_index=True)
     one, many = (
-        sensitivity.correlations(t, ["jacobian"], ["setting"], 400).iloc[0] for t in (table, copies)
+        jacobian_vs_gap.correlations(t, ["jacobian"], ["setting"], 400).iloc[0]
+        for t in (table, copies)
     )
     assert many.high - many.low == pytest.approx(one.high - one.low, rel=0.25)

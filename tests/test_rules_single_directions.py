@@ -8,8 +8,8 @@ import pytest
 from _settling import settle_all
 from scipy.stats import rankdata, spearmanr
 
-from replication.rules import single_directions as rules
-from replication.rules.single_directions import CLAIMS
+from replication.papers import single_directions as rules
+from replication.papers.single_directions import CLAIMS
 
 SEEDS = (0, 1, 2, 3)
 WIGGLE = (0.0, 0.004, -0.004, 0.002)

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from _settling import settle_all
 
-from replication.rules import _svcca
-from replication.rules import svcca as rules
-from replication.rules.svcca import CLAIMS, CONVNET_DEPTH
+from replication.papers import _svcca_dynamics
+from replication.papers import svcca_dynamics as rules
+from replication.papers.svcca_dynamics import CLAIMS, CONVNET_DEPTH
 
 SEEDS = (0, 1, 2, 3)
 WIGGLE = (0.0, 0.004, -0.004, 0.002)
@@ -229,7 +229,7 @@ def test_grids_are_read_where_the_size_stays():
         if row["column"] in keep:
             before = RESNET[RESNET.index(row["column"]) - 2]
             row["value"] = 0.9 if row["row"] == before else 0.0
-    assert _svcca.grid(pd.DataFrame(panes)) == pytest.approx(0.4)
+    assert _svcca_dynamics.grid(pd.DataFrame(panes)) == pytest.approx(0.4)
 
 
 def test_more_or_fewer_than_two_like_classes_are_undefined():

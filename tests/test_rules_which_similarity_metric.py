@@ -8,9 +8,9 @@ import pytest
 from _settling import settle_all
 from scipy.stats import kendalltau, spearmanr
 
-from replication.rules import _which_similarity_metric as parts
-from replication.rules import which_similarity_metric as rules
-from replication.rules.which_similarity_metric import CLAIMS, SUBTASKS
+from replication.papers import _which_similarity_metric as parts
+from replication.papers import which_similarity_metric as rules
+from replication.papers.which_similarity_metric import CLAIMS, SUBTASKS
 
 SEEDS = (0, 1, 2, 3, 4)
 WIGGLE = (0.0, 0.004, -0.004, 0.002, -0.001)

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from replication.claims import Claim, Rule, save, settle
-from replication.scorecard import BEGIN, END, collect, select, summary, update_readme, write
+from replication.claims.scorecard import BEGIN, END, collect, select, summary, update_readme, write
 
 VALUES = {
     "reproduced": [1.0, 1.1, 0.9],
@@ -163,7 +163,7 @@ def test_a_write_that_fails_leaves_the_old_page(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("replication._files.os.replace", fail)
+    monkeypatch.setattr("replication._core.files.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write(tmp_path)
     assert path.read_bytes() == before

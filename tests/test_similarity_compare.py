@@ -11,8 +11,8 @@ import torch
 from _random_networks import gaussian
 
 from replication import plotting
-from replication._inputs import generator
-from replication._progress import bar
+from replication._core.inputs import generator
+from replication._core.progress import bar
 from replication.similarity import (
     _metrics,
     _whitening,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from replication.similarity.probe import keep_components, linear_probe
+from replication.directions.probe import keep_components, linear_probe
 
 
 def problem(noise=0.3, features=6, seed=0, dtype=torch.float64):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from replication import similarity
-from replication.similarity.projection import onto_directions, onto_neurons, projected
+from replication.directions.projection import onto_directions, onto_neurons, projected
 
 
 def layer(examples=60, neurons=6, seed=0, dtype=torch.float64):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from replication import activations, models, spectra
-from replication._inputs import generator
+from replication._core.inputs import generator
 from replication.spectra import noise_spectrum
 
 pytestmark = pytest.mark.usefixtures("own_random_numbers")

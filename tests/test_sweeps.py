@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from replication import _progress, data, sweeps, training
+from replication import data, sweeps, training
+from replication._core import progress
 
 SPECS = [{"sigma": s, "seed": i} for s in (0.2, 0.1) for i in (1, 0)]
 
@@ -273,7 +274,7 @@ def test_progress_counts_what_is_finished_already(tmp_path, monkeypatch):
     bars = []
 
     def bar(**options):
-        bars.append(_progress.bar(**options | {"show": True}, file=io.StringIO()))
+        bars.append(progress.bar(**options | {"show": True}, file=io.StringIO()))
         return bars[-1]
 
     monkeypatch.setenv("TQDM_DISABLE", "0")

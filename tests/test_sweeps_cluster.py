@@ -286,7 +286,7 @@ def test_a_spec_that_kills_its_workers_fails_alone(client, tmp_path):
 
 @pytest.mark.slow
 def test_a_worker_that_the_cluster_gave_up_is_replaced(client, tmp_path, monkeypatch):
-    monkeypatch.setattr("replication._cluster.REFRESH", 0.1)
+    monkeypatch.setattr("replication.sweeps._dask.REFRESH", 0.1)
     wait(lambda: len(client.nthreads()) == 2)
     worker, nanny = next(iter(client.cluster.workers.items()))
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "0.1s"}):

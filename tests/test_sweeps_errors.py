@@ -80,8 +80,8 @@ def test_other_arguments_are_checked_before_anything_is_computed(options, tmp_pa
 
 @pytest.mark.parametrize("missing", ["dask.system", "distributed"])
 def test_a_cluster_needs_its_extra(missing, tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "replication._cluster", raising=False)
-    monkeypatch.delattr("replication._cluster", raising=False)
+    monkeypatch.delitem(sys.modules, "replication.sweeps._dask", raising=False)
+    monkeypatch.delattr("replication.sweeps._dask", raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ModuleNotFoundError, match=re.escape("pip install -e '.[cluster]'")):
         run(measure, store=tmp_path, cluster="local")

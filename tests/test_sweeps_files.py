@@ -13,7 +13,9 @@ import pytest
 from _tiny_runs import run_killer
 from test_sweeps import SPECS, Counted, equal, expected, measure, run
 
-from replication import _files, _store, sweeps
+from replication import sweeps
+from replication._core import files
+from replication.sweeps import _store
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +107,7 @@ def test_a_result_is_in_place_whole_or_not_at_all(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_files.os, "replace", fail)
+        patch.setattr(files.os, "replace", fail)
         with pytest.raises(KeyboardInterrupt):
             run(measure, store=tmp_path)
     ((source, target),) = written

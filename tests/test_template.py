@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from test_notebooks import CHECKS, bad_parameters, volatile
 
-from replication import claims, cli
+from replication import __main__, claims
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "templates" / "notebook.ipynb"
@@ -24,7 +24,7 @@ def root(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPLICATION_ROOT", str(folder))
         patch.setenv("REPLICATION_OFFLINE", "1")
-        assert cli.main(["figures", "--profile", "smoke", "--in-place"]) == 0
+        assert __main__.main(["figures", "--profile", "smoke", "--in-place"]) == 0
     return folder
 
 

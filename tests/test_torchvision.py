@@ -44,17 +44,17 @@ def test_torchvision_is_not_needed_to_read_files():
 
 
 def test_the_guarded_import():
-    from replication import _torchvision
+    from replication._core import vision
 
-    assert _torchvision.__version__.split(".")[0].isdigit()
-    assert _torchvision.datasets.MNIST and _torchvision.models.resnet18
-    assert _torchvision.transforms.ToTensor
-    assert sys.modules["torchvision"].datasets is _torchvision.datasets
+    assert vision.__version__.split(".")[0].isdigit()
+    assert vision.datasets.MNIST and vision.models.resnet18
+    assert vision.transforms.ToTensor
+    assert sys.modules["torchvision"].datasets is vision.datasets
 
 
 @pytest.mark.parametrize("fails", ["operator torchvision::nms does not exist", "another reason"])
 def test_the_guard_acts_for_one_reason_only(fails, monkeypatch):
-    from replication import _torchvision
+    from replication._core import vision
 
     tries, defined = [], []
 
@@ -73,16 +73,16 @@ def test_the_guard_acts_for_one_reason_only(fails, monkeypatch):
         return "module"
 
     kept = {name: m for name, m in sys.modules.items() if name.split(".")[0] == "torchvision"}
-    monkeypatch.setattr(_torchvision, "_library", _torchvision._library)
-    monkeypatch.setattr(_torchvision.importlib, "import_module", importing)
+    monkeypatch.setattr(vision, "_library", vision._library)
+    monkeypatch.setattr(vision.importlib, "import_module", importing)
     monkeypatch.setattr(torch.library, "Library", Library)
     try:
         if fails == "another reason":
             with pytest.raises(RuntimeError, match=fails):
-                _torchvision._load()
+                vision._load()
             assert defined == []
         else:
-            assert _torchvision._load() == "module"
+            assert vision._load() == "module"
             assert defined == [("torchvision", "DEF"), "nms", "qnms"]
             assert not any(name.startswith("torchvision") for name in sys.modules)
     finally:

@@ -13,7 +13,8 @@ from _tiny_runs import forbid_steps, random_split
 from torch import nn
 from torch.nn import functional as F
 
-from replication import _steps, data, models, training
+from replication import data, models, training
+from replication.training import trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -159,7 +160,7 @@ def test_learning_rates_by_step(schedule, formula, monkeypatch):
 
 
 def test_an_epoch_draws_every_image_once_in_another_order():
-    run = _steps.Training(make(epochs=3), SPLIT, CPU)
+    run = trainer.Training(make(epochs=3), SPLIT, CPU)
     orders = []
     for _ in range(3):
         for _ in range(4):
@@ -239,7 +240,7 @@ def test_the_user_s_cudnn_settings_hold_but_for_determinism(monkeypatch):
     cudnn = torch.backends.cudnn
     for name, value in {"deterministic": False, "benchmark": True, "allow_tf32": False}.items():
         monkeypatch.setattr(cudnn, name, value)
-    with _steps.deterministic():
+    with trainer.deterministic():
         assert (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32) == (True, False, False)
     assert (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32) == (False, True, False)
 

@@ -7,7 +7,8 @@ import torch
 from test_training import CPU, SPLIT, alike, fit, make, own_seed, same_weights
 from torch.nn import functional as F
 
-from replication import _steps, data, training
+from replication import data, training
+from replication.training import trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("keep", [False, True])
 def test_label_corruption_is_of_the_training_labels_only_and_lasts(keep):
     spec = make(label_corruption=0.7, keep_marginal=keep, seed=5)
-    run = _steps.Training(spec, SPLIT, CPU)
+    run = trainer.Training(spec, SPLIT, CPU)
     expected = data.corrupt_labels(SPLIT.train.labels, 0.7, 10, own_seed(5, "labels"), keep)
     assert not torch.equal(expected, SPLIT.train.labels)
     assert torch.equal(training.training_labels(spec, SPLIT), expected)
@@ -29,7 +30,7 @@ def test_label_corruption_is_of_the_training_labels_only_and_lasts(keep):
 def test_image_corruption_of_training_and_test_images(kind):
     images = SPLIT.train.images
     twins = dataclasses.replace(SPLIT, test=data.Examples(images, SPLIT.train.labels))
-    run = _steps.Training(make(image_corruption=kind), twins, CPU)
+    run = trainer.Training(make(image_corruption=kind), twins, CPU)
     assert not torch.equal(run.train.images, images)
     # One permutation of the pixels for both parts; noise must not come back in the test images.
     assert torch.equal(run.train.images, run.test.images) == (kind == "shuffled_pixels")
@@ -51,10 +52,10 @@ def seeded(seed=0):
 
 def test_flips_have_their_probability():
     images = distinct_pixels()
-    assert torch.equal(_steps.augment(images, {"flip": 1}, seeded()), images.flip(3))
-    assert torch.equal(_steps.augment(images, {"flip": 0}, seeded()), images)
-    assert torch.equal(_steps.augment(images, {}, seeded()), images)
-    some = _steps.augment(images, {"flip": 0.25}, seeded())
+    assert torch.equal(trainer.augment(images, {"flip": 1}, seeded()), images.flip(3))
+    assert torch.equal(trainer.augment(images, {"flip": 0}, seeded()), images)
+    assert torch.equal(trainer.augment(images, {}, seeded()), images)
+    some = trainer.augment(images, {"flip": 0.25}, seeded())
     flipped = [torch.equal(a, b) for a, b in zip(some, images.flip(3), strict=True)]
     kept = [torch.equal(a, b) for a, b in zip(some, images, strict=True)]
     assert sum(flipped) + sum(kept) == len(images)
@@ -63,7 +64,7 @@ def test_flips_have_their_probability():
 
 def test_shifts_cut_a_window_from_the_padded_image():
     images = distinct_pixels()
-    moved = _steps.augment(images, {"shift": 2}, seeded())
+    moved = trainer.augment(images, {"shift": 2}, seeded())
     assert moved.shape == images.shape
     padded = F.pad(images, (2, 2, 2, 2))
     windows = {
@@ -81,7 +82,7 @@ def test_shifts_cut_a_window_from_the_padded_image():
 
 def test_crops_are_windows_at_every_place():
     images = distinct_pixels()
-    cut = _steps.augment(images, {"crop": 3}, seeded())
+    cut = trainer.augment(images, {"crop": 3}, seeded())
     found = [
         {(r, c) for r in range(3) for c in range(5) if torch.equal(x[:, r : r + 3, c : c + 3], y)}
         for x, y in zip(images, cut, strict=True)
@@ -89,17 +90,17 @@ def test_crops_are_windows_at_every_place():
     assert all(len(places) == 1 for places in found)
     assert len(set.union(*found)) == 15  # rows and columns move apart from one another
     whole = images[..., :5]
-    assert torch.equal(_steps.augment(whole, {"crop": 5}, seeded()), whole)
+    assert torch.equal(trainer.augment(whole, {"crop": 5}, seeded()), whole)
 
 
 def test_a_crop_trains_on_windows_and_measures_the_centres(monkeypatch):
-    seen, plain = [], _steps.augment
+    seen, plain = [], trainer.augment
 
     def spy(images, how, source):
         seen.append((images.shape, plain(images, how, source)))
         return seen[-1][1]
 
-    monkeypatch.setattr(_steps, "augment", spy)
+    monkeypatch.setattr(trainer, "augment", spy)
     spec = make(augment={"crop": 5}, model_options={"inputs": 25}, epochs=1)
     run = fit(spec)
     assert len(seen) == 4
@@ -118,26 +119,26 @@ def test_a_crop_is_at_most_the_image():
 
 def test_augmentation_repeats_with_its_generator():
     images, how = distinct_pixels(), {"shift": 1, "flip": 0.5, "crop": 3}
-    once = _steps.augment(images, how, seeded(1))
-    assert torch.equal(once, _steps.augment(images, how, seeded(1)))
-    assert not torch.equal(once, _steps.augment(images, how, seeded(2)))
+    once = trainer.augment(images, how, seeded(1))
+    assert torch.equal(once, trainer.augment(images, how, seeded(1)))
+    assert not torch.equal(once, trainer.augment(images, how, seeded(2)))
 
 
 def test_augmentation_is_of_what_is_trained_on_alone_and_new_at_every_step(monkeypatch):
-    seen, plain = [], _steps.augment
+    seen, plain = [], trainer.augment
 
     def spy(images, how, source):
         seen.append(plain(images, how, source))
         return seen[-1]
 
-    monkeypatch.setattr(_steps, "augment", spy)
+    monkeypatch.setattr(trainer, "augment", spy)
     spec, split = make(augment={"shift": 2}, batch_size=60, epochs=3), alike()
     run = fit(spec, split)
     assert len(seen) == 3
     assert not any(
         torch.equal(a, b) for a, b in zip(seen, [split.train.images, *seen], strict=False)
     )
-    monkeypatch.setattr(_steps, "augment", lambda images, how, source: seen.pop(0))
+    monkeypatch.setattr(trainer, "augment", lambda images, how, source: seen.pop(0))
     assert same_weights(run.state(), fit(spec, split).state())
     measured = training.evaluate(run.model(), split.train)
     assert tuple(run.history.iloc[-1][["train_loss", "train_accuracy"]]) == measured

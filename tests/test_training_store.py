@@ -12,7 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from test_training import COLUMNS, REGULAR, SPLIT, assert_same, fit, make, same_weights
 
-from replication import _files, _resume, _steps, training
+from replication import training
+from replication._core import files
+from replication.training import _checkpoint, trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,13 +58,13 @@ OPTIMIZERS = [
 
 
 def count_steps(monkeypatch):
-    taken, advance = [], _steps.Training.advance
+    taken, advance = [], trainer.Training.advance
 
     def spy(self):
         taken.append(self.step)
         advance(self)
 
-    monkeypatch.setattr(_steps.Training, "advance", spy)
+    monkeypatch.setattr(trainer.Training, "advance", spy)
     return taken
 
 
@@ -133,7 +135,7 @@ def test_a_run_may_break_off_before_and_after_any_file_is_in_place(tmp_path, mon
                     raise KeyboardInterrupt
 
             with monkeypatch.context() as patch:
-                patch.setattr(_files.os, "replace", fragile)
+                patch.setattr(files.os, "replace", fragile)
                 try:
                     fit(busy(), store=store)
                 except KeyboardInterrupt:
@@ -260,7 +262,7 @@ def test_a_resume_file_that_another_process_replaces_is_read_as_one(tmp_path, mo
         files[step] = (tmp_path / busy().key(SPLIT) / "resume.safetensors").read_bytes()
     path = tmp_path / busy().key(SPLIT) / "resume.safetensors"
     path.write_bytes(files[3])
-    newer, replaced, safe_open = tmp_path / "newer", [], _resume.safe_open
+    newer, replaced, safe_open = tmp_path / "newer", [], _checkpoint.safe_open
     newer.write_bytes(files[7])
 
     def opened(*args):
@@ -269,7 +271,7 @@ def test_a_resume_file_that_another_process_replaces_is_read_as_one(tmp_path, mo
             replaced.append(os.replace(newer, path))
         return handle
 
-    monkeypatch.setattr(_resume, "safe_open", opened)
+    monkeypatch.setattr(_checkpoint, "safe_open", opened)
     assert_same(fit(busy(), store=tmp_path), fit(busy()))
     assert replaced
 
@@ -277,12 +279,12 @@ def test_a_resume_file_that_another_process_replaces_is_read_as_one(tmp_path, mo
 def test_safetensors_notices_any_length_but_the_right_one(tmp_path):
     """The tests of cut files rest on it."""
     path = tmp_path / "x.safetensors"
-    _resume.save_tensors({"a": torch.rand(5), "b": torch.zeros(())}, path, {"c": "d"})
+    _checkpoint.save_tensors({"a": torch.rand(5), "b": torch.zeros(())}, path, {"c": "d"})
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        with pytest.raises(SafetensorError), _resume.safe_open(path, "pt"):
+        with pytest.raises(SafetensorError), _checkpoint.safe_open(path, "pt"):
             pass
     path.write_bytes(content + b"0")
-    with pytest.raises(SafetensorError), _resume.safe_open(path, "pt"):
+    with pytest.raises(SafetensorError), _checkpoint.safe_open(path, "pt"):
         pass

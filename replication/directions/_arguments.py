@@ -7,7 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from replication._inputs import Array, as_integer, as_list, as_tensor, generator, require_classes
+from replication._core.inputs import (
+    Array,
+    as_integer,
+    as_list,
+    as_tensor,
+    generator,
+    require_classes,
+)
 
 
 def as_examples(images: object, labels: object) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from replication import activations
-from replication._inputs import Array, as_tensor, nearest
+from replication._core.inputs import Array, as_tensor, nearest
 from replication.directions._network import Cut, to_model
 
 CLAMPS = ("zero", "mean")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from replication import activations
-from replication._inputs import as_integer, as_model, as_names
+from replication._core.inputs import as_integer, as_model, as_names
 
 # Takes the layer's index and its output (copies, examples, units, ...); returns the same shape.
 Alter = Callable[[int, Tensor], Tensor]

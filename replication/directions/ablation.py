@@ -31,8 +31,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from replication._inputs import Array, like
-from replication._progress import bar
+from replication._core.inputs import Array, like
+from replication._core.progress import bar
 from replication.directions._arguments import as_counts, as_examples, as_orders, class_sizes
 from replication.directions._linear import NextLinear, next_linear
 from replication.directions._moments import clamp_values

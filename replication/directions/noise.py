@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from replication._inputs import Array, as_integer, as_list, as_tensor, generator, like, nearest
-from replication._progress import bar
+from replication._core.inputs import Array, as_integer, as_list, as_tensor, generator, like, nearest
+from replication._core.progress import bar
 from replication.directions._arguments import as_examples, class_sizes
 from replication.directions._moments import unit_moments
 from replication.directions._network import Cut, cut, quiet

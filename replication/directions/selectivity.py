@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from replication._inputs import Array, as_integer, as_tensor, like
-from replication._precision import full_precision
+from replication._core.inputs import Array, as_integer, as_tensor, like
+from replication._core.precision import full_precision
 from replication.activations import spatial_mean
 from replication.similarity._linalg import as_layer
 

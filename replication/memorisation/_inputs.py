@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from replication._inputs import MOST_CLASSES, Array, as_tensor
+from replication._core.inputs import MOST_CLASSES, Array, as_tensor
 
 CHUNK = 2**22  # entries that intermediate results may have beside what the caller asked for
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from replication._inputs import Array, as_integer, as_tensor, generator, like
-from replication._precision import full_precision
+from replication._core.inputs import Array, as_integer, as_tensor, generator, like
+from replication._core.precision import full_precision
 from replication.memorisation._inputs import CHUNK
 
 PATCHES = 10_000  # from which the whitening is estimated

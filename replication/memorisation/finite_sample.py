@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from replication._inputs import Array, as_integer, generator, like
-from replication._precision import full_precision
+from replication._core.inputs import Array, as_integer, generator, like
+from replication._core.precision import full_precision
 from replication.memorisation._inputs import CHUNK, as_rows, as_targets
 
 EPS = torch.finfo(torch.float64).eps

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from replication._inputs import Array, as_number, like
-from replication._precision import full_precision
+from replication._core.inputs import Array, as_number, like
+from replication._core.precision import full_precision
 from replication.memorisation._inputs import CHUNK, as_rows, as_targets
 
 PAIRED = 1000  # training images whose distances give the default bandwidth

@@ -6,8 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from replication._inputs import Array, as_integer, as_list, as_number, as_tensor, generator, like
-from replication._precision import full_precision
+from replication._core.inputs import (
+    Array,
+    as_integer,
+    as_list,
+    as_number,
+    as_tensor,
+    generator,
+    like,
+)
+from replication._core.precision import full_precision
 from replication.memorisation._inputs import as_rows, as_targets
 
 

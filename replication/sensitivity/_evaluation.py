@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import as_model
+from replication._core.inputs import as_model
 from replication.activations import evaluating
 
 

@@ -16,7 +16,7 @@ from warnings import warn
 import torch
 from torch import Tensor
 
-from replication._inputs import generator
+from replication._core.inputs import generator
 
 
 def softmax_rows(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from replication._inputs import as_tensor
+from replication._core.inputs import as_tensor
 from replication.sensitivity._cuts import Rows
 from replication.sensitivity._program import Program
 from replication.sensitivity._segments import Values

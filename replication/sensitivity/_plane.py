@@ -7,7 +7,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from replication._inputs import Array, as_tensor
+from replication._core.inputs import Array, as_tensor
 
 Extent = tuple[float, float, float, float]
 """Left, right, bottom and top."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import as_model
+from replication._core.inputs import as_model
 from replication.sensitivity._evaluation import (
     as_logits,
     chunks,

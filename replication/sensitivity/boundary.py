@@ -8,7 +8,7 @@ so ends the region.
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import Array, as_integer, as_tensor, like
+from replication._core.inputs import Array, as_integer, as_tensor, like
 from replication.sensitivity._evaluation import chunks, plain_evaluation
 from replication.sensitivity._program import ROUNDING, Activation, Affine, MaxPool, Program
 from replication.sensitivity._tracing import trace

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from replication._inputs import Array, as_integer, as_number, as_tensor, like
+from replication._core.inputs import Array, as_integer, as_number, as_tensor, like
 
 
 class CrossEntropyBounds(NamedTuple):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import Array, as_integer, like
+from replication._core.inputs import Array, as_integer, like
 from replication.sensitivity._codes import count_changes, new_tallies
 from replication.sensitivity._evaluation import plain_evaluation
 from replication.sensitivity._paths import as_paths, as_polylines

@@ -7,7 +7,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import Array, as_integer, as_tensor, generator, like, nearest
+from replication._core.inputs import Array, as_integer, as_tensor, generator, like, nearest
 from replication.sensitivity import _norms
 from replication.sensitivity._evaluation import (
     as_logits,

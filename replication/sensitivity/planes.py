@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import Array, as_integer, like, nearest
+from replication._core.inputs import Array, as_integer, like, nearest
 from replication.sensitivity._evaluation import plain_evaluation
 from replication.sensitivity._plane import Extent, convex, plane_through
 from replication.sensitivity._polygons import Polygons, pack, regions

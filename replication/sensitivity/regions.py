@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from replication._inputs import Array, as_integer, like, nearest
-from replication._progress import bar
+from replication._core.inputs import Array, as_integer, like, nearest
+from replication._core.progress import bar
 from replication.sensitivity._codes import Tally, count_changes, new_tallies
 from replication.sensitivity._evaluation import plain_evaluation
 from replication.sensitivity._paths import Paths, as_paths, as_polylines

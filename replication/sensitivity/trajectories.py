@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from replication._inputs import Array, as_integer, as_tensor, generator, like
-from replication._precision import full_precision
+from replication._core.inputs import Array, as_integer, as_tensor, generator, like
+from replication._core.precision import full_precision
 
 
 def polyline(points: Array | Sequence[Array]) -> Array:

@@ -10,7 +10,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from replication._inputs import Array, as_integer, as_tensor
+from replication._core.inputs import Array, as_integer, as_tensor
 
 
 def as_layer(value: Array, name: str) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from replication._inputs import nearest
+from replication._core.inputs import nearest
 from replication.similarity._linalg import Subspace, principal_subspace, subspace
 from replication.similarity._whitening import Whitening, whitening
 from replication.similarity.baselines import DISTANCES, distance_ranks, explained, rank_correlation

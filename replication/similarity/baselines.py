@@ -6,8 +6,8 @@ import warnings
 import torch
 from torch import Tensor
 
-from replication._inputs import Array, like, nearest
-from replication._precision import full_precision
+from replication._core.inputs import Array, like, nearest
+from replication._core.precision import full_precision
 from replication.similarity._linalg import as_pair, centred, subspace
 from replication.similarity.procrustes import normalised
 

@@ -15,8 +15,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from replication._inputs import Array, as_integer, generator, like
-from replication._precision import full_precision
+from replication._core.inputs import Array, as_integer, generator, like
+from replication._core.precision import full_precision
 from replication.similarity._linalg import Subspace, as_pair, principal_subspace, subspace
 from replication.similarity._whitening import Whitening
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from replication._inputs import Array, like, nearest
-from replication._precision import full_precision
+from replication._core.inputs import Array, like, nearest
+from replication._core.precision import full_precision
 from replication.similarity._linalg import as_layer, as_pair, centred
 
 KERNELS = ("linear", "rbf")

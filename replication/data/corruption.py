@@ -1,0 +1,133 @@
+"""Corruption of labels and images, as Zhang et al. 2017 and Morcos et al. 2018 define it."""
+
+import re
+
+import numpy as np
+import torch
+
+from replication._core.inputs import Array, as_images, as_integer, as_tensor, generator, nearest
+
+KINDS = ("shuffled_pixels", "random_pixels", "gaussian")
+
+
+def corrupt_labels(
+    labels: Array,
+    fraction: float,
+    num_classes: int,
+    seed: int,
+    keep_marginal: bool = False,
+) -> Array:
+    """Corrupt a fraction of the labels; the same for all epochs, devices and sizes of batch.
+
+    By default (Zhang et al. 2017, section 2.2: partially corrupted labels) every label becomes,
+    independently with probability `fraction`, a uniformly random class, which may be the true one:
+    a share ``fraction * (1 - 1 / num_classes)`` is wrong on average. With one seed, what is
+    corrupted at a small fraction is corrupted in the same way at every larger one.
+
+    With `keep_marginal` (Morcos et al. 2018, "On the importance of single directions"), exactly
+    ``round(fraction * N)`` labels drawn at random are shuffled among themselves, so that the number
+    of examples in each class stays.
+
+    Parameters
+    ----------
+    labels
+        Integers (N,) from 0 to ``num_classes - 1``, a tensor or an array. Not modified.
+    fraction
+        From 0 to 1.
+    num_classes
+        The number of classes, >= 1.
+    seed
+        An integer >= 0.
+    keep_marginal
+        Shuffle a fraction of the labels in place of drawing new ones.
+
+    Returns
+    -------
+    torch.Tensor or numpy.ndarray
+        int64 (N,), of the kind and on the device of `labels`.
+
+    Raises
+    ------
+    ValueError
+        An argument is of the wrong kind, shape or range.
+    """
+    dtype = getattr(labels, "dtype", None)
+    if dtype is not None and not re.fullmatch(r"(torch\.)?u?int\d+", str(dtype)):
+        raise ValueError(f"labels: expected integers, found the dtype {dtype}")
+    given = as_tensor(labels, "labels")
+    if given.ndim != 1:
+        raise ValueError(f"labels: expected the shape (N,), found {tuple(given.shape)}")
+    if not isinstance(fraction, int | float | np.number) or not 0 <= fraction <= 1:
+        raise ValueError(f"fraction: expected a number from 0 to 1, found {fraction!r}")
+    num_classes = as_integer(num_classes, "num_classes", 1)
+    out = given.to("cpu", torch.int64, copy=True)
+    low, high = int(out.min()), int(out.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(f"labels: expected 0 to {num_classes - 1}, found {low} to {high}")
+    source = generator(as_integer(seed, "seed", 0), "corrupt_labels")
+    if keep_marginal:
+        chosen = torch.randperm(len(out), generator=source)[: round(float(fraction) * len(out))]
+        out[chosen] = out[chosen[torch.randperm(len(chosen), generator=source)]]
+    else:
+        draws = torch.rand(len(out), dtype=torch.float64, generator=source)
+        random = torch.randint(num_classes, (len(out),), generator=source)
+        out = torch.where(draws < float(fraction), random, out)
+    return out.numpy() if isinstance(labels, np.ndarray) else out.to(given.device)
+
+
+def corrupt_images(images: Array, kind: str, seed: int) -> Array:
+    """Corrupt the images as Zhang et al. 2017, section 2.2, do.
+
+    - ``"shuffled_pixels"``: one permutation of the positions for all images. It depends on the
+      seed and the size of the image only, so that training and test images given the same seed are
+      permuted alike.
+    - ``"random_pixels"``: another permutation for every image.
+    - ``"gaussian"``: pixels drawn from a normal distribution with the mean and the variance of each
+      channel over `images`; they are not clipped to [0, 1].
+
+    All channels of an image are permuted alike. For the last two kinds give test images another
+    seed than training images: the same seed would give the same permutations and the same draws.
+
+    Parameters
+    ----------
+    images
+        (N, C, H, W), floating point and finite, a tensor or an array. Not modified.
+    kind
+        One of `KINDS`.
+    seed
+        An integer >= 0.
+
+    Returns
+    -------
+    torch.Tensor or numpy.ndarray
+        Of the shape, kind and device of `images` and of its dtype (float32 for half types).
+
+    Raises
+    ------
+    ValueError
+        An argument is of the wrong kind, shape or range.
+    """
+    given = as_images(images)
+    if kind not in KINDS:
+        raise ValueError(f"kind: there is no {kind!r}; {nearest(str(kind), KINDS)}")
+    source = generator(as_integer(seed, "seed", 0), "corrupt_images")
+    flat, positions = given.flatten(2), given.shape[2] * given.shape[3]
+    if kind == "shuffled_pixels":
+        out = flat[:, :, torch.randperm(positions, generator=source).to(given.device)]
+    elif kind == "random_pixels":
+        out = torch.empty_like(flat)
+        step = max(1, 2**21 // positions)  # some 16 MiB of sort keys at a time
+        for start in range(0, len(flat), step):
+            piece = flat[start : start + step]
+            keys = torch.rand(len(piece), positions, dtype=torch.float64, generator=source)
+            order = keys.to(given.device).argsort(dim=1)
+            out[start : start + step] = piece.gather(2, order[:, None].expand(piece.shape))
+    else:
+        exact = torch.float64 if given.dtype == torch.float64 else torch.float32
+        channels = [flat[:, channel].double() for channel in range(flat.shape[1])]
+        mean = torch.stack([values.mean() for values in channels])[:, None].to(exact)
+        std = torch.stack([values.std(correction=0) for values in channels])[:, None].to(exact)
+        noise = torch.randn(flat.shape, dtype=exact, generator=source).to(given.device)
+        out = noise.mul_(std).add_(mean).to(given.dtype)
+    out = out.reshape(given.shape)
+    return out.numpy() if isinstance(images, np.ndarray) else out

@@ -1,0 +1,133 @@
+"""Layers projected on a few directions, and networks that go on from there (Raghu et al. 2017)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from replication._core.inputs import Array, as_integer, as_list, as_tensor, nearest
+from replication._core.precision import full_precision
+from replication.similarity._linalg import as_layer
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What is left of a layer that is reduced to k numbers: x -> mean + (x - mean) encode decode.
+
+    Attributes
+    ----------
+    mean : (neurons,) tensor
+    encode : (neurons, k) tensor
+    decode : (k, neurons) tensor
+    """
+
+    mean: Tensor
+    encode: Tensor
+    decode: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return a layer of the same shape: (N, neurons) or (N, channels, height, width).
+
+        Of the latter, `mean` has an entry a channel, and every position is projected alike, or one
+        for each channel and position.
+
+        Raises
+        ------
+        ValueError
+            If `x` has neither that many neurons nor that many channels.
+        """
+        width = len(self.mean)
+        if x.ndim > 2 and x.shape[1] == width:
+            return self._apply(x.movedim(1, -1)).movedim(-1, 1)
+        if x[0].numel() != width:
+            raise ValueError(f"x: expected {width} neurons or channels, found {tuple(x.shape)}")
+        return self._apply(x.flatten(1)).view(x.shape)
+
+    def _apply(self, x: Tensor) -> Tensor:
+        mean, encode, decode = (part.to(x) for part in (self.mean, self.encode, self.decode))
+        return mean + ((x - mean) @ encode) @ decode
+
+
+def onto_directions(x: Array, directions: Array) -> Projection:
+    """Return the projection of every neuron on the span of k directions of the layer.
+
+    A neuron is its activity over the examples, a column of the centred X; with W the directions and
+    H = X W their activity, it becomes its least-squares approximation H H^+ X (Raghu et al. 2017,
+    section 2.1). Other examples take the same map W H^+ X. Directions that depend on others, or
+    are 0, change nothing.
+
+    Parameters
+    ----------
+    x : (examples, neurons) tensor or array
+    directions : (neurons, k) tensor or array
+        For example `CCAResult.x_directions[:, :k]`, or columns of the identity.
+
+    Raises
+    ------
+    ValueError
+        If `x` or `directions` are not two-dimensional, empty, not finite, or do not fit.
+    """
+    layer = as_layer(x, "x")
+    given = as_tensor(directions, "directions").to(layer)
+    if given.ndim != 2 or len(given) != layer.shape[1]:
+        raise ValueError(
+            f"directions: expected finite numbers (neurons, k) for {layer.shape[1]} neurons, "
+            f"found shape {tuple(given.shape)}"
+        )
+    with full_precision():
+        mean = layer.mean(0)
+        centred = (layer - mean).double()
+        variates = centred @ given.double()
+        length = torch.linalg.vector_norm(variates, dim=0)
+        scale = length.where(length > 0, 1)
+        variates = variates / scale
+        tolerance = len(layer) * torch.finfo(torch.float64).eps
+        inverse = torch.linalg.pinv(variates.mT @ variates, rtol=tolerance, hermitian=True)
+        decode = inverse @ (variates.mT @ centred)
+        return Projection(mean, (given.double() / scale).to(layer), decode.to(layer))
+
+
+def onto_neurons(x: Array, neurons: Sequence[int]) -> Projection:
+    """Return the projection that keeps some neurons and holds the others at their mean over x.
+
+    Raises
+    ------
+    ValueError
+        As `onto_directions`, or if there is no such neuron.
+    """
+    layer = as_layer(x, "x")
+    width = layer.shape[1]
+    index = [as_integer(neuron, "neurons", 0) for neuron in as_list(neurons, "neurons")]
+    if any(neuron >= width for neuron in index):
+        raise ValueError(f"neurons: expected 0 to {width - 1}, found {max(index)}")
+    axes = torch.eye(width, dtype=layer.dtype, device=layer.device)[:, index]
+    return Projection(layer.mean(0), axes, axes.mT)
+
+
+@contextmanager
+def projected(model: nn.Module, layers: Mapping[str, Projection]) -> Iterator[nn.Module]:
+    """Give `model` with the outputs of some layers projected, in every pass within the block.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer.
+    """
+    modules = dict(model.named_modules())
+    for name in layers:
+        if name not in modules:
+            raise ValueError(f"layers: no layer {name!r}; {nearest(name, modules)}")
+
+    def hook(projection: Projection):
+        return lambda module, arguments, output: projection(output)
+
+    handles = [
+        modules[name].register_forward_hook(hook(projection)) for name, projection in layers.items()
+    ]
+    try:
+        yield model
+    finally:
+        for handle in handles:
+            handle.remove()

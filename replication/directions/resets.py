@@ -1,0 +1,167 @@
+"""Reset layers of a trained network, and measure how far its weights went (Zhang et al. 2019).
+
+A reset gives some layers the weights of another state of the same network: of a checkpoint, the
+initial one included (re-initialisation), or of a fresh draw, ``models.build`` with another seed
+(re-randomisation). Batch normalisation holds statistics of what the layers before it put out. They
+are reset with their layer, and those further up no longer fit: a reset as it stands breaks the
+normalisation as well as the layer. `recalibrate` measures them anew, which leaves the layer alone.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from replication._core.inputs import as_integer, as_model, as_names, as_tensor, nearest
+from replication._core.precision import full_precision
+from replication.activations import taking_integers
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a layer's weights are apart: ``l2`` and ``linf``, and ``rms`` = l2 / sqrt(count)."""
+
+    l2: float
+    linf: float
+    rms: float
+
+
+def reset(model: nn.Module, state: Mapping[str, Tensor], layers: Sequence[str]) -> nn.Module:
+    """Return a copy of `model` whose `layers` have the weights and buffers of `state`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Left as it is.
+    state : mapping
+        A ``state_dict`` of the same architecture, on any device.
+    layers : sequence of str
+        Names of modules; with a module go all modules in it. Of none, the copy is equal.
+
+    Raises
+    ------
+    ValueError
+        If a layer is unknown or holds no weights, or `state` lacks one or has it in another shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import resets
+    >>> from torch.nn import Linear, Sequential
+    >>> net, other = (Sequential(Linear(5, 8), Linear(8, 3)) for _ in range(2))
+    >>> mixed = resets.reset(net, other.state_dict(), ["0"])
+    >>> torch.equal(mixed[0].weight, other[0].weight), torch.equal(mixed[1].weight, net[1].weight)
+    (True, True)
+    """
+    changed = copy.deepcopy(as_model(model))
+    own = changed.state_dict()
+    with torch.no_grad():
+        for name in _entries(own, layers):
+            if name not in _mapping(state, "state") or state[name].shape != own[name].shape:
+                found = tuple(state[name].shape) if name in state else "none"
+                raise ValueError(
+                    f"state: expected {name!r} of shape {tuple(own[name].shape)}, found {found}"
+                )
+            own[name].copy_(state[name])
+    return changed
+
+
+def weight_distance(
+    first: Mapping[str, Tensor], second: Mapping[str, Tensor], layers: Sequence[str]
+) -> Distance:
+    """Return how far the parameters of `layers` are apart in two states, taken as one vector.
+
+        l2 = |v - w|_2,   linf = max_i |v_i - w_i|,   rms = l2 / sqrt(dim v)
+
+    (Zhang, Bengio and Singer 2019, who set the last two against criticality.) Worked out in
+    float64; the running statistics of batch normalisation are no weights and left out.
+
+    Raises
+    ------
+    ValueError
+        If a layer is unknown or holds no weights, the shapes differ, or a weight is not finite.
+    """
+    names = [
+        name
+        for name in _entries(first, layers)
+        if name.rpartition(".")[2] not in ("running_mean", "running_var", "num_batches_tracked")
+    ]
+    for name in names:
+        if name not in _mapping(second, "second") or second[name].shape != first[name].shape:
+            raise ValueError(f"second: expected {name!r} of shape {tuple(first[name].shape)}")
+    apart = []
+    for name in names:
+        v, w = (
+            as_tensor(first[name], f"first[{name!r}]"),
+            as_tensor(second[name], f"second[{name!r}]"),
+        )
+        apart.append((v.double() - w.to(v).double()).flatten())
+    apart = torch.cat(apart)
+    l2 = apart.norm().item()
+    return Distance(l2, apart.abs().max().item(), l2 / len(apart) ** 0.5)
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 512) -> nn.Module:
+    """Return a copy of `model`, in eval mode, with batch statistics measured anew on `images`.
+
+    One pass: the running mean and variance of every batch normalisation become the means over
+    batches, each normalised by its own statistics, as in training. Dropout is off. Without batch
+    normalisation the copy is equal.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    images : (N, ...) tensor or array
+        At least 2; they are brought to the model's device and dtype.
+    batch_size : int
+        Images a batch; the last batches share the rest evenly.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 2 images, one is not finite, or `batch_size` is below 2.
+    """
+    size = as_integer(batch_size, "batch_size", 2)
+    images = as_tensor(images, "images")
+    if images.ndim < 1 or len(images) < 2:
+        raise ValueError(f"images: expected at least 2, found shape {tuple(images.shape)}")
+    changed = copy.deepcopy(as_model(model)).eval()
+    norms = [m for m in changed.modules() if isinstance(m, NORMS) and m.track_running_stats]
+    if not norms:
+        return changed
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches
+        norm.train()
+    weight = next((p for p in changed.parameters() if p.is_floating_point()), images)
+    dtype = weight.dtype if images.is_floating_point() else images.dtype
+    with full_precision(), taking_integers(images):
+        for batch in images.tensor_split(-(-len(images) // size)):
+            changed(batch.to(weight.device, dtype, copy=True))  # an in-place layer may come first
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return changed.eval()
+
+
+def _mapping(state: Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{name}: expected a state_dict, found {type(state).__name__}")
+    return state
+
+
+def _entries(state: Mapping[str, Tensor], layers: Sequence[str]) -> list[str]:
+    """Return the names of all tensors in `layers`."""
+    found: list[str] = []
+    for layer in as_names(layers, "layers"):
+        inside = [name for name in state if name.startswith(f"{layer}.")]
+        if not inside:
+            known = {name[:i] for name in state for i, c in enumerate(name) if c == "."}
+            raise ValueError(f"layers: no weights in {layer!r}; {nearest(layer, sorted(known))}")
+        found += [name for name in inside if name not in found]
+    return found

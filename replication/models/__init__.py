@@ -1,0 +1,30 @@
+"""The papers' networks, built by name so that a specification can be written down as text.
+
+Every network is a plain `torch.nn.Module` with named layers. `build` draws the initial weights
+from a seed of its own and leaves torch's global generator as it was.
+"""
+
+from replication.models._layers import ACTIVATIONS
+from replication.models.build import MODELS, build, mlp, mnist_convnet
+from replication.models.convnets import morcos_convnet, plain, svcca_convnet, tiny10
+from replication.models.inception import small_alexnet, small_inception
+from replication.models.resnet import resnet, resnet18
+from replication.models.sequences import row_lstm, vit
+
+__all__ = [
+    "ACTIVATIONS",
+    "MODELS",
+    "build",
+    "mlp",
+    "mnist_convnet",
+    "morcos_convnet",
+    "plain",
+    "resnet",
+    "resnet18",
+    "row_lstm",
+    "small_alexnet",
+    "small_inception",
+    "svcca_convnet",
+    "tiny10",
+    "vit",
+]

@@ -1,0 +1,113 @@
+"""What the networks of `models` are made of: checked options, activations, small modules."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from numbers import Real
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from replication._core.inputs import as_number, nearest
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "tanh": nn.Tanh,
+    "hardtanh": nn.Hardtanh,
+    "hardsigmoid": nn.Hardsigmoid,
+}
+
+
+def activate(name: str) -> nn.Module:
+    """Return the activation called `name`; an unknown one is a ValueError."""
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise ValueError(f"activation: found {name!r}; {nearest(str(name), ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+def as_flag(value: bool, name: str) -> bool:
+    """Return `value` as a bool; anything but True or False is a ValueError."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}: expected True or False, found {value!r}")
+    return bool(value)
+
+
+def scaled(units: int, width: float) -> int:
+    """Return `units` times the multiplier `width`, to the nearest integer and at least 1."""
+    return max(1, round(units * as_number(width, "width", positive=True)))
+
+
+def dropout_layer(share: float, name: str) -> dict[str, nn.Module]:
+    """Return the layer `name` that drops a share of its input, or nothing where the share is 0."""
+    if isinstance(share, bool) or not (isinstance(share, Real) and 0 <= share < 1):
+        raise ValueError(f"dropout: expected a number in [0, 1), found {share!r}")
+    return {name: nn.Dropout(float(share))} if share else {}
+
+
+def unit(
+    name: str,
+    affine: nn.Linear | nn.Conv2d,
+    index: int | str,
+    activation: str,
+    batch_norm: bool = False,
+    dropout: float = 0.0,
+) -> dict[str, nn.Module]:
+    """Return `affine` under its name, then ``bn, act, drop`` with `index`: a layer of a network.
+
+    Batch normalisation comes before the activation (Ioffe & Szegedy 2015, section 3.2), dropout
+    after it; what is off leaves no module.
+    """
+    layers: dict[str, nn.Module] = {name: affine}
+    if as_flag(batch_norm, "batch_norm"):
+        convolution = isinstance(affine, nn.Conv2d)
+        layers[f"bn{index}"] = (
+            nn.BatchNorm2d(affine.out_channels)
+            if convolution
+            else nn.BatchNorm1d(affine.out_features)
+        )
+    layers[f"act{index}"] = activate(activation)
+    return layers | dropout_layer(dropout, f"drop{index}")
+
+
+def sequence(layers: Mapping[str, nn.Module]) -> nn.Sequential:
+    """Return the named layers as one network."""
+    return nn.Sequential(OrderedDict(layers))
+
+
+def pooled_readout(features: int, classes: int) -> dict[str, nn.Module]:
+    """Return ``pool, flatten, fc``: mean over positions, (N, features, H, W) to (N, classes)."""
+    return {
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten(),
+        "fc": nn.Linear(features, classes),
+    }
+
+
+class Concatenation(nn.Module):
+    """Named branches of one input, their outputs side by side in the channel dimension."""
+
+    def __init__(self, **branches: nn.Module) -> None:
+        super().__init__()
+        for name, branch in branches.items():
+            self.add_module(name, branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs of the branches, (N, sum of their channels, H, W)."""
+        return torch.cat([branch(x) for branch in self.children()], dim=1)
+
+
+class Select(nn.Module):
+    """Entry `index` of dimension 1: (N, T, units) to (N, units)."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+
+    def extra_repr(self) -> str:
+        """Return what ``print`` shows of it."""
+        return str(self.index)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return that entry."""
+        return x[:, self.index]

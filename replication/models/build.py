@@ -1,0 +1,129 @@
+"""The papers' networks, built by name so that a specification can be written down as text.
+
+Every network is a plain `torch.nn.Module` with named layers. `build` draws the initial weights
+from a seed of its own and leaves torch's global generator as it was.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from replication._core.inputs import as_integer, derive_seed, nearest
+from replication.models._layers import activate, as_flag, sequence, unit
+from replication.models.convnets import morcos_convnet, plain, svcca_convnet, tiny10
+from replication.models.inception import small_alexnet, small_inception
+from replication.models.resnet import resnet, resnet18
+from replication.models.sequences import row_lstm, vit
+
+
+def mlp(
+    inputs: int = 784,
+    widths: Sequence[int] = (512,),
+    classes: int = 10,
+    activation: str = "relu",
+    bias: bool = True,
+    batch_norm: bool = False,
+    dropout: float = 0.0,
+) -> nn.Sequential:
+    """Return a fully connected network: flatten, then (fc, bn, act, drop) for each width, then fc.
+
+    Layers are named ``flatten, fc1, bn1, act1, drop1, ..., fcL``, without the ``bn`` and ``drop``
+    that are off. Inputs are ``(N, ...)`` with `inputs` numbers each; outputs are logits
+    ``(N, classes)``. Zhang et al. 2017 (Table 1) have `inputs` 2352 and `widths` (512,) with
+    1,209,866 parameters, (512, 512, 512) with 1,735,178. Default: 407,050 parameters.
+
+    Parameters
+    ----------
+    bias : bool
+        Whether the dense layers, the last one too, add biases.
+    batch_norm : bool
+        Batch normalisation before every activation (Ioffe & Szegedy 2015, section 3.2).
+    dropout : float
+        Share of units dropped after every activation (Srivastava et al. 2014).
+
+    Raises
+    ------
+    ValueError
+        For an unknown activation or a number out of range.
+    """
+    sizes = [
+        as_integer(inputs, "inputs", 1),
+        *[as_integer(width, "widths", 1) for width in widths],
+        as_integer(classes, "classes", 1),
+    ]
+    bias = as_flag(bias, "bias")
+    activate(activation)  # an unknown one is an error also where no layer has it
+    layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
+    for index, (fan_in, fan_out) in enumerate(pairwise(sizes[:-1]), start=1):
+        dense = nn.Linear(fan_in, fan_out, bias=bias)
+        layers |= unit(f"fc{index}", dense, index, activation, batch_norm, dropout)
+    layers[f"fc{len(sizes) - 1}"] = nn.Linear(sizes[-2], sizes[-1], bias=bias)
+    return sequence(layers)
+
+
+def mnist_convnet(classes: int = 10, channels: Sequence[int] = (32, 64)) -> nn.Sequential:
+    """Return the small MNIST convnet of the noise-SVD notebook, 1x28x28 in, logits out.
+
+    conv 3x3, ReLU, conv 3x3, ReLU, max pool 2, FC 128, ReLU, FC; no padding. With the default
+    channels the pooled layer has 9216 neurons and the network 1,199,882 parameters.
+    """
+    first, second = channels
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(1, first, 3),
+            relu1=nn.ReLU(),
+            conv2=nn.Conv2d(first, second, 3),
+            relu2=nn.ReLU(),
+            pool=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(second * 12 * 12, 128),
+            relu3=nn.ReLU(),
+            fc2=nn.Linear(128, classes),
+        )
+    )
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    function.__name__: function
+    for function in (
+        mlp,
+        mnist_convnet,
+        small_alexnet,
+        small_inception,
+        morcos_convnet,
+        svcca_convnet,
+        tiny10,
+        plain,
+        resnet,
+        resnet18,
+        row_lstm,
+        vit,
+    )
+}
+
+
+def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **options) -> nn.Module:
+    """Return the network called `name` with weights drawn from `seed`.
+
+    The weights are drawn on the CPU with torch's default initialisation (dense and convolutional
+    ones as in He et al. 2015 with a = sqrt(5), that is uniform within +-1/sqrt(fan_in)) where the
+    network's own docstring names no other, so that a seed means the same network on every device.
+    `options` go to the function of that name.
+
+    Raises
+    ------
+    ValueError
+        If there is no such network or it does not take those options.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model: found {name!r}; {nearest(name, MODELS)}")
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would seed every GPU as well, and no one would set them back.
+        torch.default_generator.manual_seed(derive_seed(seed, "init"))
+        try:
+            return MODELS[name](**options).to(dtype)
+        except TypeError as error:
+            raise ValueError(f"model_options: {name} was given {options} ({error})") from error

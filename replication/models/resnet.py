@@ -1,0 +1,139 @@
+"""Residual networks for small images (He et al. 2016)."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from replication._core.inputs import as_integer
+from replication.models._layers import activate, pooled_readout, scaled, sequence
+
+
+class PaddedShortcut(nn.Module):
+    """Every `stride`-th position, `extra` channels of zeros added: He et al. 2016, option A."""
+
+    def __init__(self, stride: int, extra: int) -> None:
+        super().__init__()
+        self.stride, self.extra = stride, extra
+
+    def extra_repr(self) -> str:
+        """Return what ``print`` shows of it."""
+        return f"stride={self.stride}, extra={self.extra}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, C + extra, H / stride, W / stride) of (N, C, H, W)."""
+        kept = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(kept, (0, 0, 0, 0, 0, self.extra))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: act2(bn2(conv2(act1(bn1(conv1(x))))) + shortcut(x)).
+
+    There is a module ``shortcut`` only where the stride or the number of channels changes: 1x1
+    convolution and batch normalisation with `projection`, else `PaddedShortcut`.
+    """
+
+    def __init__(
+        self, fan_in: int, fan_out: int, stride: int, activation: str, projection: bool
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(fan_in, fan_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(fan_out)
+        self.act1 = activate(activation)
+        self.conv2 = nn.Conv2d(fan_out, fan_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(fan_out)
+        self.changes = stride > 1 or fan_in != fan_out
+        if self.changes and projection:
+            conv = nn.Conv2d(fan_in, fan_out, 1, stride, bias=False)
+            self.shortcut = sequence({"conv": conv, "bn": nn.BatchNorm2d(fan_out)})
+        elif self.changes:
+            self.shortcut = PaddedShortcut(stride, fan_out - fan_in)
+        self.act2 = activate(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, fan_out, H / stride, W / stride) of (N, fan_in, H, W)."""
+        inner = self.act1(self.bn1(self.conv1(x)))
+        inner = self.bn2(self.conv2(inner))
+        return self.act2(inner + (self.shortcut(x) if self.changes else x))
+
+
+def resnet(
+    depth: int = 20,
+    classes: int = 10,
+    channels: int = 3,
+    width: float = 1.0,
+    activation: str = "relu",
+) -> nn.Sequential:
+    """Return the CIFAR-10 residual network of He et al. 2016 (section 4.2), of 6n + 2 layers.
+
+    A 3x3 convolution with 16 channels, n blocks each with 16, 32 and 64 channels (the first of the
+    second and third stage with stride 2), the mean over positions, logits; parameter-free shortcuts
+    (option A); batch normalisation and no biases. Layers: ``conv1, bn1, act1, block1_1, ...,
+    block1_n, block2_1, ..., block3_n, pool, flatten, fc``; in a block ``conv1, bn1, act1, conv2,
+    bn2, shortcut, act2``. Inputs are ``(N, channels, H, W)`` of any size. Default (ResNet-20):
+    269,722 parameters.
+
+    Ours, as the paper does not say: the added channels of zeros come last.
+
+    Parameters
+    ----------
+    depth : int
+        6n + 2: 8, 14, 20, 32, ...
+    width : float
+        Multiplies the channels.
+
+    Raises
+    ------
+    ValueError
+        For an unknown activation or a number out of range.
+    """
+    blocks, rest = divmod(as_integer(depth, "depth", 8) - 2, 6)
+    if rest:
+        raise ValueError(f"depth: expected 6n + 2, such as 8, 14 or 20, found {depth}")
+    return _stages((16, 32, 64), blocks, classes, channels, width, activation, projection=False)
+
+
+def resnet18(
+    classes: int = 10, channels: int = 3, width: float = 1.0, activation: str = "relu"
+) -> nn.Sequential:
+    """Return ResNet-18 of He et al. 2016 (Table 1) with a first layer for small images.
+
+    A 3x3 convolution with 64 channels and stride 1 in place of 7x7 with stride 2 and max pooling
+    (the usual change for CIFAR-10, not of the paper), two blocks each with 64, 128, 256 and 512
+    channels, the mean over positions, logits; projection shortcuts (option B). Layers as in
+    `resnet`, with ``block1_1`` to ``block4_2``, where a ``shortcut`` has ``conv, bn``. Inputs are
+    ``(N, channels, H, W)`` of any size. Default: 11,173,962 parameters.
+
+    Parameters
+    ----------
+    width : float
+        Multiplies the channels.
+
+    Raises
+    ------
+    ValueError
+        For an unknown activation or a number out of range.
+    """
+    stages = (64, 128, 256, 512)
+    return _stages(stages, 2, classes, channels, width, activation, projection=True)
+
+
+def _stages(
+    stages: tuple[int, ...],
+    blocks: int,
+    classes: int,
+    channels: int,
+    width: float,
+    activation: str,
+    projection: bool,
+) -> nn.Sequential:
+    fan_in = scaled(stages[0], width)
+    first = nn.Conv2d(as_integer(channels, "channels", 1), fan_in, 3, padding=1, bias=False)
+    layers: dict[str, nn.Module] = {"conv1": first, "bn1": nn.BatchNorm2d(fan_in)}
+    layers["act1"] = activate(activation)
+    for stage, units in enumerate(stages, start=1):
+        for block in range(1, blocks + 1):
+            fan_out, stride = scaled(units, width), 2 if stage > 1 and block == 1 else 1
+            layers[f"block{stage}_{block}"] = ResidualBlock(
+                fan_in, fan_out, stride, activation, projection
+            )
+            fan_in = fan_out
+    return sequence(layers | pooled_readout(fan_in, as_integer(classes, "classes", 1)))

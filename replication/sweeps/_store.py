@@ -1,0 +1,164 @@
+"""Stored results of sweeps: one Parquet file a spec, named by a hash, that knows its spec."""
+
+import copy
+import hashlib
+import io
+import json
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from replication._core.files import atomic
+from replication.training import _budget
+
+NOTE = b"replication.sweeps"  # where the metadata of a file name function, version and spec
+
+Job = tuple[Path, Mapping]  # where a result belongs, and its spec
+Result = pd.DataFrame | Sequence[Mapping] | Mapping
+
+
+class BadResult(ValueError):
+    """A function returned what is no table: none of its results would be one."""
+
+
+class Damaged(ValueError):
+    """A stored result cannot be read."""
+
+
+def key(name: str, version: int, spec: Mapping) -> str:
+    """Return the hash, 24 hex digits, that names the result; ValueError if `spec` is not JSON."""
+    try:
+        settings = dict(spec)
+        if not all(isinstance(entry, str) for entry in settings):
+            raise TypeError("its names are not all strings")
+        text = json.dumps([name, version, settings], sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"specs: expected JSON-able values, found {spec} ({error})") from None
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+@dataclass(frozen=True)
+class Computation:
+    """A function and how to call it: with one spec, or `together` with several.
+
+    Called with specs, it returns the content of each one's file; it runs here or on a worker.
+    """
+
+    fn: Callable
+    name: str
+    version: int
+    together: bool
+    budget: _budget.Terms | None = None
+
+    def __call__(self, specs: Sequence[Mapping]) -> list[bytes]:
+        with _budget.task(self.budget):
+            return self._contents(specs)
+
+    def _contents(self, specs: Sequence[Mapping]) -> list[bytes]:
+        before = sys.exception()
+        own = [copy.deepcopy(dict(spec)) for spec in specs]  # a function may not change a spec
+        try:
+            results = self.fn(own) if self.together else [self.fn(spec) for spec in own]
+        except Exception as error:
+            _forget_locals(error, before)
+            raise
+        if not isinstance(results, Sequence) or len(results) != len(specs):
+            found = len(results) if isinstance(results, Sequence) else type(results).__name__
+            raise BadResult(
+                f"fn: expected as many results as specs with batch, {len(specs)}, found {found}"
+            )
+        return [self._content(spec, result) for spec, result in zip(specs, results, strict=True)]
+
+    def _content(self, spec: Mapping, result: Result) -> bytes:
+        """Return `result` as Parquet, `spec` in its metadata."""
+        table = _frame(result)
+        if repeated := set(table.columns) & set(spec):
+            raise BadResult(f"fn: its result repeats columns of the spec: {sorted(repeated)}")
+        arrow = pa.Table.from_pandas(table)
+        note = {"function": self.name, "version": self.version, "spec": dict(spec)}
+        arrow = arrow.replace_schema_metadata(
+            {**arrow.schema.metadata, NOTE: json.dumps(note).encode()}
+        )
+        content = io.BytesIO()
+        pq.write_table(arrow, content, write_page_checksum=True)
+        return content.getvalue()
+
+
+def _forget_locals(error: BaseException | None, before: BaseException | None) -> None:
+    """Free what the frames of `error` hold: out of memory in one spec must not last to the next.
+
+    What was being handled `before` is left alone.
+    """
+    while error is not None and error is not before:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _frame(result: Result) -> pd.DataFrame:
+    if isinstance(result, pd.DataFrame):
+        return result
+    rows = [result] if isinstance(result, Mapping) else result
+    if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
+        raise BadResult(f"fn: expected a mapping, several, or a DataFrame, found {result!r}")
+    return pd.DataFrame(rows)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write `content` whole or not at all; what another run has put there meanwhile stands."""
+    if not path.exists():
+        with atomic(path) as temporary:
+            temporary.write_bytes(content)
+
+
+def read(path: Path) -> tuple[pd.DataFrame, dict]:
+    """Return the table at `path`, and function, version and spec by these names.
+
+    Older files do not name them: the dict is empty.
+
+    Raises
+    ------
+    FileNotFoundError
+    Damaged
+        If there is a file, but none that can be read.
+    """
+    try:
+        # As pd.read_parquet does, at half the time for a small file.
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            arrow = file.read(use_threads=False)
+        note = json.loads((arrow.schema.metadata or {}).get(NOTE, b"{}"))
+        if note and path.stem != key(note["function"], note["version"], note["spec"]):
+            raise ValueError("it is not of the spec that its name is the hash of")
+        return arrow.to_pandas(use_threads=False), note
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # pyarrow and pandas raise nearly anything
+        raise Damaged(f"{path.name} in the store is damaged ({error})") from error
+
+
+def tidy(specs: Sequence[Mapping], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the rows of all tables behind columns that repeat the specs.
+
+    A list among a spec's values stands as a whole in every row. Successive specs of the same names
+    and types share one step, which is several times faster and gives the same types.
+    """
+    parts = []
+    for names, group in groupby(zip(specs, tables, strict=True), key=_shape):
+        pairs = list(group)
+        settings = {
+            name: [spec[name] for spec, table in pairs for _ in range(len(table))]
+            for name, _ in names
+        }
+        results = pd.concat([table for _, table in pairs], ignore_index=True)
+        parts.append(pd.concat([pd.DataFrame(settings, results.index), results], axis="columns"))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _shape(pair: tuple[Mapping, pd.DataFrame]) -> list[tuple[str, type]]:
+    return [(name, type(value)) for name, value in pair[0].items()]

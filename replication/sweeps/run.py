@@ -1,0 +1,293 @@
+"""Many configurations to results: each computed once, kept in a file, never computed again."""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from warnings import warn
+
+import pandas as pd
+
+from replication._core.inputs import as_integer, nearest
+from replication._core.progress import bar
+from replication.sweeps import _store
+from replication.sweeps._store import Job, Result
+from replication.training import _budget
+from replication.training._budget import BudgetSpent
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["BudgetSpent", "SweepError", "load", "run"]
+
+
+class SweepError(RuntimeError):
+    """Some specs failed; the results of all others are in the store.
+
+    Attributes
+    ----------
+    failures : list of (spec, exception)
+    """
+
+    def __init__(self, message: str, failures: list[tuple[Mapping, Exception]]):
+        super().__init__(message)
+        self.failures = failures
+
+
+def run(
+    fn: Callable[[Any], Result | Sequence[Result]],
+    specs: Sequence[Mapping],
+    *,
+    store: str | Path,
+    version: int = 1,
+    cluster: "str | Client | None" = None,
+    batch: int | None = None,
+    on_error: str = "raise",
+    retries: int = 1,
+    resources: Mapping[str, float] | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Return the results of `fn` for every spec as one tidy table, computing only what is missing.
+
+    Parameters
+    ----------
+    fn : callable
+        Takes a spec as a dict and returns one row (a mapping), rows, or a DataFrame. It needs a
+        name: no lambda, no partial, whose results could not be told from those of another.
+    specs : sequence of mapping
+        JSON-able settings by name. All that decides a result must be in the spec: results are found
+        again by the hash of the function's name, `version` and the spec.
+    store : path
+        Folder of the results; one Parquet file a spec, written whole or not at all, in a subfolder
+        named by the function. Several runs may share it, also at the same time.
+    version : int
+        Raise it when the function has changed and its stored results no longer hold.
+    cluster : str or distributed.Client, optional
+        None: one spec after another in this process. ``"local"``: on processes of this machine, one
+        thread each, as many as cores or as ``REPLICATION_WORKERS`` says, only for this call; in a
+        script the call must stand below ``if __name__ == "__main__":``. An address such as
+        ``"tcp://host:8786"`` or a client: on the workers of that cluster. The function is sent to
+        each worker once, with whatever it refers to; only results come back, and are written here.
+    batch : int, optional
+        With it `fn` takes a list of up to `batch` specs and returns as many results; fewer on a
+        cluster where every worker would not get some otherwise. If it raises for several specs,
+        they are given to it one by one.
+    on_error : str
+        What happens, once all other specs are done, if `fn` raised for some: ``"raise"`` an error
+        or ``"warn"`` and leave them out of the table. They are tried again by the next run.
+    retries : int
+        How often a failing spec is tried again on a cluster, where the worker may be to blame.
+        Specs whose workers die are given to others in any case.
+    resources : mapping, optional
+        What a task needs of its worker, such as ``{"GPU": 1}``, on a cluster whose workers offer
+        it. Without a cluster it has no effect.
+    progress : bool
+        Show a progress bar over specs and, where there is one, the link to the cluster's dashboard.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The rows of all results in the order of `specs`, behind a column for each entry of the spec.
+        A result that is NaN is a result.
+
+    Raises
+    ------
+    ValueError
+        If `fn` has no name, a spec is not JSON-able or another argument is not as above (before
+        anything is computed), or a result is no table or repeats a column of its spec.
+    SweepError
+        If `fn` raised for some specs, once all others are done and stored. Interrupting a run
+        keeps what was finished, too.
+    BudgetSpent
+        If there is a budget (``python -m replication sweep --budget``), it is spent, and specs are
+        left. What is finished is stored; a training that was under way is put aside and taken up
+        again, but what else a spec takes long for begins anew, and is not cut short.
+    ModuleNotFoundError
+        If a cluster is asked for without the extra ``cluster``.
+
+    Warns
+    -----
+    UserWarning
+        Where a stored result is damaged and therefore computed again; for failing specs with
+        ``on_error="warn"``.
+    """
+    name = _name(fn)
+    if on_error not in ("raise", "warn"):
+        raise ValueError(f"on_error: expected 'raise' or 'warn', found {on_error!r}")
+    retries = as_integer(retries, "retries", 0)
+    size = 1 if batch is None else as_integer(batch, "batch", 1)
+    specs = list(specs)
+    paths = [Path(store) / name / f"{_store.key(name, version, spec)}.parquet" for spec in specs]
+    wanted = dict(zip(paths, specs, strict=True))
+    tables = {}
+    for path in wanted:
+        try:
+            tables[path], _ = _store.read(path)
+        except FileNotFoundError:
+            pass
+        except _store.Damaged as error:
+            warn(f"computed again: {error}", stacklevel=2)
+            path.unlink(missing_ok=True)
+
+    missing = [(path, spec) for path, spec in wanted.items() if path not in tables]
+    failures = []
+    compute = _store.Computation(fn, name, version, batch is not None, _budget.terms())
+    steps = bar(show=progress, total=len(wanted), initial=len(tables), desc=name, unit="spec")
+    with steps:
+        if cluster is None or not missing:
+            outcomes = _serial(compute, missing, size)
+        else:
+            outcomes = _cluster_module().outcomes(
+                compute, missing, cluster, size, retries, resources, steps
+            )
+        with closing(outcomes), _paused() as pause:
+            for path, outcome in outcomes:
+                if isinstance(outcome, Exception):
+                    failures.append((wanted[path], outcome))
+                else:
+                    if outcome is not None:
+                        _store.write(path, outcome)
+                    # Read, not as returned: the same types as whenever it is found again.
+                    tables[path], _ = _store.read(path)
+                _budget.progressed()
+                steps.update()
+
+    if left := len(wanted) - len(tables) - len(failures):
+        raise BudgetSpent(_remaining(name, left, len(wanted), failures, pause))
+    if failures:
+        message = _message(failures, len(wanted))
+        if on_error == "raise":
+            raise SweepError(message, failures) from failures[0][1]
+        warn(message, stacklevel=2)
+    done = [(spec, tables[path]) for path, spec in zip(paths, specs, strict=True) if path in tables]
+    return _store.tidy(*zip(*done, strict=True)) if done else pd.DataFrame()
+
+
+def load(fn: Callable | str, store: str | Path, *, version: int = 1) -> pd.DataFrame:
+    """Return all results that `store` has of a function as one tidy table, as `run` would.
+
+    Parameters
+    ----------
+    fn : callable or str
+        The function or its name.
+    store : path
+    version : int
+
+    Returns
+    -------
+    pandas.DataFrame
+        Sorted by the values of the specs, name by name.
+
+    Raises
+    ------
+    ValueError
+        If `store` has no results of the function.
+
+    Warns
+    -----
+    UserWarning
+        If results are left out, as they are damaged, or were written before files named their spec;
+        `run` still finds the latter.
+    """
+    name = fn if isinstance(fn, str) else _name(fn)
+    store = Path(store)
+    if not name.isidentifier():
+        raise ValueError(f"fn: expected the name of a function, found {name!r}")
+    if not (store / name).is_dir():
+        known = sorted(path.name for path in store.glob("*") if path.is_dir())
+        hint = f"; {nearest(name, known)}" if known else ""
+        raise ValueError(f"fn: {store} has no results of {name!r}{hint}")
+    found, nameless = [], 0
+    for path in (store / name).glob("[!.]*.parquet"):
+        try:
+            table, note = _store.read(path)
+            if not note:
+                nameless += 1
+            elif note["version"] == version:
+                found.append((note["spec"], table))
+        except _store.Damaged as error:
+            warn(f"left out: {error}", stacklevel=2)
+    if nameless:
+        warn(f"left out: {nameless} results whose files do not name their spec", stacklevel=2)
+    found.sort(key=lambda pair: _order(pair[0]))
+    return _store.tidy(*zip(*found, strict=True)) if found else pd.DataFrame()
+
+
+def _serial(
+    compute: _store.Computation, missing: list[Job], size: int
+) -> Iterator[tuple[Path, bytes | Exception | None]]:
+    """Yield what each spec came to; None where another run has stored it meanwhile."""
+    tasks = deque(missing[start : start + size] for start in range(0, len(missing), size))
+    while tasks:
+        if _budget.is_spent():
+            return
+        jobs = tasks.popleft()
+        stored = {path for path, _ in jobs if path.exists()}
+        yield from ((path, None) for path in stored)
+        if not (jobs := [job for job in jobs if job[0] not in stored]):
+            continue
+        try:
+            contents = compute([spec for _, spec in jobs])
+        except _store.BadResult:
+            raise
+        except Exception as error:
+            if len(jobs) == 1:
+                yield jobs[0][0], error
+            else:
+                tasks.extendleft([job] for job in reversed(jobs))
+        else:
+            yield from zip((path for path, _ in jobs), contents, strict=True)
+
+
+def _cluster_module() -> Any:
+    try:
+        from replication.sweeps import _dask
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"cluster: needs {error.name}: pip install -e '.[cluster]'", name=error.name
+        ) from None
+    return _dask
+
+
+def _name(fn: Callable) -> str:
+    name = getattr(fn, "__name__", "<none>")
+    if not name.isidentifier():  # as that of a lambda; it also names a folder
+        raise ValueError(f"fn: expected a function with a name to keep its results by, found {fn}")
+    return name
+
+
+@contextmanager
+def _paused() -> Iterator[list[str]]:
+    """Yield what takes up where a training in the block was put aside, and end the block there."""
+    notes: list[str] = []
+    try:
+        yield notes
+    except BudgetSpent as pause:
+        notes.append(str(pause))
+
+
+def _remaining(name: str, left: int, count: int, failures: list, pause: list[str]) -> str:
+    parts = [f"{name}: {left} of {count} specs left", *pause]
+    if failures:
+        error = failures[0][1]
+        parts.append(f"{len(failures)} failed, the first: {type(error).__name__}: {error}")
+    return "; ".join(parts)
+
+
+def _message(failures: list[tuple[Mapping, Exception]], count: int, shown: int = 5) -> str:
+    lines = [f"{len(failures)} of {count} specs failed; all others are stored:"]
+    lines += [f"  {spec}: {type(error).__name__}: {error}" for spec, error in failures[:shown]]
+    lines += [f"  and {len(failures) - shown} more"] if len(failures) > shown else []
+    return "\n".join(lines)
+
+
+def _order(spec: Mapping) -> list[tuple]:
+    """Return what sorts specs by their values: numbers by size, all else by its JSON."""
+    return [
+        (name, 0, value, "")
+        if isinstance(value, int | float)
+        else (name, 1, 0, json.dumps(value, sort_keys=True))
+        for name, value in spec.items()
+    ]

@@ -1,0 +1,95 @@
+"""Put a training run aside in one file and take it up again, to the last bit."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialized
+from torch import Tensor, nn
+
+from replication._core.files import atomic
+
+
+def save_tensors(
+    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write `tensors` as safetensors, whole or not at all."""
+    # Not save_file: it has a temporary file of its own, which a killed process would leave.
+    content = serialized({k: v.contiguous() for k, v in tensors.items()}, metadata)
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def copy_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of the weights and buffers on the CPU, by their names in `model`."""
+    return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+
+
+def save(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, rows: list[dict]
+) -> None:
+    """Write all that is needed to go on from `step` to `path`: tensors, and the rest as JSON."""
+    tensors = {f"model/{k}": v for k, v in copy_weights(model).items()}
+    plain: dict[str, dict] = {}
+
+    def put_aside(key: str, value: object) -> object:
+        """Return what JSON can hold of `value`; a tensor within a list becomes its key."""
+        if isinstance(value, Tensor):
+            tensors[key] = value.detach().cpu().clone()
+            return key
+        if isinstance(value, list):
+            return [put_aside(f"{key}/{i}", entry) for i, entry in enumerate(value)]
+        return value
+
+    for index, entries in optimizer.state_dict()["state"].items():
+        for name, value in entries.items():
+            rest = put_aside(f"optimizer/{index}/{name}", value)
+            if not isinstance(value, Tensor):
+                plain.setdefault(str(index), {})[name] = rest
+    progress = {"step": step, "rows": rows, "plain": plain}
+    save_tensors(tensors, path, {"progress": json.dumps(progress)})
+
+
+def load(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, list[dict]] | None:
+    """Put what `save` wrote into `model` and `optimizer` and return the step and the rows.
+
+    None, and nothing is changed, where the file is missing or damaged.
+    """
+    try:
+        # One handle: another process on the same run may replace the file between two. Copies: a
+        # tensor as it lies in the file is not aligned, and then a dot product may round otherwise.
+        with safe_open(path, "pt") as file:
+            progress = json.loads(file.metadata()["progress"])
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+    except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+
+    def take_up(value: object) -> object:
+        if isinstance(value, list):
+            return [take_up(entry) for entry in value]
+        return tensors[value] if isinstance(value, str) else value
+
+    state: dict[int, dict] = {
+        int(index): {name: take_up(value) for name, value in entries.items()}
+        for index, entries in progress["plain"].items()
+    }
+    for key, value in tensors.items():
+        kind, *place = key.split("/")
+        if kind == "optimizer" and len(place) == 2:  # a longer one is within a list
+            state.setdefault(int(place[0]), {})[place[1]] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    # That has cast all to the weights' dtype, but NAdam keeps a float32 beside float64 weights.
+    for index, parameter in enumerate(model.parameters()):
+        for name, value in state.get(index, {}).items():
+            if isinstance(value, Tensor):
+                held = optimizer.state[parameter]
+                held[name] = value.to(held[name].device)
+    prefix = "model/"
+    model.load_state_dict(
+        {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    )
+    return progress["step"], progress["rows"]

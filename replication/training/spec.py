@@ -1,0 +1,155 @@
+"""What to train and how, as text that can be hashed: public as `training.Spec`."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from numbers import Real
+
+import torch
+
+from replication import data, models
+from replication._core.inputs import as_integer, nearest
+
+FORMAT = 1  # raised when files of an earlier version must not be taken for these
+SCHEDULES = ("constant", "cosine", "exponential")
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What to train and how; everything that decides the result but the data themselves.
+
+    An epoch that is a fraction means the nearest step.
+
+    Attributes
+    ----------
+    model, model_options
+        Name and keyword arguments for `models.build`.
+    optimizer, optimizer_options
+        Name of a class in `torch.optim` and its keyword arguments, such as ``momentum``.
+    learning_rate, schedule, decay
+        ``"constant"``; ``"cosine"``, which would reach 0 one step after the last
+        (``1/2 (1 + cos(pi step / steps))`` times the rate, steps counted from 0);
+        ``"exponential"``, times `decay` after each epoch.
+    batch_size, epochs
+        Minibatches are drawn without replacement; the last of an epoch may be smaller. `epochs` may
+        be a fraction; one step is taken at least.
+    label_corruption, keep_marginal
+        Arguments of `data.corrupt_labels` for the training labels; fixed over epochs.
+    image_corruption
+        Kind for `data.corrupt_images`, applied to training and test images.
+    augment
+        ``{"shift": pixels, "flip": probability, "crop": side}``, any of them. With a crop the
+        network trains on random windows and is measured on the central ones.
+    checkpoints
+        Epochs, possibly fractions, after which the weights are kept, besides the first and last.
+    stop_at_train_accuracy
+        Stop at the first evaluation that reaches it. None: never.
+    evaluate_every
+        Epochs between rows of the history; checkpoints and the last step have a row in any case.
+    evaluation_images
+        How many training images the train loss and accuracy are measured on (the first ones).
+        None: all. Not allowed together with `stop_at_train_accuracy`.
+    seed, dtype
+        Seed of all randomness, an integer >= 0; ``"float32"`` or ``"float64"``.
+
+    Raises
+    ------
+    ValueError
+        A value is of the wrong kind or range or cannot be written as JSON; the message names the
+        attribute, what was found and what was expected.
+    """
+
+    model: str
+    model_options: Mapping = field(default_factory=dict)
+    optimizer: str = "SGD"
+    optimizer_options: Mapping = field(default_factory=dict)
+    learning_rate: float = 0.01
+    schedule: str = "constant"
+    decay: float = 0.95
+    batch_size: int = 64
+    epochs: float = 10
+    label_corruption: float = 0.0
+    keep_marginal: bool = False
+    image_corruption: str | None = None
+    augment: Mapping[str, float] = field(default_factory=dict)
+    checkpoints: tuple[float, ...] = ()
+    stop_at_train_accuracy: float | None = None
+    evaluate_every: float = 1
+    evaluation_images: int | None = None
+    seed: int = 0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        self._check_names()
+        self._check_numbers()
+        for name in [f.name for f in fields(self)]:
+            try:
+                json.dumps(getattr(self, name), allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{name}: expected a value that JSON can hold, found {getattr(self, name)!r} "
+                    f"({error})"
+                ) from None
+
+    def key(self, split: data.Split) -> str:
+        """Return the hash, 24 hex digits, that names this specification's run on `split`."""
+        text = json.dumps([FORMAT, asdict(self), split.digest], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+    def _check_names(self) -> None:
+        optimizers = [name for name in dir(torch.optim) if _is_optimizer(name)]
+        for name, known in (
+            ("model", list(models.MODELS)),
+            ("optimizer", optimizers),
+            ("schedule", SCHEDULES),
+            ("image_corruption", data.KINDS),
+            ("dtype", list(DTYPES)),
+        ):
+            found = getattr(self, name)
+            if found not in known and not (name == "image_corruption" and found is None):
+                raise ValueError(f"{name}: found {found!r}; {nearest(str(found), known)}")
+        for name in ("model_options", "optimizer_options", "augment"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ValueError(f"{name}: expected a mapping, found {getattr(self, name)!r}")
+        if unknown := set(self.augment) - {"shift", "flip", "crop"}:
+            raise ValueError(
+                f"augment: expected 'shift', 'flip' and 'crop', found {sorted(unknown)}"
+            )
+
+    def _check_numbers(self) -> None:
+        for name, least in (("batch_size", 1), ("evaluation_images", 1), ("seed", 0)):
+            if (value := getattr(self, name)) is not None or name != "evaluation_images":
+                # A NumPy integer becomes a plain one, which JSON can hold.
+                object.__setattr__(self, name, as_integer(value, name, least))
+        for name in ("learning_rate", "decay", "epochs", "evaluate_every"):
+            value = getattr(self, name)
+            if not (isinstance(value, Real) and value > 0):
+                raise ValueError(f"{name}: expected a number of more than 0, found {value!r}")
+        goal = self.stop_at_train_accuracy
+        for name, value in (
+            ("label_corruption", self.label_corruption),
+            ("stop_at_train_accuracy", 0 if goal is None else goal),
+            ("augment: flip", self.augment.get("flip", 0)),
+        ):
+            if not (isinstance(value, Real) and 0 <= value <= 1):
+                raise ValueError(f"{name}: expected a number from 0 to 1, found {value!r}")
+        as_integer(self.augment.get("shift", 0), "augment: shift", 0)
+        as_integer(self.augment.get("crop", 1), "augment: crop", 1)
+        if not isinstance(self.checkpoints, tuple | list) or not all(
+            isinstance(epoch, Real) and 0 <= epoch <= self.epochs for epoch in self.checkpoints
+        ):
+            raise ValueError(
+                f"checkpoints: expected epochs in [0, {self.epochs}], found {self.checkpoints!r}"
+            )
+        if goal is not None and self.evaluation_images is not None:
+            raise ValueError(
+                "evaluation_images: expected None with stop_at_train_accuracy, which needs the "
+                f"whole training set, found {self.evaluation_images}"
+            )
+
+
+def _is_optimizer(name: str) -> bool:
+    found, base = getattr(torch.optim, name), torch.optim.Optimizer
+    return isinstance(found, type) and issubclass(found, base) and found is not base

@@ -1,0 +1,301 @@
+"""One training run, step by step."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from replication import data, models
+from replication._core.inputs import derive_seed, generator
+from replication.activations import evaluating
+from replication.training import _checkpoint
+from replication.training.spec import DTYPES, Spec
+
+
+class Training:
+    """The state of one training run.
+
+    Parameters
+    ----------
+    spec : Spec
+    split : data.Split
+    device : torch.device
+
+    Attributes
+    ----------
+    step, last_step : int
+        Steps of the optimiser that were taken; at which the run ends.
+    rows : list of dict
+        The history so far: step, epoch and the four columns that `evaluate` adds.
+    images : Tensor
+        Training images as minibatches take them, before augmentation.
+    train, test : data.Examples
+        What is measured on: corrupted, on the device, in the run's dtype; with a crop, the centres.
+
+    Raises
+    ------
+    ValueError
+        If the network or the optimiser does not take its options, or a crop exceeds the images.
+    """
+
+    def __init__(self, spec: Spec, split: data.Split, device: torch.device) -> None:
+        self.spec, self.device, self.step, self.rows = spec, device, 0, []
+        self.model = new_model(spec, device)
+        options = dict(spec.optimizer_options)
+        try:
+            self.optimizer = getattr(torch.optim, spec.optimizer)(
+                self.model.parameters(), lr=spec.learning_rate, **options
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"optimizer_options: {spec.optimizer} was given {options} ({error})"
+            ) from None
+        labels = training_labels(spec, split)
+        images = [split.train.images, split.test.images]
+        if spec.image_corruption is not None:
+            # Shuffled pixels need one permutation for both; noise must not repeat in the test set.
+            kind = spec.image_corruption
+            streams = ["pixels", "pixels" if kind == "shuffled_pixels" else "test pixels"]
+            images = [
+                data.corrupt_images(x, kind, derive_seed(spec.seed, stream))
+                for x, stream in zip(images, streams, strict=True)
+            ]
+        self.images, test_images = (x.to(device, DTYPES[spec.dtype]) for x in images)
+        side = spec.augment.get("crop")
+        self.train = data.Examples(centre(self.images, side), labels.to(device))
+        self.test = data.Examples(centre(test_images, side), split.test.labels.to(device))
+        self.epoch_steps = math.ceil(len(self.train) / spec.batch_size)
+        self.row_steps = max(1, self.step_at(spec.evaluate_every))
+        self.last_step = step_count(spec, len(self.train))
+
+    def step_at(self, epoch: float) -> int:
+        """Return the step nearest to `epoch`."""
+        return round(epoch * self.epoch_steps)
+
+    def at_event(self, checkpoints: Mapping[float, int]) -> bool:
+        """Return whether the current step is to be evaluated and has not been."""
+        due = self.step % self.row_steps == 0 or self.step in checkpoints.values()
+        return due and (not self.rows or self.rows[-1]["step"] != self.step)
+
+    def evaluate(self) -> None:
+        """Measure the network and add a row to the history."""
+        self.add_row(evaluate(self.model, self.shown()), evaluate(self.model, self.test))
+
+    def shown(self) -> data.Examples:
+        """Return the training examples that the history measures."""
+        count = self.spec.evaluation_images
+        return data.Examples(self.train.images[:count], self.train.labels[:count])
+
+    def add_row(self, train: tuple[float, float], test: tuple[float, float]) -> None:
+        """Add losses and accuracies to the history."""
+        row = {"step": self.step, "epoch": self.step / self.epoch_steps}
+        row["train_loss"], row["train_accuracy"] = train
+        row["test_loss"], row["test_accuracy"] = test
+        self.rows.append(row)
+
+    def status(self) -> str:
+        """Return how the run ended if it ends at this step, or "" to go on."""
+        if not self.rows or self.rows[-1]["step"] != self.step:
+            return ""
+        row, goal = self.rows[-1], self.spec.stop_at_train_accuracy
+        if not math.isfinite(row["train_loss"]):
+            return "diverged"
+        if goal is not None and row["train_accuracy"] >= goal:
+            return "stopped"
+        return "finished" if self.step >= self.last_step else ""
+
+    def minibatch(self) -> Tensor:
+        """Return which training images the next step takes."""
+        index, size = self.step % self.epoch_steps, self.spec.batch_size
+        if index == 0 or not hasattr(self, "order"):  # resumed in mid-epoch: the order is not kept
+            self.order = self.epoch_order()
+        return self.order[index * size : (index + 1) * size]
+
+    def epoch_order(self) -> Tensor:
+        """Return the order of the training images in the current epoch."""
+        source = generator(self.spec.seed, "order", self.step // self.epoch_steps)
+        return torch.randperm(len(self.train), generator=source).to(self.device)
+
+    def augmented(self, images: Tensor) -> Tensor:
+        """Return the images of a minibatch as the next step sees them."""
+        source = generator(self.spec.seed, "augment", self.step)
+        return augment(images, self.spec.augment, source)
+
+    def advance(self) -> None:
+        """Take one step of the optimiser."""
+        chosen = self.minibatch()
+        images = self.augmented(self.images[chosen])
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self.model.train()
+
+        def closure() -> Tensor:
+            # Seeded at every call: a line search (L-BFGS) must see one function, not new dropout.
+            self.seed_dropout()
+            self.optimizer.zero_grad()
+            loss = F.cross_entropy(self.model(images), self.train.labels[chosen])
+            loss.backward()
+            return loss
+
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), deterministic():
+            self.optimizer.step(closure)
+        self.step += 1
+
+    def seed_dropout(self) -> None:
+        """Seed the global generators, from which dropout draws, for the next step."""
+        # torch.manual_seed would seed every GPU of the machine, and no one would set them back.
+        seed = derive_seed(self.spec.seed, "dropout", self.step)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(seed)
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the next step."""
+        rate = self.spec.learning_rate
+        if self.spec.schedule == "exponential":
+            return rate * self.spec.decay ** (self.step // self.epoch_steps)
+        if self.spec.schedule == "cosine":
+            return rate * 0.5 * (1 + math.cos(math.pi * self.step / self.last_step))
+        return rate
+
+    def save(self, path: Path) -> None:
+        """Write all that is needed to go on from this step, in one file."""
+        _checkpoint.save(path, self.model, self.optimizer, self.step, self.rows)
+
+    def resume(self, path: Path) -> None:
+        """Go on from `path` if it is there and whole."""
+        if (found := _checkpoint.load(path, self.model, self.optimizer)) is not None:
+            self.step, self.rows = found
+
+
+def training_labels(spec: Spec, split: data.Split) -> Tensor:
+    """Return the labels (N,) that `fit` trains on: those of `split`, corrupted as `spec` says.
+
+    Train accuracies and losses of a run are measured on these.
+    """
+    return data.corrupt_labels(
+        split.train.labels,
+        spec.label_corruption,
+        split.num_classes,
+        seed=derive_seed(spec.seed, "labels"),
+        keep_marginal=spec.keep_marginal,
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, examples: data.Examples, batch_size: int = 512
+) -> tuple[float, float]:
+    """Return the mean cross-entropy (nats) and the accuracy (share, 0 to 1) of `model`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Gives logits (N, classes). Measured in eval mode; every module is put back in its own.
+    examples : data.Examples
+        Images (N, C, H, W) and labels (N,) on the model's device, the images in its dtype.
+    batch_size : int
+        Examples a forward pass; bounds the memory.
+
+    Raises
+    ------
+    ValueError
+        If there are no examples.
+    """
+    if not len(examples):
+        raise ValueError("examples: expected at least one, found none")
+    loss = correct = 0.0
+    batches = zip(examples.images.split(batch_size), examples.labels.split(batch_size), strict=True)
+    with evaluating(model), deterministic():
+        for images, labels in batches:
+            logits = model(images)
+            loss += F.cross_entropy(logits.double(), labels, reduction="sum").item()
+            correct += (logits.argmax(1) == labels).sum().item()
+    return loss / len(examples), correct / len(examples)
+
+
+def step_count(spec: Spec, examples: int) -> int:
+    """Return how many steps `spec` takes on that many training examples if nothing stops it."""
+    return max(1, round(spec.epochs * math.ceil(examples / spec.batch_size)))
+
+
+def new_model(spec: Spec, device: torch.device) -> nn.Module:
+    """Return the network that `spec` names with its initial weights, on `device`."""
+    model = models.build(spec.model, spec.seed, DTYPES[spec.dtype], **spec.model_options)
+    # Channels last makes convolutions about twice as fast on a CPU; the numbers stay in place.
+    # L-BFGS views each gradient as one vector, which that layout does not allow.
+    channels_last = spec.optimizer != "LBFGS"
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return model.to(device, memory_format=layout)
+
+
+def augment(images: Tensor, how: Mapping[str, float], source: torch.Generator) -> Tensor:
+    """Return images flipped left to right, shifted with zeros moving in, and cropped at random.
+
+    Parameters
+    ----------
+    images : (N, C, H, W) tensor
+    how : mapping
+        ``"flip"``: the probability, for each image; ``"shift"``: the most pixels in each direction,
+        drawn for each image and axis; ``"crop"``: the side of the window that is kept, whose place
+        is drawn for each image. What is missing is not done.
+    source : torch.Generator
+        On the CPU, so that a seed means the same on every device.
+
+    Returns
+    -------
+    (N, C, H, W) tensor, or (N, C, side, side) with a crop
+    """
+    count, _, height, width = images.shape
+    if "flip" in how:
+        flip = torch.rand(count, generator=source) < how["flip"]
+        images = torch.where(flip.to(images.device)[:, None, None, None], images.flip(3), images)
+    if pixels := int(how.get("shift", 0)):
+        moves = torch.randint(2 * pixels + 1, (2, count), generator=source)
+        images = _windows(F.pad(images, (pixels,) * 4), *moves, height, width)
+    if side := int(how.get("crop", 0)):
+        tops, lefts = (
+            torch.randint(most - side + 1, (count,), generator=source) for most in (height, width)
+        )
+        images = _windows(images, tops, lefts, side, side)
+    return images
+
+
+def _windows(images: Tensor, tops: Tensor, lefts: Tensor, height: int, width: int) -> Tensor:
+    """Return of each image the window with its own upper left corner."""
+    device = images.device
+    rows = tops.to(device)[:, None] + torch.arange(height, device=device)
+    columns = lefts.to(device)[:, None] + torch.arange(width, device=device)
+    index = torch.arange(len(images), device=device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=device)[None, :, None, None]
+    return images[index, channel, rows[:, None, :, None], columns[:, None, None]]
+
+
+def centre(images: Tensor, side: int | None) -> Tensor:
+    """Return a view of the central ``side`` x ``side`` pixels, or `images` themselves for None."""
+    if side is None:
+        return images
+    height, width = images.shape[2:]
+    if side > min(height, width):
+        raise ValueError(f"augment: crop: expected at most {min(height, width)}, found {side}")
+    top, left = (height - side) // 2, (width - side) // 2
+    return images[:, :, top : top + side, left : left + side]
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Let cuDNN choose only algorithms that repeat their numbers, whatever is chosen globally."""
+    # Not cudnn.flags(), which also turns TF32 on and fails where the new precision API was used.
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before

@@ -183,23 +183,34 @@ def settle(
 
 
 def settle_all(
-    claims: Sequence[Claim], values: Mapping[str, Sequence], notes: Mapping[str, str], **where: str
+    claims: Sequence[Claim],
+    values: Mapping[str, Sequence],
+    notes: Mapping[str, str],
+    **where: str | Mapping[str, str],
 ) -> list[Settled]:
     """Settle every claim of a notebook: `settle`, with ``values[id]`` and ``notes[id]`` of each.
 
-    `where` are the keywords ``dataset``, ``profile``, ``notebook`` and ``scale`` of `settle`.
+    `where` are the keywords ``dataset``, ``profile``, ``notebook`` and ``scale`` of `settle`: a
+    text for all claims, or a mapping of id to text.
     """
+
+    def own(claim: Claim) -> dict[str, str]:
+        return {k: v if isinstance(v, str) else v[claim.id] for k, v in where.items()}
+
     return [
-        settle(claim, values[claim.id], note=notes.get(claim.id, ""), **where) for claim in claims
+        settle(claim, values[claim.id], note=notes.get(claim.id, ""), **own(claim))
+        for claim in claims
     ]
 
 
-def seen(values: Sequence[float] | Sequence[Sequence[float]], *names: str) -> str:
+def seen(
+    values: Sequence[float] | Sequence[Sequence[float]], *names: str, digits: int = 2
+) -> str:
     """Return the mean of each series of a claim behind its name: what was seen, for a note."""
     series = values if len(names) > 1 else [values]
     means = []
     for name, each in zip(names, series, strict=False):
         each = np.asarray(each, dtype=float)
         mean = np.nanmean(each) if np.isfinite(each).any() else np.nan
-        means.append(f"{name} {mean:.2g}")
+        means.append(f"{name} {mean:.{digits}g}")
     return "seen: " + ", ".join(means)

@@ -1,7 +1,8 @@
 """What a notebook runs: a measuring function, and the specs that it is called with."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,21 @@ class Experiment:
         How many specs `measure` is given at a time; None: one, not in a list.
     version
         Raised when `measure` has changed and its stored results no longer hold.
+    options
+        Keywords of `measure` that do not decide its results and name none: the device.
     """
 
     measure: Callable
     specs: Sequence[Mapping[str, Any]]
     batch: int | None = None
     version: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, store: str | Path, cluster: Any = None, progress: bool = True) -> pd.DataFrame:
         """Return the rows of all specs, computing only what `store` has not: see `sweeps.run`."""
+        measure = update_wrapper(partial(self.measure, **self.options), self.measure)
         return sweeps.run(
-            self.measure,
+            measure,
             self.specs,
             store=store,
             version=self.version,

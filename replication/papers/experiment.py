@@ -1,6 +1,7 @@
 """What a notebook runs: a measuring function, and the specs that it is called with."""
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, update_wrapper
 from pathlib import Path
@@ -50,20 +51,38 @@ class Experiment:
 
 
 def overview(experiments: Mapping[str, Experiment]) -> pd.DataFrame:
-    """Return a table of experiments: how many specs each has, and what varies between them."""
+    """Return a table of experiments: what each measures, of how many specs, and what varies.
+
+    Settings within settings are named with a dot, those of a list's entries without their place.
+    """
     rows = {}
     for name, experiment in experiments.items():
         values: dict[str, dict[str, None]] = {}
-        for spec in experiment.specs:
-            for key, value in spec.items():
-                values.setdefault(key, {})[str(value)] = None
+        for key, value in _settings(experiment.specs):
+            values.setdefault(key, {})[str(value)] = None
         varied = [
-            f"{key}: {', '.join(found) if len(found) <= 6 else f'{len(found)} values'}"
-            for key, found in values.items()
-            if len(found) > 1
+            f"{key}: {', '.join(texts) if len(', '.join(texts)) <= 60 else f'{len(texts)} values'}"
+            for key, texts in values.items()
+            if len(texts) > 1
         ]
-        rows[name] = {"specs": len(experiment.specs), "varied": "; ".join(varied)}
+        rows[name] = {
+            "measures": (inspect.getdoc(experiment.measure) or "").partition("\n")[0],
+            "specs": len(experiment.specs),
+            "varied": "; ".join(varied),
+        }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _settings(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) of all settings in a spec, or in a list of specs."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _settings(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, Sequence) and value and all(isinstance(v, Mapping) for v in value):
+        for inner in value:
+            yield from _settings(inner, name)
+    else:
+        yield name, value
 
 
 def stamp(profile: str, split: data.Split, *notes: str) -> str:

@@ -300,6 +300,14 @@ def test_a_tuple_of_one_rule_takes_one_series():
 # --- bad input ---------------------------------------------------------------------------------
 
 
+def test_a_rule_is_read_as_it_is_written():
+    assert Rule.read("a > b < 0.25", "every") == Rule("a > b", "<", 0.25, "every")
+    assert Rule.read("a > -0.02") == Rule("a", ">", -0.02)
+    for text in ("a", "a = 1", "> 1"):
+        with pytest.raises(ValueError, match="text: expected 'statistic > threshold'"):
+            Rule.read(text)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -60,6 +60,18 @@ class Rule:
             if not ok:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}")
 
+    @classmethod
+    def read(cls, text: str, test: str = "t") -> "Rule":
+        """Return the rule written as ``"statistic > threshold"``, or with ``<``.
+
+        >>> Rule.read("test accuracy with freezing minus without > -0.01").threshold
+        -0.01
+        """
+        match text.rsplit(" ", 2):
+            case statistic, (">" | "<") as direction, threshold:
+                return cls(statistic, direction, float(threshold), test)
+        raise ValueError(f"text: expected 'statistic > threshold', found {text!r}")
+
     def __str__(self) -> str:
         place = f"{'above' if self.direction == '>' else 'below'} {self.threshold:g}"
         criterion = _CRITERIA[self.test].format(percent=100 * self.confidence, place=place)

@@ -203,9 +203,7 @@ def settle_all(
     ]
 
 
-def seen(
-    values: Sequence[float] | Sequence[Sequence[float]], *names: str, digits: int = 2
-) -> str:
+def seen(values: Sequence[float] | Sequence[Sequence[float]], *names: str, digits: int = 2) -> str:
     """Return the mean of each series of a claim behind its name: what was seen, for a note."""
     series = values if len(names) > 1 else [values]
     means = []

@@ -7,6 +7,6 @@ by profile, beside the paper's), ``plan`` (its experiments by name), ``CLAIMS``,
 
 from replication._core.paths import figures, runs
 from replication._core.profiles import resolve
-from replication.papers.experiment import Experiment, overview, stamp
+from replication.papers.experiment import Experiment, cifar10, overview, stamp
 
-__all__ = ["Experiment", "figures", "overview", "resolve", "runs", "stamp"]
+__all__ = ["Experiment", "cifar10", "figures", "overview", "resolve", "runs", "stamp"]

@@ -85,6 +85,13 @@ def _settings(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
+def cifar10(profile: str, dataset: str = "auto", subset: Any = None) -> data.Split:
+    """Load CIFAR-10 for ``"auto"`` where its files are (at ``paper`` always), else `dataset`."""
+    if dataset == "auto" and (profile == "paper" or data.locate("cifar10")):
+        dataset = "cifar10"
+    return data.load(dataset, subset=subset)
+
+
 def stamp(profile: str, split: data.Split, *notes: str) -> str:
     """Return what a figure stands on: profile and data set, and on a second line the notes."""
     text = f"profile {profile} · {split.describe()}"

@@ -7,7 +7,8 @@ DATASET  ?=
 DEVICE   ?=
 CLUSTER  ?=
 FORCE    ?=
-BUDGET   ?=
+JOBS     ?=
+FOR      ?=
 ARGS     ?=
 PYTHON   ?=
 
@@ -20,7 +21,7 @@ endif
 IN_VENV := IPYTHONDIR="$$PWD/.ipython" .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures paper test lab html data bench clean
+.PHONY: help setup figures run paper test test-notebooks lab html data bench clean
 
 help: ## print this
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
@@ -33,7 +34,8 @@ help: ## print this
 	@echo '  DEVICE=cpu       cpu, cuda or auto'
 	@echo '  CLUSTER=local    spread runs over processes, or tcp://... for a Dask scheduler'
 	@echo '  FORCE=1          run also the notebooks that are up to date'
-	@echo '  BUDGET=9m        of make paper: stop then (status 75); the same command goes on'
+	@echo '  JOBS=2           notebooks, or test workers, at once (default: as many as cores)'
+	@echo '  FOR=9m           of run and paper: stop then (status 75); the same command goes on'
 	@echo '  ARGS="-k cli"    more arguments for pytest (test) or the benchmarks (bench)'
 	@echo '  PYTHON=python3   the interpreter (3.11 or newer) from which .venv is made'
 
@@ -64,34 +66,39 @@ setup: ## make or renew .venv from requirements.lock; every other target does it
 	stamp > .venv/stamp.new; \
 	mv .venv/stamp.new .venv/stamp
 
+PARAMETERS = $(if $(DATASET), --dataset '$(DATASET)')$(if $(DEVICE), --device '$(DEVICE)')$(if \
+$(CLUSTER), --cluster '$(CLUSTER)')
+FIGURES = $(if $(NOTEBOOK), --only $(NOTEBOOK))$(PARAMETERS)$(if $(JOBS), --jobs '$(JOBS)')$(if \
+$(filter-out 0,$(FORCE)), --force)
+RUN = $(if $(NOTEBOOK), $(NOTEBOOK))$(PARAMETERS)$(if $(FOR), --for '$(FOR)')
+
 figures: setup ## run the notebooks: figures, numbers and claims, into figures/PROFILE
-	@$(IN_VENV) -m replication figures --profile $(PROFILE)$(if $(NOTEBOOK), --only $(NOTEBOOK))$(if \
-	$(DATASET), --dataset '$(DATASET)')$(if $(DEVICE), --device '$(DEVICE)')$(if \
-	$(CLUSTER), --cluster '$(CLUSTER)')$(if $(filter-out 0,$(FORCE)), --force)
+	@$(IN_VENV) -m replication figures --profile $(PROFILE)$(FIGURES)
 
-# Without a time limit as figures; with one as scripts, which may stop anywhere and need no Jupyter.
-paper: setup ## as figures, at the papers' scale: prints an estimate first, resumes what was begun
-ifeq ($(strip $(BUDGET)),)
-	@$(IN_VENV) -m replication figures --profile paper$(if $(NOTEBOOK), --only $(NOTEBOOK))$(if \
-	$(DATASET), --dataset '$(DATASET)')$(if $(DEVICE), --device '$(DEVICE)')$(if \
-	$(CLUSTER), --cluster '$(CLUSTER)')$(if $(filter-out 0,$(FORCE)), --force)
-else
-	@$(IN_VENV) -m replication sweep$(if $(NOTEBOOK), $(NOTEBOOK)) --profile paper --budget '$(BUDGET)'$(if \
-	$(DATASET), --dataset '$(DATASET)')$(if $(DEVICE), --device '$(DEVICE)')$(if \
-	$(CLUSTER), --cluster '$(CLUSTER)')
-endif
+run: setup ## train and measure what the notebooks show, without Jupyter; FOR=9m stops it then
+	@.venv/bin/python -m replication run$(RUN) --profile $(PROFILE)
 
-test: setup ## ruff, then unit, property and notebook tests (notebooks at the smoke profile)
+paper: setup ## as run, then figures, at the papers' scale
+	@.venv/bin/python -m replication run$(RUN) --profile paper
+	@$(IN_VENV) -m replication figures --profile paper$(FIGURES)
+
+# One thread a worker: two that share a core wait for each other.
+test: setup ## ruff, then unit and property tests, all but the slow ones
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m ruff format --check .
-	@REPLICATION_PROFILE=smoke $(IN_VENV) -m pytest tests notebooks --nbval-lax \
+	@OMP_NUM_THREADS=1 REPLICATION_PROFILE=smoke $(IN_VENV) -m pytest tests \
+	    -n $(or $(JOBS),auto) --dist loadfile -m "not slow" $(ARGS)
+
+test-notebooks: setup ## run every notebook at smoke; compare the cells tagged nbval-check-output
+	@OMP_NUM_THREADS=1 REPLICATION_PROFILE=smoke $(IN_VENV) -m pytest notebooks --nbval-lax \
+	    -n $(or $(JOBS),auto) --dist loadfile \
 	    --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg $(ARGS)
 
 lab: setup ## open JupyterLab on notebooks/
 	@REPLICATION_PROFILE=$(PROFILE) $(IN_VENV) -m jupyterlab notebooks
 
 html: setup ## the executed notebooks, the scorecard and the API as a website, into site/
-	@.venv/bin/python -m replication site
+	@.venv/bin/python -m sphinx -q docs site
 
 data: setup ## list the data sets and where each was found; DATASET=name fetches one
 	@.venv/bin/python -m replication data $(DATASET)

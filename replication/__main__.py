@@ -1,4 +1,4 @@
-"""The command line: ``python -m replication figures | sweep | data | compare | ...``.
+"""The command line: ``python -m replication figures | run | data | compare | ...``.
 
 Heavy imports (torch, papermill) stand inside the commands, so that ``--help`` answers at once.
 """
@@ -11,18 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from replication._core import paths, profiles
-from replication.papers import _compare_arguments, _notebook_arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status.
 
-    0 is success; 75, a sweep whose budget is spent; 1, a notebook or a download that failed; 2, a
-    mistake in how the command was used, told in one line on stderr; 130, an interruption. A bug
-    keeps its traceback.
+    0 is success; 75, a run that was stopped and goes on when called again; 1, a notebook or a
+    download that failed; 2, a mistake in how the command was used, told in one line on stderr; 130,
+    an interruption. A bug keeps its traceback.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
         return options.command(options)
     except (ValueError, OSError) as error:
@@ -42,18 +40,17 @@ def _parser() -> argparse.ArgumentParser:
     figures = commands.add_parser(
         "figures",
         help="run notebooks: figures, plotted numbers, claims",
-        description="Run notebooks, each into figures/PROFILE/NOTEBOOK/. One that has not changed "
-        "since it last succeeded is skipped; after a failure the others go on.",
+        description="Run notebooks, each into figures/PROFILE/NOTEBOOK/, as many at once as cores. "
+        "One that has not changed since it last succeeded is skipped; after a failure the others "
+        "go on.",
     )
     figures.add_argument(
         "--only", nargs="+", action="extend", metavar="NOTEBOOK", help="numbers or beginnings: 04"
     )
+    _add_parameters(figures, "quick")
     figures.add_argument(
-        "--profile",
-        choices=profiles.PROFILES,
-        help=f"the scale of the run (default: ${profiles.VARIABLE}, or quick)",
+        "--jobs", type=_count, metavar="N", help="notebooks at once, one thread each"
     )
-    _notebook_arguments.add_parameters(figures, _device)
     figures.add_argument("--force", action="store_true", help="run also what is up to date")
     figures.add_argument(
         "--in-place",
@@ -62,14 +59,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     figures.set_defaults(command=_figures)
 
-    sweep = commands.add_parser(
-        "sweep",
-        help="run notebooks without Jupyter, for a given time at a stretch",
-        description=_notebook_arguments.SWEEP,
-        epilog=_notebook_arguments.STATUS,
+    run = commands.add_parser(
+        "run",
+        help="train and measure what notebooks show, without Jupyter, for a given time",
+        description="Train and measure what notebooks show. Results are kept in data/runs/ (below "
+        "$REPLICATION_ROOT) and not computed again, also not by `figures`. SIGINT, SIGTERM or the "
+        "end of --for stop it at any moment, with half a minute of training lost at most and status "
+        "75; the same command goes on.",
     )
-    _notebook_arguments.add_sweep(sweep, _device)
-    sweep.set_defaults(command=_sweep)
+    run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="numbers: 04; default: all")
+    _add_parameters(run, "full")
+    run.add_argument("--for", dest="limit", metavar="TIME", help="90s, 9m or 2h, at least 1s")
+    run.set_defaults(command=_run)
 
     data = commands.add_parser(
         "data", help="list the data sets and where each was found, or fetch the ones named"
@@ -83,27 +84,60 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare every layer of one network to every layer of another, over the same "
         "inputs; write a figure (PNG) and the numbers (JSON).",
     )
-    _compare_arguments.add(compare, _device)
+    _add_compare(compare)
     compare.set_defaults(command=_compare)
 
     scorecard = commands.add_parser("scorecard", help="rewrite figures/SCORECARD.md")
     scorecard.set_defaults(command=_scorecard)
 
-    front = commands.add_parser(
-        "front-page",
-        help="draw the README's figure and thumbnails from the numbers of figures/full",
-    )
-    front.set_defaults(command=_front_page)
-
-    site = commands.add_parser(
-        "site", help="write the executed notebooks, the scorecard and the API as a website"
-    )
-    site.add_argument("--to", type=Path, metavar="DIR", help="the folder (default: site/)")
-    site.set_defaults(command=_site)
-
     doctor = commands.add_parser("doctor", help="what this machine has and what would be used")
     doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _add_parameters(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add what sets the parameters of notebooks."""
+    parser.add_argument(
+        "--profile",
+        choices=profiles.PROFILES,
+        help=f"the scale (default: ${profiles.VARIABLE}, or {default})",
+    )
+    parser.add_argument("--dataset", help="a data set in place of the notebook's own; or auto")
+    parser.add_argument("--device", type=_device, help="cpu, cuda, cuda:N or auto")
+    parser.add_argument("--cluster", help="local, or the address of a Dask scheduler")
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `papers._compare.run`, under the names they have there."""
+    take = parser.add_argument
+    take("weights", nargs=2, metavar="WEIGHTS.safetensors", help="a state dict each")
+    take(
+        "--model",
+        required=True,
+        metavar="MODULE:FUNCTION",
+        help="what builds the network, importable from here: returns it, or it and a transform "
+        "from a PIL image to its input",
+    )
+    take("--model-b", metavar="MODULE:FUNCTION", help="the same for the second (default: --model)")
+    take(
+        "--data",
+        required=True,
+        help="a folder of images, a data set by its name (mnist5k is always there), or a "
+        "safetensors file with a tensor 'inputs'",
+    )
+    take("--metric", default="svcca", help="svcca (default), cca, pwcca, cka, procrustes, ...")
+    take("--layers", nargs="+", metavar="LAYER", help="only these (default: all)")
+    take("--layers-b", nargs="+", metavar="LAYER", help="of the second network (default: --layers)")
+    take(
+        "--null",
+        type=int,
+        default=3,
+        metavar="N",
+        help="permutations of the inputs for what unrelated layers would give (default: 3)",
+    )
+    take("--examples", type=int, metavar="N", help="how many inputs to draw (default: up to 1000)")
+    take("--out", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
+    take("--device", type=_device, default="cpu", help="cpu, cuda, cuda:N or auto")
 
 
 def _device(text: str) -> str:
@@ -112,44 +146,54 @@ def _device(text: str) -> str:
     return text
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer >= 1")
+    return int(text)
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _figures(options: argparse.Namespace) -> int:
-    from replication.papers import _notebook_files, _notebooks
+def _check_data_set(name: str | None) -> None:
+    from replication import data
 
-    chosen = _notebook_arguments.parameters(options)
+    if name not in (None, "auto", *data.NAMES):
+        raise ValueError(f"there is no data set {name!r}; there are {', '.join(data.NAMES)}")
+
+
+def _figures(options: argparse.Namespace) -> int:
+    from replication.papers import _figures
+
+    _check_data_set(options.dataset)
+    names = ("dataset", "device", "cluster")
+    chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.in_place and chosen:
         raise ValueError(
             f"--in-place runs notebooks as they stand; leave out --{', --'.join(chosen)}"
         )
-    selected = _notebook_files.select(options.only)
-    profile = options.profile or profiles.resolve("quick")
-    if profile == "paper":
-        from replication import _estimates
-
-        print(_estimates.text(selected, {"profile": profile, **chosen}), flush=True)
-    return _notebooks.run(
-        selected,
-        profile=profile,
+    return _figures.run(
+        _figures.select(options.only),
+        profile=options.profile or profiles.resolve("quick"),
         parameters=chosen,
         force=options.force,
         in_place=options.in_place,
+        jobs=options.jobs,
     )
 
 
-def _sweep(options: argparse.Namespace) -> int:
-    from replication import _sweep_command
-    from replication.papers import _notebook_files
+def _run(options: argparse.Namespace) -> int:
+    from replication.papers import _figures, _run
 
-    profile = options.profile or profiles.resolve("paper")
-    return _sweep_command.run(
-        _notebook_files.select(options.notebooks or None),
-        profile=profile,
-        parameters=_notebook_arguments.parameters(options),
-        budget=options.budget,
-        estimate=profile == "paper",
+    _check_data_set(options.dataset)
+    return _run.run(
+        _figures.select(options.notebooks or None),
+        profile=options.profile or profiles.resolve("full"),
+        dataset=options.dataset,
+        device=options.device,
+        cluster=options.cluster,
+        limit=None if options.limit is None else _run.seconds(options.limit),
     )
 
 
@@ -158,16 +202,12 @@ def _data(options: argparse.Namespace) -> int:
     from replication.papers._doctor import where
 
     for name in options.names:
-        _notebook_arguments.check_data_set(name)
-    if not options.names:
-        for name in data.NAMES:
-            print(f"{name:<17}{where(name)}")
-        return 0
+        _check_data_set(name)
     failed = False
-    for name in options.names:
+    for name in options.names or data.NAMES:
         try:
-            found = data.locate(name)
-            if found is None or found.fault:
+            location = data.locate(name)
+            if options.names and (location is None or location.fault):
                 data.fetch(name)
             print(f"{name:<17}{where(name)}")
         except (ValueError, OSError) as error:
@@ -195,23 +235,6 @@ def _scorecard(options: argparse.Namespace) -> int:
         scorecard.update_readme(readme, rows)
     print(scorecard.summary(rows).rstrip())
     print(f"\nwritten to {path}")
-    return 0
-
-
-def _front_page(options: argparse.Namespace) -> int:
-    import matplotlib
-
-    matplotlib.use("agg")  # no display is needed
-    from replication import front_page
-
-    print(f"written to {front_page.write()}")
-    return 0
-
-
-def _site(options: argparse.Namespace) -> int:
-    from replication import site
-
-    print(f"open {site.build(options.to)} in a browser")
     return 0
 
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from replication import models
-from replication.training import _backward, _batched
+from replication.training import _batched
 
 MEMBERS, EXAMPLES = 3, 7
 
@@ -40,10 +40,10 @@ def test_every_activation(activation, bias):
     if activation in layers:
         for net in nets:
             net.act1, net.act2 = layers[activation], layers[activation]
-    assert _backward.knows(nets[0])
+    assert _batched.has_gradients(nets[0])
     images, labels = examples()
     weights = _batched.stacked(nets)
-    found = _backward.gradients(nets[0], weights, images, labels, {})
+    found = _batched.gradients(nets[0], weights, images, labels, {})
     expected = by_autograd(nets[0], weights, images, labels, {})
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -60,7 +60,7 @@ def test_dropout_passes_on_what_was_kept():
         drawn = [_batched.draw_masks(nets[0], inputs) for _ in nets]
     masks = {name: torch.stack([mask[name] for mask in drawn]) for name in inputs}
     weights = _batched.stacked([net.eval() for net in nets])
-    found = _backward.gradients(nets[0], weights, images, labels, masks)
+    found = _batched.gradients(nets[0], weights, images, labels, masks)
     for name, value in by_autograd(nets[0], weights, images, labels, masks).items():
         torch.testing.assert_close(found[name], value, rtol=1e-12, atol=1e-14)
     assert sum((mask == 0).sum() for mask in masks.values()) > 0
@@ -72,7 +72,7 @@ def test_a_member_that_diverges_does_not_touch_the_others():
     nets[1].fc1.weight.data *= torch.inf
     images, labels = examples(2)
     weights = _batched.stacked(nets)
-    found = _backward.gradients(nets[0], weights, images, labels, {})
+    found = _batched.gradients(nets[0], weights, images, labels, {})
     expected = by_autograd(nets[0], weights, images, labels, {})
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-12, equal_nan=True)
@@ -82,10 +82,10 @@ def test_a_member_that_diverges_does_not_touch_the_others():
 def test_gradients_lie_as_weights_do():
     nets = networks()
     weights = _batched.stacked(nets)
-    found = _backward.gradients(nets[0], weights, *examples(), {})
+    found = _batched.gradients(nets[0], weights, *examples(), {})
     for name in ("fc1.weight", "fc2.weight", "fc3.weight"):
         assert found[name].stride() == weights[name].stride()
 
 
 def test_batch_norm_is_left_to_autograd():
-    assert not _backward.knows(networks(batch_norm=True)[0])
+    assert not _batched.has_gradients(networks(batch_norm=True)[0])

@@ -1,4 +1,8 @@
-"""Kernels that need neither a network nor a registered kernel spec."""
+"""Kernels that need neither a network nor a registered kernel spec.
+
+Jupyter reaches kernels by TCP, for which a machine cut off from the network (``unshare -n``) may lack
+the loopback interface, and takes whatever kernel is registered as ``python3``.
+"""
 
 import os
 import shutil
@@ -9,12 +13,7 @@ LONGEST = 70  # characters of a folder in which the path of a socket stays withi
 
 
 def local(base: type) -> type:
-    """Return a kernel manager derived from `base` whose kernels are reached by Unix sockets.
-
-    TCP, Jupyter's default, needs a loopback interface, which a machine cut off from the network
-    (``unshare -n``) may lack, and sends everything unencrypted where other users could listen. On
-    Windows the default stays.
-    """
+    """Return a kernel manager derived from `base` whose kernels are reached by Unix sockets."""
     if os.name != "posix":
         return base
     from traitlets import default

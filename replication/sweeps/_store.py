@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replication._core.files import atomic
-from replication.training import _budget
 
 NOTE = b"replication.sweeps"  # where the metadata of a file name function, version and spec
 
@@ -55,13 +54,8 @@ class Computation:
     name: str
     version: int
     together: bool
-    budget: _budget.Terms | None = None
 
     def __call__(self, specs: Sequence[Mapping]) -> list[bytes]:
-        with _budget.task(self.budget):
-            return self._contents(specs)
-
-    def _contents(self, specs: Sequence[Mapping]) -> list[bytes]:
         before = sys.exception()
         own = [copy.deepcopy(dict(spec)) for spec in specs]  # a function may not change a spec
         try:

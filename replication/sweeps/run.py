@@ -3,9 +3,9 @@
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from warnings import warn
 
 import pandas as pd
@@ -14,13 +14,6 @@ from replication._core.inputs import as_integer, nearest
 from replication._core.progress import bar
 from replication.sweeps import _store
 from replication.sweeps._store import Job, Result
-from replication.training import _budget
-from replication.training._budget import BudgetSpent
-
-if TYPE_CHECKING:
-    from distributed import Client
-
-__all__ = ["BudgetSpent", "SweepError", "load", "run"]
 
 
 class SweepError(RuntimeError):
@@ -42,7 +35,7 @@ def run(
     *,
     store: str | Path,
     version: int = 1,
-    cluster: "str | Client | None" = None,
+    cluster: Any = None,
     batch: int | None = None,
     on_error: str = "raise",
     retries: int = 1,
@@ -100,10 +93,6 @@ def run(
     SweepError
         If `fn` raised for some specs, once all others are done and stored. Interrupting a run
         keeps what was finished, too.
-    BudgetSpent
-        If there is a budget (``python -m replication sweep --budget``), it is spent, and specs are
-        left. What is finished is stored; a training that was under way is put aside and taken up
-        again, but what else a spec takes long for begins anew, and is not cut short.
     ModuleNotFoundError
         If a cluster is asked for without the extra ``cluster``.
 
@@ -133,7 +122,7 @@ def run(
 
     missing = [(path, spec) for path, spec in wanted.items() if path not in tables]
     failures = []
-    compute = _store.Computation(fn, name, version, batch is not None, _budget.terms())
+    compute = _store.Computation(fn, name, version, batch is not None)
     steps = bar(show=progress, total=len(wanted), initial=len(tables), desc=name, unit="spec")
     with steps:
         if cluster is None or not missing:
@@ -142,7 +131,7 @@ def run(
             outcomes = _cluster_module().outcomes(
                 compute, missing, cluster, size, retries, resources, steps
             )
-        with closing(outcomes), _paused() as pause:
+        with closing(outcomes):
             for path, outcome in outcomes:
                 if isinstance(outcome, Exception):
                     failures.append((wanted[path], outcome))
@@ -151,11 +140,8 @@ def run(
                         _store.write(path, outcome)
                     # Read, not as returned: the same types as whenever it is found again.
                     tables[path], _ = _store.read(path)
-                _budget.progressed()
                 steps.update()
 
-    if left := len(wanted) - len(tables) - len(failures):
-        raise BudgetSpent(_remaining(name, left, len(wanted), failures, pause))
     if failures:
         message = _message(failures, len(wanted))
         if on_error == "raise":
@@ -221,8 +207,6 @@ def _serial(
     """Yield what each spec came to; None where another run has stored it meanwhile."""
     tasks = deque(missing[start : start + size] for start in range(0, len(missing), size))
     while tasks:
-        if _budget.is_spent():
-            return
         jobs = tasks.popleft()
         stored = {path for path, _ in jobs if path.exists()}
         yield from ((path, None) for path in stored)
@@ -256,24 +240,6 @@ def _name(fn: Callable) -> str:
     if not name.isidentifier():  # as that of a lambda; it also names a folder
         raise ValueError(f"fn: expected a function with a name to keep its results by, found {fn}")
     return name
-
-
-@contextmanager
-def _paused() -> Iterator[list[str]]:
-    """Yield what takes up where a training in the block was put aside, and end the block there."""
-    notes: list[str] = []
-    try:
-        yield notes
-    except BudgetSpent as pause:
-        notes.append(str(pause))
-
-
-def _remaining(name: str, left: int, count: int, failures: list, pause: list[str]) -> str:
-    parts = [f"{name}: {left} of {count} specs left", *pause]
-    if failures:
-        error = failures[0][1]
-        parts.append(f"{len(failures)} failed, the first: {type(error).__name__}: {error}")
-    return "; ".join(parts)
 
 
 def _message(failures: list[tuple[Mapping, Exception]], count: int, shown: int = 5) -> str:

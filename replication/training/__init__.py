@@ -5,9 +5,8 @@ step: initial weights, corrupted labels, minibatch order, augmentation, dropout.
 at any step therefore goes on as if nothing had happened.
 """
 
-from replication.training.fit import fit
+from replication.training.fit import Run, fit
 from replication.training.population import fit_population
-from replication.training.run import Run
 from replication.training.spec import Spec
 from replication.training.trainer import evaluate, training_labels
 

@@ -1,18 +1,239 @@
-"""Train one network from a specification, with checkpoints, and never lose what is done.
+"""Train one network, or take up its training, and what is kept of it.
 
-Every use of randomness has its own seed, derived from the specification's seed, the use and the
-step: initial weights, corrupted labels, minibatch order, augmentation, dropout. A run interrupted
-at any step therefore goes on as if nothing had happened.
+A run's files are weights as safetensors and the rest as JSON.
 """
 
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from replication import data
+from replication._core.files import read_json, write_json
 from replication._core.inputs import choose_device
 from replication._core.progress import bar
-from replication.training import _budget
-from replication.training.run import Run, Unfinished, complete, stored
+from replication.training._checkpoint import copy_weights, save_tensors
 from replication.training.spec import Spec
+from replication.training.trainer import Training, new_model
+
+INTERVAL = 30.0  # seconds of training that a killed run may lose
+SCRATCH = "REPLICATION_SCRATCH"  # variable: where runs without a store are kept until it is removed
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A trained network and how it got there.
+
+    Attributes
+    ----------
+    spec : Spec
+    key : str
+    status : str
+        ``"finished"``, ``"stopped"`` by the stopping rule, or ``"diverged"`` (loss not finite).
+    history : pandas.DataFrame
+        Columns step, epoch, train_loss, train_accuracy, test_loss, test_accuracy; a row for step 0,
+        every `evaluate_every` epochs and every checkpoint. Accuracies are shares; train columns are
+        measured on the (corrupted) training labels in eval mode. A loss that is not finite is NaN.
+    checkpoints : dict of epoch to step
+        The first, the last and those asked for, as far as the run came.
+    """
+
+    spec: Spec
+    key: str
+    status: str
+    history: pd.DataFrame
+    checkpoints: dict[float, int]
+    _states: "Path | dict[int, dict[str, Tensor]]" = field(repr=False)
+
+    def state(self, epoch: float | None = None) -> dict[str, Tensor]:
+        """Return a copy of the weights at checkpoint `epoch`; of the last ones by default.
+
+        Raises
+        ------
+        ValueError
+            If there is no checkpoint at `epoch`.
+        """
+        epoch = max(self.checkpoints) if epoch is None else epoch
+        if epoch not in self.checkpoints:
+            known = ", ".join(f"{e:g}" for e in self.checkpoints)
+            raise ValueError(f"epoch: no checkpoint at {epoch}; expected one of {known}")
+        step = self.checkpoints[epoch]
+        stored = isinstance(self._states, Path)
+        state = load_file(_checkpoint(self._states, step)) if stored else self._states[step]
+        return {name: tensor.clone() for name, tensor in state.items()}
+
+    def model(self, epoch: float | None = None, device: str = "cpu") -> nn.Module:
+        """Return the network at checkpoint `epoch`, in eval mode.
+
+        Raises
+        ------
+        ValueError
+            If there is no checkpoint at `epoch` or no such device.
+        """
+        model = new_model(self.spec, choose_device(device))
+        model.load_state_dict(self.state(epoch))
+        return model.eval()
+
+
+class Unfinished:
+    """A run in training and what is kept of it: in `folder`, or in memory if that is None.
+
+    It goes on from the files in `folder`, where these are whole.
+    """
+
+    def __init__(
+        self, spec: Spec, key: str, split: data.Split, device: torch.device, folder: Path | None
+    ) -> None:
+        self.spec, self.key, self.source, self.folder = spec, key, split.source, folder
+        self.training = Training(spec, split, device)
+        self._states: dict[int, dict[str, Tensor]] = {}
+        asked = {float(e): self.training.step_at(e) for e in sorted(spec.checkpoints)}
+        self._checkpoints = {0.0: 0, **asked, float(spec.epochs): self.training.last_step}
+        if folder is not None:
+            self.training.resume(folder / "resume.safetensors")
+            if not _has_weights(folder, self.training, self._checkpoints):
+                self.training = Training(spec, split, device)
+
+    def is_due(self) -> bool:
+        """Return whether the current step is to be evaluated and has not been."""
+        return self.training.at_event(self._checkpoints)
+
+    def keep(self) -> None:
+        """Keep the weights, after an evaluation, and all that is needed to go on."""
+        training, folder = self.training, self.folder
+        if training.step in self._checkpoints.values() or training.status():
+            self._states[training.step] = copy_weights(training.model)
+            if folder is not None:
+                save_tensors(self._states.pop(training.step), _checkpoint(folder, training.step))
+        if folder is not None:  # after the weights, which it says are there
+            training.save(folder / "resume.safetensors")
+
+    def put_aside(self) -> None:
+        """Keep the present step, which needs no evaluation or has it, to go on from there."""
+        if self.folder is not None:
+            self.training.save(self.folder / "resume.safetensors")
+
+    def finish(self) -> Run:
+        """Return the run at its end, and write down that it is there."""
+        training, folder = self.training, self.folder
+        status = training.status()
+        rows = [{k: _finite(v) for k, v in row.items()} for row in training.rows]
+        checkpoints = {e: step for e, step in self._checkpoints.items() if step <= training.step}
+        if training.step not in checkpoints.values():
+            checkpoints[training.step / training.epoch_steps] = training.step
+        if folder is None:
+            return Run(self.spec, self.key, status, _history(rows), checkpoints, self._states)
+        record = {
+            "spec": asdict(self.spec),
+            "data": self.source,
+            "status": status,
+            "checkpoints": [[epoch, step] for epoch, step in checkpoints.items()],
+            "history": rows,
+            "torch": torch.__version__,
+            "device": training.device.type,
+        }
+        write_json(folder / "run.json", record | {"digest": _digest(record)})
+        (folder / "resume.safetensors").unlink(missing_ok=True)
+        return Run(self.spec, self.key, status, _history(rows), checkpoints, folder)
+
+
+def complete(run: Unfinished, steps: tqdm) -> Run:
+    """Train a network to its end, a step at a time."""
+    training, kept = run.training, time.monotonic()
+    while True:
+        if run.is_due():
+            training.evaluate()
+            run.keep()
+            kept = time.monotonic()
+        if training.status():
+            return run.finish()
+        training.advance()
+        steps.update()
+        if time.monotonic() - kept > INTERVAL:
+            if not run.is_due():  # an evaluation comes first
+                run.put_aside()
+            kept = time.monotonic()
+
+
+def stored(spec: Spec, key: str, folder: Path | None) -> Run | None:
+    """Return the finished run in `folder`, or None where any of it is missing or damaged."""
+    if folder is None:
+        return None
+    try:
+        saved = read_json(folder / "run.json")
+        digest = saved.pop("digest", None)  # which older runs have not
+        if digest not in (None, _digest(saved)):
+            raise ValueError("run.json has changed since it was written")
+        checkpoints = {float(epoch): int(step) for epoch, step in saved["checkpoints"]}
+        _check(_checkpoint(folder, step) for step in checkpoints.values())
+        if (left := folder / "resume.safetensors").exists():  # killed between the last two steps
+            with suppress(OSError):  # a store may be read-only
+                left.unlink()
+        return Run(spec, key, saved["status"], _history(saved["history"]), checkpoints, folder)
+    except FileNotFoundError:
+        (folder / "run.json").unlink(missing_ok=True)
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, SafetensorError):
+        shutil.rmtree(folder)
+    return None
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    text = json.dumps(record, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def _checkpoint(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:07d}.safetensors"
+
+
+def _check(paths: Iterable[Path]) -> None:
+    """Raise what safetensors raises where one of `paths` is missing or not of its full length."""
+    for path in paths:
+        with safe_open(path, "pt"):
+            pass
+
+
+def _has_weights(folder: Path, training: Training, checkpoints: Mapping[float, int]) -> bool:
+    """Return whether `folder` has the weights of every checkpoint that `training` has passed."""
+    steps = {step for step in checkpoints.values() if training.rows and step <= training.step}
+    if training.status():
+        steps.add(training.step)
+    try:
+        _check(_checkpoint(folder, step) for step in steps)
+    except (FileNotFoundError, SafetensorError):
+        return False
+    return True
+
+
+def _history(rows: list[dict[str, float | None]]) -> pd.DataFrame:
+    # JSON has no NaN: a loss that is not finite is None in `rows`.
+    values = np.array([list(row.values()) for row in rows], dtype=float)
+    return pd.DataFrame(values, columns=list(rows[0])).astype({"step": int})
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def folder_of(store: str | Path | None, key: str) -> Path | None:
+    """Return where the run is kept: below `store`, or the scratch folder; None for in memory."""
+    root = store or os.environ.get(SCRATCH)
+    return Path(root) / key if root else None
 
 
 def fit(
@@ -31,10 +252,10 @@ def fit(
     split : data.Split
     store : path, optional
         Folder that keeps runs, each in a subfolder named by `Spec.key`: weights as safetensors, the
-        rest as JSON, every file written whole or not at all. A killed run goes on from its last
-        evaluation, one that a budget (``python -m replication sweep --budget``) ended from the very
-        step; a run with a damaged or missing file is trained again. Without a store the run lives
-        in memory; under a budget it is put aside until the sweep has the result of its spec.
+        rest as JSON, every file written whole or not at all. A killed run loses at most half a
+        minute; one with a damaged or missing file is trained again. Without a store the run lives
+        in memory, or in the folder that ``python -m replication run`` names by the variable
+        REPLICATION_SCRATCH.
     device : str
         ``"cpu"``, ``"cuda"`` or ``"auto"``. On one device the same call gives the same numbers.
     progress : bool
@@ -44,12 +265,10 @@ def fit(
     ------
     ValueError
         For bad values of `spec` or `device`.
-    BudgetSpent
-        If there is a budget and it is spent, once the present step is stored.
     """
     target = choose_device(device)
     key = spec.key(split)
-    folder = _budget.folder_of(store, key)
+    folder = folder_of(store, key)
     if (done := stored(spec, key, folder)) is not None:
         return done
     run = Unfinished(spec, key, split, target, folder)

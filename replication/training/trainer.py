@@ -65,12 +65,20 @@ class Training:
                 for x, stream in zip(images, streams, strict=True)
             ]
         self.images, test_images = (x.to(device, DTYPES[spec.dtype]) for x in images)
-        side = spec.augment.get("crop")
-        self.train = data.Examples(centre(self.images, side), labels.to(device))
-        self.test = data.Examples(centre(test_images, side), split.test.labels.to(device))
+        self.train = data.Examples(self._centre(self.images), labels.to(device))
+        self.test = data.Examples(self._centre(test_images), split.test.labels.to(device))
         self.epoch_steps = math.ceil(len(self.train) / spec.batch_size)
         self.row_steps = max(1, self.step_at(spec.evaluate_every))
         self.last_step = step_count(spec, len(self.train))
+
+    def _centre(self, images: Tensor) -> Tensor:
+        """Return what is measured of (N, C, H, W): with a crop the centres, else all."""
+        side, most = self.spec.augment.get("crop"), min(images.shape[2:])
+        if side is None:
+            return images
+        if side > most:
+            raise ValueError(f"augment: crop: expected at most {most}, found {side}")
+        return data.centre_crop(images, side)
 
     def step_at(self, epoch: float) -> int:
         """Return the step nearest to `epoch`."""
@@ -275,17 +283,6 @@ def _windows(images: Tensor, tops: Tensor, lefts: Tensor, height: int, width: in
     index = torch.arange(len(images), device=device)[:, None, None, None]
     channel = torch.arange(images.shape[1], device=device)[None, :, None, None]
     return images[index, channel, rows[:, None, :, None], columns[:, None, None]]
-
-
-def centre(images: Tensor, side: int | None) -> Tensor:
-    """Return a view of the central ``side`` x ``side`` pixels, or `images` themselves for None."""
-    if side is None:
-        return images
-    height, width = images.shape[2:]
-    if side > min(height, width):
-        raise ValueError(f"augment: crop: expected at most {min(height, width)}, found {side}")
-    top, left = (height - side) // 2, (width - side) // 2
-    return images[:, :, top : top + side, left : left + side]
 
 
 @contextmanager

@@ -1,0 +1,302 @@
+"""``python -m replication figures``: run notebooks through papermill, as many at once as cores."""
+
+import hashlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from replication import data
+from replication._core import paths, profiles
+from replication._core.files import atomic, read_json, temporary_for, write_json
+from replication.claims import scorecard
+
+PACKAGE = Path(__file__).resolve().parent.parent
+# What of a cell's metadata is the author's; all else is left there by the tools that ran it.
+KEPT_METADATA = ("tags", "jupyter", "slideshow", "editable")
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def select(wanted: Sequence[str] | None) -> list[Path]:
+    """Return the notebooks whose names begin with one of `wanted`; all of them for None.
+
+    Raises
+    ------
+    ValueError
+        If there are no notebooks, or none begins with one of the names.
+    """
+    folder = paths.notebooks()
+    notebooks = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not notebooks:
+        raise ValueError(f"there are no notebooks in {folder}")
+    if wanted is None:
+        return notebooks
+    for name in wanted:
+        if not name or not any(path.name.startswith(name) for path in notebooks):
+            there = ", ".join(path.stem for path in notebooks)
+            raise ValueError(f"there is no notebook {name!r}; there are {there}")
+    return [path for path in notebooks if path.name.startswith(tuple(wanted))]
+
+
+def run(
+    notebooks: Sequence[Path],
+    profile: str,
+    parameters: Mapping[str, Any],
+    force: bool = False,
+    in_place: bool = False,
+    jobs: int | None = None,
+) -> int:
+    """Run notebooks, each into ``figures/PROFILE/NAME/``; return 1 if one of them failed, else 0.
+
+    Parameters
+    ----------
+    notebooks : sequence of Path
+        What `select` returned.
+    profile : str
+        The scale; it is given to every notebook as the parameter ``profile``.
+    parameters : mapping
+        Further parameters. A notebook that does not declare one of them fails unrun, since
+        papermill would ignore it.
+    force : bool
+        Run also what is up to date.
+    in_place : bool
+        Pass no parameters, only the environment, and write the result back to `notebooks`.
+    jobs : int, optional
+        How many run at a time, in a process of one thread each; by default as many as cores.
+    """
+    _require_papermill()
+    from tqdm import tqdm
+
+    parameters = {"profile": profile, **parameters}
+    around = _surroundings()
+    tasks = [(path, parameters, around, force, in_place) for path in notebooks]
+    jobs = min(jobs or cores(), len(tasks))
+    failed = []
+    with (
+        _environment(profile),
+        multiprocessing.get_context("spawn").Pool(jobs, _start_worker, maxtasksperchild=1) as pool,
+        tqdm(total=len(tasks), unit="notebook", dynamic_ncols=True, disable=False) as bar,
+    ):
+        for name, line, succeeded in pool.imap_unordered(_run_one, tasks):
+            if not succeeded:
+                failed.append(name)
+            bar.write(f"{name}: {line}", file=sys.stdout)
+            bar.update()
+    if _changes_scorecard(profile):
+        try:
+            scorecard.write()
+        except (ValueError, OSError) as error:
+            failed.append(f"the scorecard ({error})")
+    if failed:
+        print(f"replication: error: failed: {', '.join(sorted(failed))}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the parent, which ends the pool
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what went wrong is told in a line
+
+
+def _run_one(task: tuple) -> tuple[str, str, bool]:
+    """Return the notebook's name, a line about its run, and whether it succeeded."""
+    path, parameters, around, force, in_place = task
+    try:
+        return path.stem, _run_or_skip(path, parameters, around, force, in_place), True
+    except (RuntimeError, OSError) as failure:
+        return path.stem, str(failure), False
+
+
+def _run_or_skip(path: Path, parameters: dict, around: dict, force: bool, in_place: bool) -> str:
+    import nbformat
+
+    notebook = _read(path, parameters)
+    folder = paths.figures() / parameters["profile"] / path.stem
+    output, record = folder / path.name, folder / "run.json"
+    key = _digest(notebook, parameters, around)
+    if not (force or in_place) and _up_to_date(record, output, key):
+        return "up to date (--force runs it again)"
+    # From here until run.json is written again, a killed run counts as not having been.
+    record.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    _execute(path, output, {} if in_place else parameters)
+    seconds = time.perf_counter() - start
+    if in_place:
+        _write_back(path, notebook, nbformat.read(output, as_version=4))
+    files = [file.relative_to(folder).as_posix() for file in folder.rglob("[!.]*")]
+    result = {"key": key, "parameters": parameters, "seconds": round(seconds, 1)}
+    write_json(record, result | {"versions": around["versions"], "files": sorted(files)})
+    return f"done in {seconds:.1f} s"
+
+
+def _read(path: Path, parameters: Mapping[str, Any]) -> Any:
+    """Return the notebook; RuntimeError where it is none or lacks one of `parameters`."""
+    import nbformat
+    import papermill
+
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+    except Exception as error:  # nbformat raises nearly anything for what is no notebook
+        raise RuntimeError(f"not readable as a notebook ({_first_line(error)})") from None
+    declared = papermill.inspect_notebook(_escaped(path))
+    if unknown := [name for name in parameters if name not in declared]:
+        has = ", ".join(declared) or "none"
+        raise RuntimeError(f"not run: it has no parameter {', '.join(unknown)} (it has {has})")
+    return notebook
+
+
+def _execute(path: Path, output: Path, parameters: dict[str, Any]) -> None:
+    """Run a notebook in a kernel of this interpreter; keep it at `output`, failed or not."""
+    import papermill
+    from papermill.exceptions import PapermillException, PapermillExecutionError
+
+    from replication.papers import _kernels
+
+    partial = temporary_for(output)
+    start, reason = time.perf_counter(), ""
+    try:
+        papermill.execute_notebook(
+            _escaped(path),
+            _escaped(partial),
+            parameters=parameters,
+            kernel_name="python3",
+            language="python",
+            kernel_manager_class=_kernels.own(),
+            progress_bar=False,
+            log_output=False,
+            cwd=str(paths.root()),
+        )
+    except PapermillExecutionError as error:
+        reason = f"{error.ename}: {_first_line(error.evalue)} (In [{error.exec_count}])"
+    except (PapermillException, RuntimeError, TimeoutError, ValueError) as error:
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+    except OSError as error:  # it may be what wrote the notebook that failed, in the middle of it
+        partial.unlink(missing_ok=True)
+        reason = f"{output}: {error}"
+    finally:
+        if written := partial.exists():
+            os.replace(partial, output)
+    if reason:
+        seconds = time.perf_counter() - start
+        kept = f"\n    kept with its error: {output}" if written else ""
+        raise RuntimeError(f"failed after {seconds:.1f} s: {reason}{kept}")
+
+
+def _write_back(path: Path, notebook: Any, executed: Any) -> None:
+    """Write the outputs of `executed` into the notebook at `path`, without volatile metadata."""
+    import nbformat
+
+    for cell, ran in zip(notebook.cells, executed.cells, strict=True):
+        kept = {k: cell.metadata[k] for k in KEPT_METADATA if cell.metadata.get(k)}
+        cell.metadata = nbformat.from_dict(kept)
+        if cell.cell_type == "code":
+            cell.execution_count = ran.execution_count
+            # A widget's state is not kept, and without it its view is an empty box.
+            cell.outputs = [out for out in ran.outputs if WIDGET not in out.get("data", {})]
+    spec = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = nbformat.from_dict(
+        {"kernelspec": spec, "language_info": {"name": "python"}}
+    )
+    nbformat.validate(notebook)
+    with atomic(path) as temporary:
+        text = nbformat.writes(notebook, version=nbformat.NO_CONVERT)
+        temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _environment(profile: str) -> Iterator[None]:
+    """Set what the kernels inherit, and put it back afterwards."""
+    before = dict(os.environ)
+    os.environ[profiles.VARIABLE] = profile
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # debugpy's notice on frozen modules
+    os.environ["TQDM_DISABLE"] = "1"  # nobody watches, and a bar would stay in the notebook
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a second thread would wait for its neighbours
+    os.environ.pop("MPLBACKEND", None)  # figures belong into the notebook
+    # The kernel runs this very package, also where it is not installed, ...
+    python_path = [str(PACKAGE.parent), *filter(None, [before.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(python_path)
+    # ... and in another working directory, where relative paths would mean something else.
+    for name in ("REPLICATION_ROOT", "REPLICATION_DATA"):
+        if before.get(name):
+            os.environ[name] = str(Path(before[name]).expanduser().resolve())
+    for root in (paths.root(), PACKAGE.parent):
+        if (root / ".ipython" / "profile_default" / "ipython_kernel_config.py").is_file():
+            os.environ["IPYTHONDIR"] = str(root / ".ipython")
+            break
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _surroundings() -> dict[str, Any]:
+    """Return what the results depend on besides the notebook and its parameters."""
+    sources = hashlib.blake2b()
+    for file in sorted(PACKAGE.rglob("*.py")):
+        sources.update(f"{file.relative_to(PACKAGE).as_posix()} {file.stat().st_size} ".encode())
+        sources.update(file.read_bytes())
+    located = {name: data.locate(name) for name in data.NAMES}
+    return {
+        "sources": sources.hexdigest(),
+        "data": {name: f"{at} {at.fingerprint}" for name, at in located.items() if at},
+        "versions": {name: metadata.version(name) for name in ("torch", "numpy", "scipy")},
+    }
+
+
+def _digest(notebook: Any, parameters: Mapping[str, Any], around: Mapping[str, Any]) -> str:
+    """Return a digest of a notebook's code, its parameters and what `_surroundings` found."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    text = repr((code, sorted(parameters.items()), sorted(around.items())))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _up_to_date(record: Path, output: Path, key: str) -> bool:
+    """Tell whether `record` is of a run like this one, all of whose files are still there."""
+    try:
+        known = read_json(record)
+        there = all((record.parent / name).is_file() for name in known["files"])
+        return known["key"] == key and output.is_file() and there
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _changes_scorecard(profile: str) -> bool:
+    """Tell whether the scorecard shows claims of `profile`, and there are some."""
+    known = {path.parts[-3] for path in paths.figures().glob("*/*/claims.json")}
+    evidence = set(profiles.EVIDENCE)
+    return bool(known) and (profile in evidence or not known & evidence)
+
+
+def _require_papermill() -> None:
+    try:
+        import ipykernel  # noqa: F401
+        import papermill  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"running notebooks needs {error.name}: pip install -e '.[notebooks]'"
+        ) from None
+
+
+def _first_line(error: object) -> str:
+    """Return the first line of a text or message that is not blank."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
+
+
+def _escaped(path: Path) -> str:
+    """Return a path that papermill, which formats its paths, leaves as it is."""
+    return str(path).replace("{", "{{").replace("}", "}}")

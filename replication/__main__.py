@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         help="train and measure what notebooks show, without Jupyter, for a given time",
         description="Train and measure what notebooks show. Results are kept in data/runs/ (below "
         "$REPLICATION_ROOT) and not computed again, also not by `figures`. SIGINT, SIGTERM or the "
-        "end of --for stop it at any moment, with half a minute of training lost at most and status "
-        "75; the same command goes on.",
+        "end of --for stop it at any moment with status 75, and at most half a minute of training "
+        "is lost; the same command goes on.",
     )
     run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="numbers: 04; default: all")
     _add_parameters(run, "full")

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 
 from replication import __main__, data
-from replication._core import paths
+from replication._core import paths, profiles
 from replication.data._locations import Location
 from replication.papers import (
     _doctor,
@@ -22,7 +22,6 @@ from replication.papers import (
     _notebook_files,
     _notebook_surroundings,
     _notebooks,
-
 )
 
 V4 = nbformat.v4

@@ -1,7 +1,7 @@
 """Kernels that need neither a network nor a registered kernel spec.
 
-Jupyter reaches kernels by TCP, for which a machine cut off from the network (``unshare -n``) may lack
-the loopback interface, and takes whatever kernel is registered as ``python3``.
+Jupyter reaches kernels by TCP, for which a machine cut off from the network (``unshare -n``) may
+lack the loopback interface, and takes whatever kernel is registered as ``python3``.
 """
 
 import os

@@ -23,7 +23,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 class Stopped(BaseException):
-    """A signal came or the time is up. Like an interrupt, so that nothing takes it for a failure."""
+    """A signal came or the time is up. Like an interrupt, nothing takes it for a failure."""
 
 
 def seconds(text: str) -> float:

@@ -1,9 +1,11 @@
-"""The rank correlation that several notebooks' statistics are made of."""
+"""What several notebooks' statistics are made of: one number a seed, and a rank correlation."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.stats import spearmanr
 
 
@@ -14,3 +16,8 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> float:
     if known.sum() < 3 or not (np.ptp(x[known]) > 0 and np.ptp(y[known]) > 0):
         return math.nan
     return float(spearmanr(x[known], y[known]).statistic)
+
+
+def by_seed(table: pd.DataFrame, statistic: Callable, *arguments: Any) -> list:
+    """Return ``statistic(rows, *arguments)`` of each seed's rows; one NaN for an empty table."""
+    return [statistic(rows, *arguments) for _, rows in table.groupby("seed")] or [math.nan]

@@ -1,7 +1,7 @@
 """What a notebook runs: a measuring function, and the specs that it is called with."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, update_wrapper
 from pathlib import Path
@@ -92,7 +92,9 @@ def cifar10(profile: str, dataset: str = "auto", subset: Any = None) -> data.Spl
     return data.load(dataset, subset=subset)
 
 
-def stamp(profile: str, split: data.Split, *notes: str) -> str:
-    """Return what a figure stands on: profile and data set, and on a second line the notes."""
-    text = f"profile {profile} · {split.describe()}"
+def stamp(profile: str, split: data.Split | Iterable[data.Split], *notes: str) -> str:
+    """Return what a figure stands on: profile and data sets, and on a second line the notes."""
+    splits = [split] if isinstance(split, data.Split) else split
+    sets = " · ".join(dict.fromkeys(part.describe() for part in splits))
+    text = f"profile {profile} · {sets}"
     return text + "\n" + " · ".join(notes) if notes else text

@@ -1,1 +1,1 @@
-"""What every part of the package may use: input checks, precision, whole files, paths, scales."""
+"""What every part may use: input checks, precision, whole files, paths, scales, module walks."""

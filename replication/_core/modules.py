@@ -1,0 +1,71 @@
+"""Walking a network's modules: the order in which they run, what kind they are, where they live."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+ELEMENTWISE = (  # what acts on each number by itself, with nothing of its own
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
+    *(nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Softplus, nn.Softsign),
+)
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+IDLE = (nn.Identity, *DROPOUT)  # in eval mode
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the modules that hold no others, by name."""
+    return [(name, module) for name, module in model.named_modules() if not module._modules]
+
+
+def chain(model: nn.Module, name: str = "") -> list[tuple[set[str], nn.Module]]:
+    """Return the modules in the order in which they run, with all names that mean their output.
+
+    Sequentials, nested at will, are unrolled; one that is empty, has hooks or a `forward` of its
+    own is a single link, as is every other module. A module that is used twice comes twice.
+    """
+    plain = type(model).forward is nn.Sequential.forward and not is_hooked(model)
+    if not plain or not len(model):
+        return [({name}, model)]
+    links = []
+    for key, child in model._modules.items():  # named_children passes over repeated modules
+        links += chain(child, f"{name}.{key}" if name else key)
+    links[-1][0].add(name)
+    return links
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Tell whether the module has forward hooks, which may do anything."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+@contextmanager
+def hooked(hooks: Iterable[tuple[nn.Module, Callable]]) -> Iterator[None]:
+    """Hold forward hooks (module, input, output) on some modules for the block."""
+    with ExitStack() as stack:
+        for module, hook in hooks:
+            stack.enter_context(module.register_forward_hook(hook))
+        yield
+
+
+def weight_of(model: nn.Module, default: Tensor) -> Tensor:
+    """Return the first floating parameter, which has the model's device and dtype, or `default`."""
+    return next((p.detach() for p in model.parameters() if p.is_floating_point()), default)
+
+
+def device_of(model: nn.Module, default: Tensor) -> torch.device:
+    """Return the device of the model's weights, or of `default` where it has none."""
+    return weight_of(model, default).device
+
+
+def to_model(images: Tensor, weight: Tensor) -> Tensor:
+    """Return a copy of `images` on the device and, if they are floating, in the dtype of `weight`.
+
+    A copy, as an in-place layer may come first; integers (tokens) keep their dtype.
+    """
+    dtype = weight.dtype if images.is_floating_point() else images.dtype
+    return images.to(weight.device, dtype, copy=True)

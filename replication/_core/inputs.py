@@ -118,6 +118,22 @@ def as_model(value: object) -> nn.Module:
     return value
 
 
+def as_labels(value: Array, count: int, name: str = "labels") -> Tensor:
+    """Return integer labels (count,) as a tensor; another shape or floating ones are an error."""
+    labels = as_tensor(value, name)
+    if labels.is_floating_point() or labels.shape != (count,):
+        found = f"shape {tuple(labels.shape)} of {labels.dtype}"
+        raise ValueError(f"{name}: expected integers of shape {(count,)}, found {found}")
+    return labels
+
+
+def as_choice(value: object, name: str, known: Iterable[str]) -> str:
+    """Return `value` if it is one of the `known` names; anything else is an error."""
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name}: found {value!r}; {nearest(str(value), known)}")
+    return value
+
+
 def require_classes(labels: Tensor, classes: int) -> None:
     """Raise a ValueError if the integers `labels` are not all a model's classes."""
     if labels.min() < 0 or labels.max() >= classes:

@@ -61,7 +61,7 @@ class Rule:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}")
 
     @classmethod
-    def read(cls, text: str, test: str = "t") -> "Rule":
+    def read(cls, text: str, test: str = "t", **more: float) -> "Rule":
         """Return the rule written as ``"statistic > threshold"``, or with ``<``.
 
         >>> Rule.read("test accuracy with freezing minus without > -0.01").threshold
@@ -69,7 +69,7 @@ class Rule:
         """
         match text.rsplit(" ", 2):
             case statistic, (">" | "<") as direction, threshold:
-                return cls(statistic, direction, float(threshold), test)
+                return cls(statistic, direction, float(threshold), test, **more)
         raise ValueError(f"text: expected 'statistic > threshold', found {text!r}")
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What the networks of `models` are made of: checked options, activations, small modules."""
+"""What the networks of `models` are made of: checked options, named layers, small modules."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from replication._core.inputs import as_number, nearest
+from replication._core.inputs import as_integer, as_number, nearest
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -53,19 +53,15 @@ def unit(
     batch_norm: bool = False,
     dropout: float = 0.0,
 ) -> dict[str, nn.Module]:
-    """Return `affine` under its name, then ``bn, act, drop`` with `index`: a layer of a network.
+    """Return `affine` under its name, then ``bn, act, drop`` with `index`; what is off is absent.
 
     Batch normalisation comes before the activation (Ioffe & Szegedy 2015, section 3.2), dropout
-    after it; what is off leaves no module.
+    after it.
     """
     layers: dict[str, nn.Module] = {name: affine}
     if as_flag(batch_norm, "batch_norm"):
-        convolution = isinstance(affine, nn.Conv2d)
-        layers[f"bn{index}"] = (
-            nn.BatchNorm2d(affine.out_channels)
-            if convolution
-            else nn.BatchNorm1d(affine.out_features)
-        )
+        norm = nn.BatchNorm2d if isinstance(affine, nn.Conv2d) else nn.BatchNorm1d
+        layers[f"bn{index}"] = norm(len(affine.weight))
     layers[f"act{index}"] = activate(activation)
     return layers | dropout_layer(dropout, f"drop{index}")
 
@@ -75,13 +71,11 @@ def sequence(layers: Mapping[str, nn.Module]) -> nn.Sequential:
     return nn.Sequential(OrderedDict(layers))
 
 
-def pooled_readout(features: int, classes: int) -> dict[str, nn.Module]:
-    """Return ``pool, flatten, fc``: mean over positions, (N, features, H, W) to (N, classes)."""
-    return {
-        "pool": nn.AdaptiveAvgPool2d(1),
-        "flatten": nn.Flatten(),
-        "fc": nn.Linear(features, classes),
-    }
+def pooled_readout(features: int, classes: int, dropout: float = 0.0) -> dict[str, nn.Module]:
+    """Return ``pool, flatten, drop, fc``: mean over positions, (N, features, H, W) to logits."""
+    pool = {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
+    readout = nn.Linear(features, as_integer(classes, "classes", 1))
+    return pool | dropout_layer(dropout, "drop") | {"fc": readout}
 
 
 class Concatenation(nn.Module):
@@ -95,19 +89,3 @@ class Concatenation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs of the branches, (N, sum of their channels, H, W)."""
         return torch.cat([branch(x) for branch in self.children()], dim=1)
-
-
-class Select(nn.Module):
-    """Entry `index` of dimension 1: (N, T, units) to (N, units)."""
-
-    def __init__(self, index: int) -> None:
-        super().__init__()
-        self.index = index
-
-    def extra_repr(self) -> str:
-        """Return what ``print`` shows of it."""
-        return str(self.index)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return that entry."""
-        return x[:, self.index]

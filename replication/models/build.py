@@ -1,10 +1,5 @@
-"""The papers' networks, built by name so that a specification can be written down as text.
+"""Networks by name, with weights from a seed; the multilayer perceptron and the MNIST convnet."""
 
-Every network is a plain `torch.nn.Module` with named layers. `build` draws the initial weights
-from a seed of its own and leaves torch's global generator as it was.
-"""
-
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -30,24 +25,10 @@ def mlp(
 ) -> nn.Sequential:
     """Return a fully connected network: flatten, then (fc, bn, act, drop) for each width, then fc.
 
-    Layers are named ``flatten, fc1, bn1, act1, drop1, ..., fcL``, without the ``bn`` and ``drop``
-    that are off. Inputs are ``(N, ...)`` with `inputs` numbers each; outputs are logits
-    ``(N, classes)``. Zhang et al. 2017 (Table 1) have `inputs` 2352 and `widths` (512,) with
-    1,209,866 parameters, (512, 512, 512) with 1,735,178. Default: 407,050 parameters.
-
-    Parameters
-    ----------
-    bias : bool
-        Whether the dense layers, the last one too, add biases.
-    batch_norm : bool
-        Batch normalisation before every activation (Ioffe & Szegedy 2015, section 3.2).
-    dropout : float
-        Share of units dropped after every activation (Srivastava et al. 2014).
-
-    Raises
-    ------
-    ValueError
-        For an unknown activation or a number out of range.
+    Layers: ``flatten, fc1, bn1, act1, drop1, ..., fcL``. Inputs are ``(N, ...)`` with `inputs`
+    numbers each; `bias` is that of all dense layers, the last one too. Zhang et al. 2017 (Table 1)
+    have `inputs` 2352 and `widths` (512,) with 1,209,866 parameters, (512, 512, 512) with
+    1,735,178. Default: 407,050. Shared options: see `build`.
     """
     sizes = [
         as_integer(inputs, "inputs", 1),
@@ -68,39 +49,30 @@ def mnist_convnet(classes: int = 10, channels: Sequence[int] = (32, 64)) -> nn.S
     """Return the small MNIST convnet of the noise-SVD notebook, 1x28x28 in, logits out.
 
     conv 3x3, ReLU, conv 3x3, ReLU, max pool 2, FC 128, ReLU, FC; no padding. With the default
-    channels the pooled layer has 9216 neurons and the network 1,199,882 parameters.
+    `channels`, of its two convolutions, the pooled layer has 9216 neurons and the network 1,199,882
+    parameters.
     """
     first, second = channels
-    return nn.Sequential(
-        OrderedDict(
-            conv1=nn.Conv2d(1, first, 3),
-            relu1=nn.ReLU(),
-            conv2=nn.Conv2d(first, second, 3),
-            relu2=nn.ReLU(),
-            pool=nn.MaxPool2d(2),
-            flatten=nn.Flatten(),
-            fc1=nn.Linear(second * 12 * 12, 128),
-            relu3=nn.ReLU(),
-            fc2=nn.Linear(128, classes),
-        )
+    return sequence(
+        {
+            "conv1": nn.Conv2d(1, first, 3),
+            "relu1": nn.ReLU(),
+            "conv2": nn.Conv2d(first, second, 3),
+            "relu2": nn.ReLU(),
+            "pool": nn.MaxPool2d(2),
+            "flatten": nn.Flatten(),
+            "fc1": nn.Linear(second * 12 * 12, 128),
+            "relu3": nn.ReLU(),
+            "fc2": nn.Linear(128, classes),
+        }
     )
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     function.__name__: function
     for function in (
-        mlp,
-        mnist_convnet,
-        small_alexnet,
-        small_inception,
-        morcos_convnet,
-        svcca_convnet,
-        tiny10,
-        plain,
-        resnet,
-        resnet18,
-        row_lstm,
-        vit,
+        *(mlp, mnist_convnet, small_alexnet, small_inception, morcos_convnet, svcca_convnet),
+        *(tiny10, plain, resnet, resnet18, row_lstm, vit),
     )
 }
 
@@ -111,12 +83,21 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **option
     The weights are drawn on the CPU with torch's default initialisation (dense and convolutional
     ones as in He et al. 2015 with a = sqrt(5), that is uniform within +-1/sqrt(fan_in)) where the
     network's own docstring names no other, so that a seed means the same network on every device.
-    `options` go to the function of that name.
+
+    Parameters
+    ----------
+    name : str
+        One of `MODELS`. Inputs are ``(N, channels, H, W)``, outputs logits ``(N, classes)``.
+    **options
+        Go to the function of that name. Many networks take ``classes``; ``channels`` of the images
+        and their side ``size``; ``width``, which multiplies all channels and hidden units (rounded,
+        at least 1); ``activation``, one of `ACTIVATIONS`; ``batch_norm``, before every activation;
+        and ``dropout``, a share in [0, 1), after every activation. Layers that are off are absent.
 
     Raises
     ------
     ValueError
-        If there is no such network or it does not take those options.
+        If there is no such network, it does not take those options, or one is out of range.
     """
     if name not in MODELS:
         raise ValueError(f"model: found {name!r}; {nearest(name, MODELS)}")

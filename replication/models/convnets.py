@@ -1,4 +1,4 @@
-"""Convolutional networks of one branch: SVCCA's, Morcos's, Kornblith's."""
+"""Convolutional networks of one branch: SVCCA's, Morcos's, Kornblith's. Options: see `build`."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -21,42 +21,30 @@ def svcca_convnet(
     Layers, named as in the paper's figures: ``c1, act1, c2, bn1, act2, p1, c3, act3, c4, act4, c5,
     bn2, act5, p2, flatten, fc1, bn3, act6, fc2, bn4, act7, logits``. The paper plots all but the
     activations; ``bn`` is affine in the layer before it, which makes the 2x2 blocks of Figure 4.
-    Inputs are ``(N, channels, size, size)``. Default: 2,335,786 parameters.
+    `size` is at least 4. Default: 2,335,786 parameters.
 
     From the paper: the order of the layers, 4096 units in ``p2``, 512 in ``fc1``, 256 in ``fc2``.
     Ours: 3x3 kernels, zero padding, 32, 32, 64, 64, 64 channels, 2x2 max pooling, and the
     activation after batch normalisation (as in the paper's residual blocks, "c/bn/r").
-
-    Parameters
-    ----------
-    width : float
-        Multiplies the channels and the units of the hidden layers.
-
-    Raises
-    ------
-    ValueError
-        For an unknown activation or a number out of range.
     """
-    size = as_integer(size, "size", 4)
-    maps = [scaled(units, width) for units in (32, 32, 64, 64, 64)]
+    size, classes = as_integer(size, "size", 4), as_integer(classes, "classes", 1)
+    maps = [as_integer(channels, "channels", 1), *(scaled(n, width) for n in (32, 32, 64, 64, 64))]
+    blocks = {2: 1, 5: 2}  # the convolutions with batch normalisation and pooling, by number
     layers: dict[str, nn.Module] = {}
-    fans = pairwise([as_integer(channels, "channels", 1), *maps])
-    for index, (fan_in, fan_out) in enumerate(fans, start=1):
+    for index, (fan_in, fan_out) in enumerate(pairwise(maps), start=1):
         layers[f"c{index}"] = nn.Conv2d(fan_in, fan_out, 3, padding=1)
-        block = {2: 1, 5: 2}.get(index)
-        if block:
-            layers[f"bn{block}"] = nn.BatchNorm2d(fan_out)
+        if index in blocks:
+            layers[f"bn{blocks[index]}"] = nn.BatchNorm2d(fan_out)
         layers[f"act{index}"] = activate(activation)
-        if block:
-            layers[f"p{block}"] = nn.MaxPool2d(2)
+        if index in blocks:
+            layers[f"p{blocks[index]}"] = nn.MaxPool2d(2)
     layers["flatten"] = nn.Flatten()
-    fans = pairwise([maps[-1] * (size // 4) ** 2, scaled(512, width), scaled(256, width)])
-    for index, (fan_in, fan_out) in enumerate(fans, start=1):
+    sizes = [maps[-1] * (size // 4) ** 2, scaled(512, width), scaled(256, width)]
+    for index, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
         layers[f"fc{index}"] = nn.Linear(fan_in, fan_out)
         layers[f"bn{index + 2}"] = nn.BatchNorm1d(fan_out)
         layers[f"act{index + 5}"] = activate(activation)
-    layers["logits"] = nn.Linear(scaled(256, width), as_integer(classes, "classes", 1))
-    return sequence(layers)
+    return sequence(layers | {"logits": nn.Linear(sizes[-1], classes)})
 
 
 def morcos_convnet(
@@ -71,23 +59,10 @@ def morcos_convnet(
 
     3x3 convolutions with 64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512 channels and strides
     1, 1, 2, 1, 1, 2, 1, 1, 2, 1, 1. Layers: ``conv1, bn1, act1, drop1, ..., act11, drop11, pool,
-    flatten, fc``, without the ``bn`` and ``drop`` that are off. Inputs are ``(N, channels, H, W)``
-    of any size. Default: 7,793,610 parameters.
+    flatten, fc``. Images of any size. Default: 7,793,610 parameters.
 
     Ours, as the papers do not say: zero padding of 1, biases beside batch normalisation, the mean
     over positions before the read-out, dropout of single entries and not of whole feature maps.
-
-    Parameters
-    ----------
-    width : float
-        Multiplies the channels.
-    dropout : float
-        Share dropped after every activation.
-
-    Raises
-    ------
-    ValueError
-        For an unknown activation or a number out of range.
     """
     maps = (64, 64, *3 * (128,), *3 * (256,), *3 * (512,))
     strides = (1, 1, *3 * (2, 1, 1))
@@ -106,29 +81,12 @@ def tiny10(
 
     3x3 convolutions 16, 16, 32 with stride 2, 32, 32, 64 with stride 2, 64 without padding, then
     1x1 with 64, the mean over positions, logits. Layers: ``conv1, bn1, act1, ..., conv8, bn8, act8,
-    pool, flatten, fc``. Inputs are ``(N, channels, H, W)``, at least 9x9. Default: 86,778
-    parameters.
+    pool, flatten, fc``. Images of at least 9x9. Default: 86,778 parameters.
 
     Ours, as the paper does not say: biases beside batch normalisation.
-
-    Parameters
-    ----------
-    width : float
-        Multiplies the channels.
-
-    Raises
-    ------
-    ValueError
-        For an unknown activation or a number out of range.
     """
-    plan = [
-        *2 * [(16, 3, 1, 1)],
-        (32, 3, 2, 1),
-        *2 * [(32, 3, 1, 1)],
-        (64, 3, 2, 1),
-        (64, 3, 1, 0),
-        (64, 1, 1, 0),
-    ]
+    plan = [(16, 3, 1, 1), (16, 3, 1, 1), (32, 3, 2, 1), (32, 3, 1, 1), (32, 3, 1, 1)]
+    plan += [(64, 3, 2, 1), (64, 3, 1, 0), (64, 1, 1, 0)]
     return _plain(plan, classes, channels, width, activation, batch_norm)
 
 
@@ -144,19 +102,8 @@ def plain(
 
     3n - 1 3x3 convolutions with 96 channels, one with stride 2, 3n - 1 with 192, one with stride 2,
     n - 1 more, one without padding, n 1x1 convolutions, the mean over positions, logits. Layers as
-    in `tiny10`. Inputs are ``(N, channels, H, W)``, at least 9x9. Default: 1,372,234 parameters.
-
-    Parameters
-    ----------
-    depth : int
-        8n + 2; the paper has 10, 18, 34 and 66.
-    width : float
-        Multiplies the channels.
-
-    Raises
-    ------
-    ValueError
-        For an unknown activation or a number out of range.
+    in `tiny10`. The paper has `depth` 10, 18, 34 and 66. Images of at least 9x9. Default: 1,372,234
+    parameters.
     """
     n, rest = divmod(as_integer(depth, "depth", 10) - 2, 8)
     if rest:
@@ -190,4 +137,4 @@ def _plain(
         convolution = nn.Conv2d(fan_in, fan_out, kernel, stride, padding)
         layers |= unit(f"conv{index}", convolution, index, activation, batch_norm, dropout)
         fan_in = fan_out
-    return sequence(layers | pooled_readout(fan_in, as_integer(classes, "classes", 1)))
+    return sequence(layers | pooled_readout(fan_in, classes))

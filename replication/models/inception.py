@@ -1,4 +1,6 @@
-"""The CIFAR-10 convnets of Zhang et al. 2017."""
+"""The CIFAR-10 convnets of Zhang et al. 2017. Options: see `build`."""
+
+import itertools
 
 from torch import nn
 
@@ -26,28 +28,13 @@ def small_alexnet(
 
     Twice (5x5 convolution with 64 channels, ReLU, 3x3 max pooling with stride 2, local response
     normalisation), FC 384, FC 192, logits. Layers: ``conv1, bn1, act1, pool1, norm1, conv2, bn2,
-    act2, pool2, norm2, flatten, fc1, bn3, act3, drop1, fc2, bn4, act4, drop2, fc3``, without the
-    ``bn`` and ``drop`` that are off. Inputs are ``(N, channels, size, size)``.
+    act2, pool2, norm2, flatten, fc1, bn3, act3, drop1, fc2, bn4, act4, drop2, fc3``. The paper has
+    neither batch normalisation nor dropout here, which comes after the hidden dense layers only.
+    `size` is 28 after the paper's crop, 32 for whole CIFAR-10 images.
 
     The parameter count fixes 64 channels and 7x7 positions before ``fc1``. Ours: zero padding of 2
     and pooling padded by 1; the normalisation's constants, which are those of the TensorFlow
     tutorial network that has the same layers (9 channels, alpha 0.001/9, beta 0.75, k 1).
-
-    Parameters
-    ----------
-    size : int
-        Side of the images: 28 after the paper's crop, 32 for whole CIFAR-10 images.
-    width : float
-        Multiplies the channels and the units of the hidden layers.
-    batch_norm : bool
-        Before every activation; the paper has none here.
-    dropout : float
-        Share dropped after the two hidden dense layers; the paper has none here.
-
-    Raises
-    ------
-    ValueError
-        For an unknown activation or a number out of range.
     """
     side = as_integer(size, "size", 1)
     maps = scaled(64, width)
@@ -61,13 +48,11 @@ def small_alexnet(
     layers["flatten"] = nn.Flatten()
     fan_in = maps * side**2
     for index, units in enumerate((384, 192), start=1):
-        fan_out = scaled(units, width)
-        dense = nn.Linear(fan_in, fan_out)
+        dense = nn.Linear(fan_in, scaled(units, width))
         layers |= unit(f"fc{index}", dense, index + 2, activation, batch_norm)
         layers |= dropout_layer(dropout, f"drop{index}")
-        fan_in = fan_out
-    layers["fc3"] = nn.Linear(fan_in, as_integer(classes, "classes", 1))
-    return sequence(layers)
+        fan_in = dense.out_features
+    return sequence(layers | {"fc3": nn.Linear(fan_in, as_integer(classes, "classes", 1))})
 
 
 def small_inception(
@@ -88,47 +73,28 @@ def small_inception(
 
     Layers: ``conv1, bn1, act1, inc1, inc2, down1, inc3, inc4, inc5, inc6, down2, inc7, inc8, pool,
     flatten, drop, fc``, where ``inc1`` has ``conv1x1`` and ``conv3x3``, each ``conv, bn, act``, and
-    ``down1`` has ``conv3x3`` and ``pool3x3``. Inputs are ``(N, channels, H, W)`` of any size; the
-    paper's are 28x28. 1,649,402 parameters beside those of the batch normalisation, as in the
-    paper's table; with them 1,652,826.
+    ``down1`` has ``conv3x3`` and ``pool3x3``. Dropout, which the paper has not, comes before ``fc``
+    only. Images of any size; the paper's are 28x28. 1,649,402 parameters beside those of the batch
+    normalisation, as in the paper's table; with them 1,652,826.
 
     Ours: zero padding of 1 where the stride is 2, and convolutions that start with normal weights
     of variance 2 / fan_in and biases of 0 (He et al. 2015, eq. 10). With torch's default, images
     could hardly be told apart behind so many layers without batch normalisation.
-
-    Parameters
-    ----------
-    width : float
-        Multiplies the channels.
-    dropout : float
-        Share dropped before the read-out; the paper has none here.
-
-    Raises
-    ------
-    ValueError
-        For an unknown activation or a number out of range.
     """
 
     def convolution(fan_in: int, fan_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
         affine = nn.Conv2d(fan_in, fan_out, kernel, stride, padding=kernel // 2)
         return sequence(unit("conv", affine, "", activation, batch_norm))
 
-    fan_in, fan_out = as_integer(channels, "channels", 1), scaled(96, width)
-    first = nn.Conv2d(fan_in, fan_out, 3, padding=1)
+    first = nn.Conv2d(as_integer(channels, "channels", 1), scaled(96, width), 3, padding=1)
     layers: dict[str, nn.Module] = unit("conv1", first, 1, activation, batch_norm)
-    fan_in = fan_out
-    for name, *units in (
-        ("inc1", 32, 32),
-        ("inc2", 32, 48),
-        ("down1", 80),
-        ("inc3", 112, 48),
-        ("inc4", 96, 64),
-        ("inc5", 80, 80),
-        ("inc6", 48, 96),
-        ("down2", 96),
-        ("inc7", 176, 160),
-        ("inc8", 176, 160),
-    ):
+    fan_in = first.out_channels
+    stages = (
+        [("inc1", 32, 32), ("inc2", 32, 48), ("down1", 80)],
+        [("inc3", 112, 48), ("inc4", 96, 64), ("inc5", 80, 80), ("inc6", 48, 96), ("down2", 96)],
+        [("inc7", 176, 160), ("inc8", 176, 160)],
+    )
+    for name, *units in itertools.chain(*stages):
         maps = [scaled(number, width) for number in units]
         if len(maps) == 2:
             layers[name] = Concatenation(
@@ -141,9 +107,7 @@ def small_inception(
                 pool3x3=nn.MaxPool2d(3, 2, padding=1),
             )
             fan_in += maps[0]
-    readout = pooled_readout(fan_in, as_integer(classes, "classes", 1))
-    final = readout.pop("fc")
-    model = sequence(layers | readout | dropout_layer(dropout, "drop") | {"fc": final})
+    model = sequence(layers | pooled_readout(fan_in, classes, dropout))
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""Residual networks for small images (He et al. 2016)."""
+"""Residual networks for small images (He et al. 2016). Options: see `build`."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,10 +13,6 @@ class PaddedShortcut(nn.Module):
     def __init__(self, stride: int, extra: int) -> None:
         super().__init__()
         self.stride, self.extra = stride, extra
-
-    def extra_repr(self) -> str:
-        """Return what ``print`` shows of it."""
-        return f"stride={self.stride}, extra={self.extra}"
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, C + extra, H / stride, W / stride) of (N, C, H, W)."""
@@ -68,22 +64,10 @@ def resnet(
     second and third stage with stride 2), the mean over positions, logits; parameter-free shortcuts
     (option A); batch normalisation and no biases. Layers: ``conv1, bn1, act1, block1_1, ...,
     block1_n, block2_1, ..., block3_n, pool, flatten, fc``; in a block ``conv1, bn1, act1, conv2,
-    bn2, shortcut, act2``. Inputs are ``(N, channels, H, W)`` of any size. Default (ResNet-20):
+    bn2, shortcut, act2``. `depth` is 8, 14, 20, 32, ...; images of any size. Default (ResNet-20):
     269,722 parameters.
 
     Ours, as the paper does not say: the added channels of zeros come last.
-
-    Parameters
-    ----------
-    depth : int
-        6n + 2: 8, 14, 20, 32, ...
-    width : float
-        Multiplies the channels.
-
-    Raises
-    ------
-    ValueError
-        For an unknown activation or a number out of range.
     """
     blocks, rest = divmod(as_integer(depth, "depth", 8) - 2, 6)
     if rest:
@@ -99,18 +83,8 @@ def resnet18(
     A 3x3 convolution with 64 channels and stride 1 in place of 7x7 with stride 2 and max pooling
     (the usual change for CIFAR-10, not of the paper), two blocks each with 64, 128, 256 and 512
     channels, the mean over positions, logits; projection shortcuts (option B). Layers as in
-    `resnet`, with ``block1_1`` to ``block4_2``, where a ``shortcut`` has ``conv, bn``. Inputs are
-    ``(N, channels, H, W)`` of any size. Default: 11,173,962 parameters.
-
-    Parameters
-    ----------
-    width : float
-        Multiplies the channels.
-
-    Raises
-    ------
-    ValueError
-        For an unknown activation or a number out of range.
+    `resnet`, with ``block1_1`` to ``block4_2``, where a ``shortcut`` has ``conv, bn``. Images of
+    any size. Default: 11,173,962 parameters.
     """
     stages = (64, 128, 256, 512)
     return _stages(stages, 2, classes, channels, width, activation, projection=True)
@@ -125,15 +99,19 @@ def _stages(
     activation: str,
     projection: bool,
 ) -> nn.Sequential:
+    """Return `blocks` residual blocks for each number of channels in `stages`, and a read-out."""
     fan_in = scaled(stages[0], width)
-    first = nn.Conv2d(as_integer(channels, "channels", 1), fan_in, 3, padding=1, bias=False)
-    layers: dict[str, nn.Module] = {"conv1": first, "bn1": nn.BatchNorm2d(fan_in)}
-    layers["act1"] = activate(activation)
+    layers: dict[str, nn.Module] = {
+        "conv1": nn.Conv2d(as_integer(channels, "channels", 1), fan_in, 3, padding=1, bias=False),
+        "bn1": nn.BatchNorm2d(fan_in),
+        "act1": activate(activation),
+    }
     for stage, units in enumerate(stages, start=1):
+        fan_out = scaled(units, width)
         for block in range(1, blocks + 1):
-            fan_out, stride = scaled(units, width), 2 if stage > 1 and block == 1 else 1
+            stride = 2 if stage > 1 and block == 1 else 1
             layers[f"block{stage}_{block}"] = ResidualBlock(
                 fan_in, fan_out, stride, activation, projection
             )
             fan_in = fan_out
-    return sequence(layers | pooled_readout(fan_in, as_integer(classes, "classes", 1)))
+    return sequence(layers | pooled_readout(fan_in, classes))

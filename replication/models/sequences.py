@@ -6,7 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from replication._core.inputs import as_integer, as_number
-from replication.models._layers import Select, sequence
+from replication.models._layers import sequence
+
+
+class Select(nn.Module):
+    """Entry `index` of dimension 1: (N, T, units) to (N, units)."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return that entry."""
+        return x[:, self.index]
 
 
 class Rows(nn.Module):
@@ -59,19 +71,7 @@ def row_lstm(
     ``record(..., reduction=lambda x: x[:, -1] if x.ndim == 3 else x)`` keeps the last. Inputs are
     ``(N, channels, H, size)``, H any. Default: 214,282 parameters.
 
-    All of it is ours but the stacking of LSTM layers.
-
-    Parameters
-    ----------
-    size : int
-        Numbers in a row of one channel.
-    units, layers : int
-        Units in each LSTM layer; how many there are.
-
-    Raises
-    ------
-    ValueError
-        For a number out of range.
+    All of it is ours but the stacking of LSTM layers: `layers` of them with `units` each.
     """
     units = as_integer(units, "units", 1)
     fan_in = as_integer(channels, "channels", 1) * as_integer(size, "size", 1)
@@ -152,7 +152,6 @@ def vit(
     act, fc2``, whose last outputs are what the sublayer adds (the places of Kornblith et al. 2019,
     Figure F.2). Tokens are ``(N, 1 + patches, width)``, the class token first:
     ``record(..., reduction=lambda x: x[:, 0] if x.ndim == 3 else x)`` keeps that one.
-    Inputs are ``(N, channels, size, size)``.
     Default: 208,970 parameters.
 
     From the paper: class token, learned positions (drawn with standard deviation 0.02), GELU,
@@ -166,20 +165,13 @@ def vit(
         Units of a token; blocks; attention heads, whose number divides `width`.
     mlp_ratio : float
         Hidden units of the MLP a unit of `width`.
-
-    Raises
-    ------
-    ValueError
-        For a number out of range or one that does not divide another.
     """
     size, patch = as_integer(size, "size", 1), as_integer(patch, "patch", 1)
     width, heads = as_integer(width, "width", 1), as_integer(heads, "heads", 1)
-    for name, part, whole, total in (
-        ("patch", patch, "size", size),
-        ("heads", heads, "width", width),
-    ):
-        if total % part:
-            raise ValueError(f"{name}: expected a divisor of {whole} {total}, found {part}")
+    if size % patch:
+        raise ValueError(f"patch: expected a divisor of size {size}, found {patch}")
+    if width % heads:
+        raise ValueError(f"heads: expected a divisor of width {width}, found {heads}")
     hidden = max(1, round(width * as_number(mlp_ratio, "mlp_ratio", positive=True)))
     layers: dict[str, nn.Module] = {
         "patches": nn.Conv2d(as_integer(channels, "channels", 1), width, patch, patch),
@@ -188,6 +180,5 @@ def vit(
     for index in range(1, as_integer(depth, "depth", 1) + 1):
         layers[f"attention{index}"] = Attention(width, heads)
         layers[f"mlp{index}"] = MLPSublayer(width, hidden)
-    layers |= {"norm": nn.LayerNorm(width), "first": Select(0)}
-    layers["fc"] = nn.Linear(width, as_integer(classes, "classes", 1))
-    return sequence(layers)
+    readout = nn.Linear(width, as_integer(classes, "classes", 1))
+    return sequence(layers | {"norm": nn.LayerNorm(width), "first": Select(0), "fc": readout})

@@ -3,6 +3,7 @@
 import gzip
 import io
 import struct
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from replication import data
 from replication.data import _download, _locations
 
 IDX_FILES = (*_locations.INFO["mnist"].train, *_locations.INFO["mnist"].test)
@@ -19,44 +19,50 @@ IDX_FILES = (*_locations.INFO["mnist"].train, *_locations.INFO["mnist"].test)
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
     """Put both folders into `tmp_path`, forget earlier failures and go offline."""
-    root = tmp_path / "root"
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
     (root / "data").mkdir(parents=True)
-    elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setenv("REPLICATION_ROOT", str(root))
     monkeypatch.setenv("REPLICATION_DATA", str(elsewhere))
     monkeypatch.setenv("REPLICATION_OFFLINE", "1")
     monkeypatch.setattr(_download, "_failures", {})
-    monkeypatch.setattr(data, "_announced", set())
+    sys.modules["replication.data.load"]._announce.cache_clear()
     return elsewhere
 
 
-def digits(count, classes=10, shape=(28, 28), first=0):
+def digits(count, classes=10, shape=(28, 28)):
     """Return images sorted by class; the first two pixels of each tell its index."""
     labels = np.sort(np.arange(count) % classes)
-    images = np.random.default_rng(first).integers(0, 256, (count, *shape), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
     pixels = images if images.ndim == 4 else images[..., None]
     pixels[:, 0, 0, 0], pixels[:, 0, 1, 0] = np.divmod(np.arange(count), 256)
     return images, labels
 
 
+def colours(count, classes=10):
+    return digits(count, classes, (32, 32, 3))
+
+
+def indices(images):
+    """Return the indices that the first two pixels of images (N, C, H, W) in [0, 1] tell."""
+    pixels = (images[:, 0, 0, :2] * 255).round().long()
+    return pixels[:, 0] * 256 + pixels[:, 1]
+
+
 def idx(array):
     """Return the content of an IDX file of bytes."""
     array = np.asarray(array, np.uint8)
-    return (
-        bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + bytes(array)
-    )
+    sizes = struct.pack(f">{array.ndim}I", *array.shape)
+    return bytes([0, 0, 8, array.ndim]) + sizes + bytes(array)
 
 
 def write_idx(base, folder="MNIST", train=60, test=30, packed=False):
     raw = base / folder / "raw"
     raw.mkdir(parents=True)
     for part, count in (("train", train), ("t10k", test)):
-        images, labels = digits(count)
-        for name, array in (("images-idx3-ubyte", images), ("labels-idx1-ubyte", labels)):
-            content = idx(array)
-            file = raw / f"{part}-{name}{'.gz' if packed else ''}"
-            file.write_bytes(gzip.compress(content) if packed else content)
+        for name, array in zip(("images-idx3", "labels-idx1"), digits(count), strict=True):
+            file = raw / f"{part}-{name}-ubyte{'.gz' * packed}"
+            file.write_bytes(gzip.compress(idx(array)) if packed else idx(array))
     return raw
 
 
@@ -66,30 +72,20 @@ def encode(image, form):
     return buffer.getvalue()
 
 
-def write_parquet(
-    folder, part, images, labels, form="PNG", shards=1, column="img", label="label", group=7
-):
+def write_parquet(folder, part, images, labels, form="PNG", shards=1, column="img", label="label"):
     folder.mkdir(parents=True, exist_ok=True)
     pieces = zip(np.array_split(images, shards), np.array_split(labels, shards), strict=True)
-    for shard, (some, theirs) in enumerate(pieces):
-        rows = [{"bytes": encode(image, form), "path": "x"} for image in some]
-        table = pa.table(
-            {column: pa.array(rows, pa.struct({"bytes": pa.binary(), "path": pa.string()}))}
-            | {label: pa.array(theirs, pa.int64())}
-        )
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    for shard, (pictures, classes) in enumerate(pieces):
+        rows = [{"bytes": encode(image, form), "path": "x"} for image in pictures]
+        table = pa.table({column: pa.array(rows, kind), label: pa.array(classes, pa.int64())})
         file = folder / f"{part}-{shard:05}-of-{shards:05}.parquet"
-        pq.write_table(table, file, row_group_size=group)
+        pq.write_table(table, file, row_group_size=7)
 
 
-def colours(count, classes=10):
-    images, labels = digits(count, classes, (32, 32, 3))
-    return images, labels
-
-
-def write_cifar10_parquet(base, **more):
-    folder = base / "cifar10" / "plain_text"
+def write_cifar10(folder, **more):
     write_parquet(folder, "train", *colours(50), **more)
-    write_parquet(folder, "test", *colours(20), **more)
+    write_parquet(folder, "test", *colours(20))
     return folder
 
 

@@ -1,21 +1,31 @@
-"""Downloads of data sets, over a network that fails. Nothing leaves loopback."""
+"""Downloads of data sets over a network and onto disks that fail. Nothing leaves loopback."""
 
 import gzip
 import hashlib
 import http.server
+import json
 import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import _data_files
 import pytest
 from _data_files import IDX_FILES, digits, idx, left, write_idx
+from _fault_commands import toy
 
-from replication import data
+from replication import __main__, data, sweeps, training
+from replication._core import files, paths
+from replication._core.vision import datasets
 from replication.data import _download
 
 place = _data_files.place
+WHOLE = sorted(["MNIST", "raw", *IDX_FILES])  # no archives, nothing partial
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -57,13 +67,10 @@ def online(monkeypatch):
 @pytest.fixture
 def server(online, monkeypatch):
     """Serve a tiny MNIST as torchvision would find it."""
-    from replication._core.vision import datasets
-
     served = _Server(("127.0.0.1", 0), _Handler)
     served.asked, served.files, resources = [], {}, []
     for part, count in (("train", 60), ("t10k", 30)):
-        images, labels = digits(count)
-        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+        for name, array in zip(("images-idx3", "labels-idx1"), digits(count), strict=True):
             content, file = gzip.compress(idx(array)), f"{part}-{name}-ubyte.gz"
             served.files[f"/{file}"] = content
             resources.append((file, hashlib.md5(content).hexdigest()))
@@ -81,8 +88,6 @@ def server(online, monkeypatch):
 @pytest.fixture
 def silence(online, monkeypatch):
     """Be a network that accepts and never answers."""
-    from replication._core.vision import datasets
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         monkeypatch.setattr(datasets.MNIST, "mirrors", [url])
@@ -90,16 +95,15 @@ def silence(online, monkeypatch):
         yield url
 
 
-def test_download(server, tmp_path):
-    here = tmp_path / "root" / "data"
-    assert data.fetch("mnist", timeout=5) == here / "MNIST" / "raw"
-    assert left(here) == sorted(["MNIST", "raw", *IDX_FILES])  # no archives, nothing partial
+def test_download(server):
+    raw = paths.data() / "MNIST" / "raw"
+    assert data.fetch("mnist", timeout=5) == raw and left(paths.data()) == WHOLE
     assert socket.getdefaulttimeout() is None
     asked = len(server.asked)
-    assert data.fetch("auto", timeout=5) == here / "MNIST" / "raw" and len(server.asked) == asked
-    (here / "MNIST" / "raw" / IDX_FILES[1]).unlink()  # incomplete: fetched again
+    assert data.fetch("auto", timeout=5) == raw and len(server.asked) == asked
+    (raw / IDX_FILES[1]).unlink()  # incomplete: fetched again
     data.fetch("mnist", timeout=5)
-    assert left(here) == sorted(["MNIST", "raw", *IDX_FILES])
+    assert left(paths.data()) == WHOLE
 
 
 def test_load_downloads(server):
@@ -108,18 +112,17 @@ def test_load_downloads(server):
     assert split.source == "MNIST from torchvision's files in data/"
 
 
-def test_a_damaged_download_is_no_data_set(server, tmp_path):
+def test_a_damaged_download_is_no_data_set(server):
     server.files[f"/{IDX_FILES[3]}.gz"] = gzip.compress(b"something else")
-    with pytest.raises(ValueError, match="the download failed"):
+    with pytest.raises(ValueError, match=r"the download into data/ failed: .*corrupted"):
         data.fetch("mnist", timeout=5)
-    assert left(tmp_path / "root" / "data") == [] and data.locate("mnist") is None
+    assert left(paths.data()) == [] and data.locate("mnist") is None
+    assert data.load("auto").substitute
     asked = len(server.asked)
-    assert data.load("auto").substitute and data.load("auto").substitute
-    first = len(server.asked) - asked
-    assert data.load("auto").substitute and len(server.asked) == asked + first  # not a third time
+    assert data.load("auto").substitute and len(server.asked) == asked  # not a third time
 
 
-def test_a_download_that_stalls_ends(server, tmp_path):
+def test_a_download_that_stalls_ends(server):
     stop = threading.Event()
 
     def stall(handler):
@@ -131,39 +134,32 @@ def test_a_download_that_stalls_ends(server, tmp_path):
         stop.wait(60)
 
     server.files[f"/{IDX_FILES[2]}.gz"] = stall
-    with pytest.raises(ValueError, match="the download failed"):
+    with pytest.raises(ValueError, match="the download into data/ failed: timed out"):
         data.fetch("mnist", timeout=1)
     stop.set()
-    assert left(tmp_path / "root" / "data") == [] and socket.getdefaulttimeout() is None
+    assert left(paths.data()) == [] and socket.getdefaulttimeout() is None
 
 
-def test_an_interrupted_download_is_no_data_set(server, tmp_path, monkeypatch):
-    from replication._core.vision import datasets
+def test_an_interrupted_download_is_no_data_set(server, monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
 
-    class Killed(datasets.MNIST):
-        def _load_data(self):
-            raise KeyboardInterrupt
-
-    Killed.__name__ = "MNIST"
-    monkeypatch.setattr(datasets, "MNIST", Killed)
+    monkeypatch.setattr(datasets.MNIST, "_load_data", interrupt)
     with pytest.raises(KeyboardInterrupt):
         data.fetch("mnist", timeout=5)
-    assert left(tmp_path / "root" / "data") == []
+    assert left(paths.data()) == []
 
 
-def test_leftovers_are_ignored_and_old_ones_removed(server, tmp_path):
-    here = tmp_path / "root" / "data"
-    old, new, busy = (here / f".partial-mnist-{name}" for name in ("old", "new", "busy"))
-    for folder in (old, new, busy):
-        write_idx(folder)
+def test_a_killed_download_is_cleared_by_the_next_and_a_living_one_is_not(server):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    here, _, end = files.mark().split("-")
+    gone, living = (f".partial-mnist.{here}-{pid}-{end}" for pid in (child.pid, os.getppid()))
+    for name in (gone, living):
+        write_idx(paths.data() / name)
     assert data.locate("mnist") is None
-    past = time.time() - 4000
-    for folder in (old, busy):
-        for path in (*folder.rglob("*"), folder):
-            os.utime(path, (past, past))
-    os.utime(next(path for path in busy.rglob("*") if path.is_file()))
     data.fetch("mnist", timeout=5)
-    assert not old.exists() and new.exists() and busy.exists()
+    assert sorted(path.name for path in paths.data().iterdir()) == [living, "MNIST"]
 
 
 def test_a_silent_network_is_left_in_time_and_asked_once(silence, monkeypatch, capsys):
@@ -182,8 +178,6 @@ def test_a_silent_network_is_left_in_time_and_asked_once(silence, monkeypatch, c
 
 
 def test_a_refusing_network_fails_at_once(online, monkeypatch):
-    from replication._core.vision import datasets
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     monkeypatch.setattr(datasets.CIFAR10, "url", f"http://127.0.0.1:{port}/x.tar.gz")
@@ -194,8 +188,6 @@ def test_a_refusing_network_fails_at_once(online, monkeypatch):
 
 
 def test_the_mirror_that_answers_is_asked(server, silence, monkeypatch):
-    from replication._core.vision import datasets
-
     url = f"http://127.0.0.1:{server.server_address[1]}/"
     monkeypatch.setattr(datasets.MNIST, "mirrors", [silence, url])
     begun = time.monotonic()
@@ -208,4 +200,118 @@ def test_nothing_is_asked_offline(monkeypatch):
         with pytest.raises(ValueError, match="REPLICATION_OFFLINE is set"):
             data.fetch(name)
     assert data.fetch("mnist5k").is_dir()
-    assert not _download._failures
+    assert data.load("auto").substitute and not _download._failures
+
+
+# --- folders that are read-only or full, and two at once ---------------------------------------
+
+
+@contextmanager
+def read_only(folder):
+    """Make a folder read-only, also for root, to whom permissions mean nothing."""
+    if os.name != "posix":
+        pytest.skip("mounts and limits of POSIX")
+    if os.getuid():
+        folder.chmod(0o555)
+        try:
+            yield
+        finally:
+            folder.chmod(0o755)
+        return
+    for command in (["mount", "--bind"], ["mount", "-o", "remount,ro,bind"]):
+        done = subprocess.run([*command, str(folder), str(folder)], capture_output=True, text=True)
+        if done.returncode:
+            subprocess.run(["umount", str(folder)], capture_output=True)
+            pytest.skip(f"may not mount a file system here ({done.stderr.strip()})")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def square(spec):
+    return [{"value": spec["seed"] ** 2}]
+
+
+def train(store):
+    spec = training.Spec(model="mlp", model_options={"inputs": 64, "widths": (8,)}, epochs=1)
+    return training.fit(spec, toy(), store=store, progress=False)
+
+
+def test_a_read_only_data_folder_is_read_and_a_download_says_what_to_do(server, tmp_path, capsys):
+    write_idx(paths.data(), "FashionMNIST")
+    with read_only(paths.data()):
+        assert len(data.load("fashion_mnist").train) == 60
+        with pytest.raises(ValueError, match=r"^the download .* Read-only .*REPLICATION_DATA$"):
+            data.fetch("mnist", timeout=5)
+        assert __main__.main(["data", "mnist"]) == 1
+        assert "Read-only" in capsys.readouterr().err
+        with pytest.raises(ValueError, match="was not downloaded"):
+            data.load("mnist")
+        assert data.load("auto").substitute and "Read-only" in capsys.readouterr().out
+        # what is measured may be kept elsewhere; where it may not, the file is named
+        sweeps.run(square, [{"seed": 0}], store=tmp_path / "runs", progress=False)
+        train(tmp_path / "runs")
+        with pytest.raises(OSError, match=re.escape(str(paths.runs()))):
+            train(paths.runs())
+    assert data.fetch("mnist", timeout=5).is_dir()
+
+
+def test_a_finished_store_may_be_read_only(tmp_path):
+    def work():
+        return sweeps.run(square, [{"seed": 0}], store=tmp_path, progress=False), train(tmp_path)
+
+    table, run = work()
+    (tmp_path / run.key / "resume.safetensors").write_bytes(b"left by a killed run")
+    with read_only(tmp_path):
+        again, loaded = work()
+    assert again.equals(table) and loaded.history.equals(run.history)
+
+
+def test_a_download_onto_a_full_disk(server):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, hard))  # bytes that a file may have
+    try:
+        with pytest.raises(ValueError, match=r"the download into data/ failed: .*File too large"):
+            data.fetch("mnist", timeout=5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert left(paths.data()) == []
+    data.fetch("mnist", timeout=5)
+    assert len(data.load("mnist").train) == 60
+
+
+FETCH = """
+import json, sys
+from replication import data
+from replication._core.vision import datasets
+datasets.MNIST.mirrors, datasets.MNIST.resources = json.loads(sys.argv[1])
+print(data.fetch("mnist", timeout=60))
+"""
+
+
+@pytest.mark.slow
+def test_two_downloads_at_once(server):
+    """They wait for one another before the last file, and move into place together."""
+    met, name = threading.Barrier(2, timeout=200), f"/{IDX_FILES[3]}.gz"
+    content = server.files[name]
+
+    def meet(handler):
+        met.wait()
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    server.files[name] = meet
+    known = json.dumps([datasets.MNIST.mirrors, datasets.MNIST.resources])
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    both = [
+        subprocess.Popen([sys.executable, "-c", FETCH, known], env=env, stdout=-1, text=True)
+        for _ in range(2)
+    ]
+    for process in both:
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == 0 and out.strip() == str(paths.data() / "MNIST" / "raw")
+    assert left(paths.data()) == WHOLE and len(data.load("mnist").train) == 60

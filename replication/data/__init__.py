@@ -4,9 +4,10 @@ A data set is looked for in ``$REPLICATION_DATA``, then in ``data/``, and is the
 torchvision into ``data/``. ``data/README.md`` describes the layouts that are read.
 """
 
-from replication.data._locations import Location
+from replication.data._download import fetch
+from replication.data._locations import NAMES, Location, locate
 from replication.data.corruption import KINDS, corrupt_images, corrupt_labels
-from replication.data.load import NAMES, fetch, load, locate
+from replication.data.load import load
 from replication.data.preprocessing import centre_crop, preprocess, standardise, whiten_images
 from replication.data.split import Examples, Split
 

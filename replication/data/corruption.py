@@ -5,7 +5,15 @@ import re
 import numpy as np
 import torch
 
-from replication._core.inputs import Array, as_images, as_integer, as_tensor, generator, nearest
+from replication._core.inputs import (
+    Array,
+    as_choice,
+    as_images,
+    as_integer,
+    as_tensor,
+    generator,
+    like,
+)
 
 KINDS = ("shuffled_pixels", "random_pixels", "gaussian")
 
@@ -34,12 +42,8 @@ def corrupt_labels(
         Integers (N,) from 0 to ``num_classes - 1``, a tensor or an array. Not modified.
     fraction
         From 0 to 1.
-    num_classes
-        The number of classes, >= 1.
     seed
         An integer >= 0.
-    keep_marginal
-        Shuffle a fraction of the labels in place of drawing new ones.
 
     Returns
     -------
@@ -72,7 +76,7 @@ def corrupt_labels(
         draws = torch.rand(len(out), dtype=torch.float64, generator=source)
         random = torch.randint(num_classes, (len(out),), generator=source)
         out = torch.where(draws < float(fraction), random, out)
-    return out.numpy() if isinstance(labels, np.ndarray) else out.to(given.device)
+    return like(labels)(out.to(given.device))
 
 
 def corrupt_images(images: Array, kind: str, seed: int) -> Array:
@@ -108,8 +112,7 @@ def corrupt_images(images: Array, kind: str, seed: int) -> Array:
         An argument is of the wrong kind, shape or range.
     """
     given = as_images(images)
-    if kind not in KINDS:
-        raise ValueError(f"kind: there is no {kind!r}; {nearest(str(kind), KINDS)}")
+    as_choice(kind, "kind", KINDS)
     source = generator(as_integer(seed, "seed", 0), "corrupt_images")
     flat, positions = given.flatten(2), given.shape[2] * given.shape[3]
     if kind == "shuffled_pixels":
@@ -123,11 +126,10 @@ def corrupt_images(images: Array, kind: str, seed: int) -> Array:
             order = keys.to(given.device).argsort(dim=1)
             out[start : start + step] = piece.gather(2, order[:, None].expand(piece.shape))
     else:
-        exact = torch.float64 if given.dtype == torch.float64 else torch.float32
-        channels = [flat[:, channel].double() for channel in range(flat.shape[1])]
-        mean = torch.stack([values.mean() for values in channels])[:, None].to(exact)
-        std = torch.stack([values.std(correction=0) for values in channels])[:, None].to(exact)
-        noise = torch.randn(flat.shape, dtype=exact, generator=source).to(given.device)
-        out = noise.mul_(std).add_(mean).to(given.dtype)
-    out = out.reshape(given.shape)
-    return out.numpy() if isinstance(images, np.ndarray) else out
+        moments = [
+            (c.mean(), c.std(correction=0)) for c in map(torch.Tensor.double, flat.unbind(1))
+        ]
+        mean, std = torch.tensor(moments, dtype=given.dtype, device=given.device).T[..., None]
+        noise = torch.randn(flat.shape, dtype=given.dtype, generator=source).to(given.device)
+        out = noise.mul_(std).add_(mean)
+    return like(images)(out.reshape(given.shape))

@@ -1,11 +1,15 @@
-"""Images before training: centre crop and whitening per image, or one scale for a whole split."""
+"""Images before training: centre crop and whitening per image, or one scale for a whole split.
+
+`images` are (N, C, H, W), floating point and finite, a tensor or an array, and are not modified;
+results are of their kind, device and dtype (float32 for half types). A ValueError names an argument
+of the wrong kind, shape or range.
+"""
 
 import dataclasses
 
-import numpy as np
 import torch
 
-from replication._core.inputs import Array, as_images, as_integer
+from replication._core.inputs import Array, as_images, as_integer, like
 from replication.data.split import Split
 
 
@@ -17,19 +21,9 @@ def centre_crop(images: Array, size: int) -> Array:
     Parameters
     ----------
     images
-        (N, C, H, W), floating point and finite, a tensor or an array.
+        (N, C, H, W); see the module.
     size
         From 1 to the smaller of H and W. Zhang et al. 2017 take 28 of CIFAR-10's 32 pixels.
-
-    Returns
-    -------
-    torch.Tensor or numpy.ndarray
-        (N, C, size, size), of the kind, device and dtype of `images` (float32 for half types).
-
-    Raises
-    ------
-    ValueError
-        An argument is of the wrong kind, shape or range.
     """
     given = as_images(images)
     height, width = given.shape[2:]
@@ -38,8 +32,7 @@ def centre_crop(images: Array, size: int) -> Array:
         raise ValueError(f"size: expected at most {min(height, width)}, found {size}")
     top, left = (height - size) // 2, (width - size) // 2
     cut = given[:, :, top : top + size, left : left + size]
-    cut = cut.clone(memory_format=torch.contiguous_format)
-    return cut.numpy() if isinstance(images, np.ndarray) else cut
+    return like(images)(cut.clone(memory_format=torch.contiguous_format))
 
 
 def whiten_images(images: Array) -> Array:
@@ -48,29 +41,14 @@ def whiten_images(images: Array) -> Array:
     (x - mean) / max(std, 1 / sqrt(D)) over the D = C H W numbers of an image, with the population's
     standard deviation (Zhang et al. 2017, appendix A; TensorFlow's per-image standardisation). The
     bound, meant for pixels in [0, 1], keeps an image without contrast at about 0.
-
-    Parameters
-    ----------
-    images
-        (N, C, H, W), floating point and finite, a tensor or an array. Not modified.
-
-    Returns
-    -------
-    torch.Tensor or numpy.ndarray
-        Of the shape, kind, device and dtype of `images` (float32 for half types).
-
-    Raises
-    ------
-    ValueError
-        `images` is of the wrong kind or shape.
     """
     given = as_images(images)
     flat = given.flatten(1)
     out = flat - flat.mean(1, keepdim=True)
     # from the centred numbers: those of a bright image with little contrast would cancel
     std = out.square().mean(1, keepdim=True).sqrt()
-    out = out.div_(std.clamp_min(flat.shape[1] ** -0.5)).reshape(given.shape)
-    return out.numpy() if isinstance(images, np.ndarray) else out
+    out = out.div_(std.clamp_min(flat.shape[1] ** -0.5))
+    return like(images)(out.reshape(given.shape))
 
 
 def preprocess(split: Split, crop: int | None = None, whiten: bool = False) -> Split:
@@ -87,11 +65,6 @@ def preprocess(split: Split, crop: int | None = None, whiten: bool = False) -> S
         Side of the `centre_crop`; None for none.
     whiten
         Apply `whiten_images`.
-
-    Raises
-    ------
-    ValueError
-        `crop` is no integer from 1 to the side of the images.
     """
     halves, done = [split.train, split.test], []
     if crop is not None:

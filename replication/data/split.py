@@ -49,8 +49,8 @@ class Split:
     def digest(self) -> str:
         """Hex digest (BLAKE2b) of the shapes and bytes of the four tensors, on whatever device."""
         state = hashlib.blake2b(digest_size=16)
-        for part in (self.train, self.test):
-            for tensor in (part.images, part.labels):
+        for half in (self.train, self.test):
+            for tensor in (half.images, half.labels):
                 state.update(repr((str(tensor.dtype), tuple(tensor.shape))).encode())
                 state.update(tensor.cpu().contiguous().numpy().data)
         return state.hexdigest()
@@ -58,9 +58,9 @@ class Split:
     def describe(self) -> str:
         """Return one line such as "MNIST, 2,000 of 60,000 training and 10,000 test images"."""
         sizes = len(self.train), len(self.test)
-        known = self.available or sizes
         train, test = (
-            f"{n:,}" if n == of else f"{n:,} of {of:,}" for n, of in zip(sizes, known, strict=True)
+            f"{n:,}" if n == of else f"{n:,} of {of:,}"
+            for n, of in zip(sizes, self.available or sizes, strict=True)
         )
         title = _locations.INFO[self.name].title if self.name in _locations.INFO else self.name
         note = " (a substitute for MNIST)" if self.substitute else ""
@@ -70,8 +70,8 @@ class Split:
     def to(self, device: str | torch.device) -> "Split":
         """Return the same split with its tensors on `device`."""
         train, test = (
-            Examples(part.images.to(device), part.labels.to(device))
-            for part in (self.train, self.test)
+            Examples(half.images.to(device), half.labels.to(device))
+            for half in (self.train, self.test)
         )
         moved = dataclasses.replace(self, train=train, test=test)
         if "digest" in self.__dict__:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from replication._core.inputs import as_integer, as_number, nearest
+from replication._core.inputs import as_choice, as_integer, as_number
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -21,9 +21,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 def activate(name: str) -> nn.Module:
     """Return the activation called `name`; an unknown one is a ValueError."""
-    if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise ValueError(f"activation: found {name!r}; {nearest(str(name), ACTIVATIONS)}")
-    return ACTIVATIONS[name]()
+    return ACTIVATIONS[as_choice(name, "activation", ACTIVATIONS)]()
 
 
 def as_flag(value: bool, name: str) -> bool:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from replication._core.inputs import as_integer, derive_seed, nearest
+from replication._core.inputs import as_choice, as_integer, derive_seed
 from replication.models._layers import activate, as_flag, sequence, unit
 from replication.models.convnets import morcos_convnet, plain, svcca_convnet, tiny10
 from replication.models.inception import small_alexnet, small_inception
@@ -99,12 +99,11 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **option
     ValueError
         If there is no such network, it does not take those options, or one is out of range.
     """
-    if name not in MODELS:
-        raise ValueError(f"model: found {name!r}; {nearest(name, MODELS)}")
+    function = MODELS[as_choice(name, "model", MODELS)]
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed every GPU as well, and no one would set them back.
         torch.default_generator.manual_seed(derive_seed(seed, "init"))
         try:
-            return MODELS[name](**options).to(dtype)
+            return function(**options).to(dtype)
         except TypeError as error:
             raise ValueError(f"model_options: {name} was given {options} ({error})") from error

@@ -15,16 +15,11 @@ import pytest
 
 from replication import __main__, data
 from replication._core import paths, profiles
-from replication.data._locations import Location
-from replication.papers import (
-    _doctor,
-    _kernels,
-    _notebook_files,
-    _notebook_surroundings,
-    _notebooks,
-)
+from replication.data import Location
+from replication.papers import _doctor, _figures, _kernels
 
 V4 = nbformat.v4
+kernel = pytest.mark.slow  # starts one
 
 
 @pytest.fixture
@@ -67,13 +62,14 @@ def without_bar(text):
 
 LOOK = """\
 import json, os, sys
-from replication import profiles
-print(json.dumps([profiles.resolve(profile), profile, sys.executable, os.getcwd()]))
+from replication import papers
+print(json.dumps([papers.resolve(profile), profile, sys.executable, os.getcwd()]))
 import matplotlib.pyplot as plt
 print(plt.get_backend())
 """
 
 
+@kernel
 def test_a_run_its_repetition_and_what_makes_it_run_again(root, monkeypatch, capfd, tmp_path):
     # Neither the caller's profile, nor a kernel of the same name, nor a backend gets in the way.
     spec = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
@@ -114,8 +110,9 @@ def test_a_run_its_repetition_and_what_makes_it_run_again(root, monkeypatch, cap
     assert nbformat.read(path, as_version=4).cells[2].outputs == []
 
 
+@kernel
 def test_failures_do_not_stop_the_others(root, capfd):
-    make(root, "01_raises", "raise KeyError('no such\\nthing')", parameters="profile = device = ''")
+    make(root, "01_raises", "raise KeyError('no such\\nthing')", parameters="profile = ''\ndevice = ''")
     make(root, "02_dies", "import os; os._exit(3)", parameters="profile: str = ''\ndevice = 'x'")
     make(root, "03_lacks", "open('ran', 'w')")
     make(root, "04_works", "print(device)", parameters="profile = ''\ndevice = 'auto'  # any")
@@ -144,6 +141,7 @@ def gone(pid):
         return True
 
 
+@kernel
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
 def test_a_killed_run_is_run_again(root, capfd, monkeypatch, request):
     # What a killed run leaves behind, it leaves here; the path of a socket must be short.
@@ -181,11 +179,12 @@ def test_a_killed_run_is_run_again(root, capfd, monkeypatch, request):
         assert gone(kernel)
 
 
+@kernel
 def test_in_place_writes_back_without_what_is_volatile(root, capfd):
     path = make(
         root,
         "01_here",
-        "from replication import profiles; print(profiles.resolve(profile))",
+        "from replication import papers; print(papers.resolve(profile))",
         "import ipywidgets; ipywidgets.IntSlider()",
     )
     before = json.loads(path.read_text())
@@ -220,6 +219,7 @@ def test_in_place_writes_back_without_what_is_volatile(root, capfd):
     assert "up to date" in capfd.readouterr().out
 
 
+@kernel
 def test_a_failure_in_place_leaves_the_notebook(root, capfd):
     path = make(root, "01_here", "1 / 0")
     before = path.read_bytes()
@@ -229,24 +229,19 @@ def test_a_failure_in_place_leaves_the_notebook(root, capfd):
 
 
 def test_the_key_depends_on_code_parameters_package_data_and_versions(root):
-    read = lambda: nbformat.read(make(root, "01_one", "1"), as_version=4)  # noqa: E731
-    around = {"sources": {"a.py": "1"}, "data": {"mnist": "None"}, "versions": {"torch": "2"}}
-    key = _notebook_surroundings.digest(read(), {"profile": "smoke"}, around)
-    prose = read()
-    prose.cells[0].source = "# Another title"
-    assert _notebook_surroundings.digest(prose, {"profile": "smoke"}, around) == key
-    code = read()
-    code.cells[2].source = "2"
-    others = [
-        _notebook_surroundings.digest(code, {"profile": "smoke"}, around),
-        _notebook_surroundings.digest(read(), {"profile": "quick"}, around),
-        _notebook_surroundings.digest(read(), {"profile": "smoke", "device": "cpu"}, around),
-    ]
-    for part in around:
-        changed = {**around, part: {"else": "3"}}
-        others.append(_notebook_surroundings.digest(read(), {"profile": "smoke"}, changed))
-    assert len({key, *others}) == 1 + len(others)
-    assert "cli.py" in _notebook_surroundings.find_surroundings()["sources"]
+    around = {"sources": "1", "data": {"mnist": "None"}, "versions": {"torch": "2"}}
+
+    def key(cell="1", title="# Title", parameters=None, **changed):
+        notebook = nbformat.read(make(root, "01_one", cell), as_version=4)
+        notebook.cells[0].source = title
+        return _figures._digest(notebook, parameters or {"profile": "smoke"}, around | changed)
+
+    others = [key("2"), key(parameters={"profile": "quick"})]
+    others += [key(parameters={"profile": "smoke", "device": "cpu"})]
+    others += [key(**{part: "else"}) for part in around]
+    assert len({key(), *others}) == 1 + len(others)
+    assert key(title="# Another title") == key()
+    assert set(_figures._surroundings()) == set(around)
 
 
 def test_a_missing_figure_is_not_up_to_date(tmp_path):
@@ -254,37 +249,37 @@ def test_a_missing_figure_is_not_up_to_date(tmp_path):
     (tmp_path / "a.png").touch()
     output.touch()
     record.write_text(json.dumps({"key": "k", "files": ["a.png", "n.ipynb"]}))
-    assert _notebook_surroundings.up_to_date(record, output, "k")
-    assert not _notebook_surroundings.up_to_date(record, output, "other")
+    assert _figures._up_to_date(record, output, "k")
+    assert not _figures._up_to_date(record, output, "other")
     (tmp_path / "a.png").unlink()
-    assert not _notebook_surroundings.up_to_date(record, output, "k")
+    assert not _figures._up_to_date(record, output, "k")
     for broken in ("{", "[]", '{"key": "k"}'):
         record.write_text(broken)
-        assert not _notebook_surroundings.up_to_date(record, output, "k")
+        assert not _figures._up_to_date(record, output, "k")
 
 
 def test_only_takes_numbers_and_beginnings(root):
     for name in ("01_one", "02_two", "03_three"):
         make(root, name)
     (root / "notebooks" / "scratch.ipynb").touch()
-    stems = lambda wanted: [path.stem for path in _notebook_files.select(wanted)]  # noqa: E731
+    stems = lambda wanted: [path.stem for path in _figures.select(wanted)]  # noqa: E731
     assert stems(None) == ["01_one", "02_two", "03_three"]
     assert stems(["02"]) == ["02_two"]
     assert stems(["03_thr", "01", "01_one"]) == ["01_one", "03_three"]
     for wanted in ("04", "", "scratch"):
         with pytest.raises(ValueError, match=r"01_one, 02_two, 03_three"):
-            _notebook_files.select([wanted])
+            _figures.select([wanted])
 
 
 def test_a_notebook_without_usable_parameters_is_refused(root, capfd):
-    make(root, "01_syntax", parameters="profile = ")
+    make(root, "01_syntax", parameters="profile ==")
     path = make(root, "02_untagged")
     nbformat.write(V4.new_notebook(cells=[V4.new_code_cell("1")]), path)
     (root / "notebooks" / "03_broken.ipynb").write_text("{")
     assert __main__.main(["figures", "--profile", "smoke"]) == 1
     out = capfd.readouterr().out
-    assert "01_syntax: not run: its parameters cell is not valid Python" in out
-    assert "02_untagged: not run: it has no code cell tagged 'parameters'" in out
+    assert "01_syntax: not run: it has no parameter profile (it has none)" in out
+    assert "02_untagged: not run: it has no parameter profile (it has none)" in out
     assert "03_broken: not readable as a notebook" in out
 
 
@@ -340,10 +335,10 @@ def test_a_bug_keeps_its_traceback_and_an_interruption_is_130(root, monkeypatch,
 
         return command
 
-    monkeypatch.setattr(_notebook_files, "select", raising(TypeError("a bug")))
+    monkeypatch.setattr(_figures, "select", raising(TypeError("a bug")))
     with pytest.raises(TypeError, match="a bug"):
         __main__.main(["figures"])
-    monkeypatch.setattr(_notebook_files, "select", raising(KeyboardInterrupt()))
+    monkeypatch.setattr(_figures, "select", raising(KeyboardInterrupt()))
     assert __main__.main(["figures"]) == 130
     assert capsys.readouterr().err == "replication: interrupted\n"
 
@@ -399,7 +394,7 @@ def test_data_lists_fetches_and_goes_on(root, capsys, monkeypatch):
 
 def test_help_needs_no_heavy_import():
     code = (
-        "import sys; from replication import cli; __main__._parser();"
+        "import sys; from replication import __main__; __main__._parser();"
         "print([n for n in ('torch', 'papermill', 'numpy', 'matplotlib') if n in sys.modules])"
     )
     command = [sys.executable, "-c", code]
@@ -427,13 +422,13 @@ def test_missing_extras_are_named(monkeypatch):
 
 def test_only_what_the_scorecard_shows_changes_it(tmp_path, monkeypatch):
     monkeypatch.setenv("REPLICATION_ROOT", str(tmp_path))
-    assert not _notebooks._changes_scorecard("full")
+    assert not _figures._changes_scorecard("full")
     for profile, changes in (("smoke", True), ("full", False)):
         folder = tmp_path / "figures" / profile / "01_one"
         folder.mkdir(parents=True)
         (folder / "claims.json").write_text("[]")
-        assert _notebooks._changes_scorecard("smoke") is changes
-        assert _notebooks._changes_scorecard("full")
+        assert _figures._changes_scorecard("smoke") is changes
+        assert _figures._changes_scorecard("full")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Unix sockets")

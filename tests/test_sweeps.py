@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -278,7 +279,7 @@ def test_progress_counts_what_is_finished_already(tmp_path, monkeypatch):
         return bars[-1]
 
     monkeypatch.setenv("TQDM_DISABLE", "0")
-    monkeypatch.setattr(sweeps, "bar", bar)
+    monkeypatch.setattr(sys.modules["replication.sweeps.run"], "bar", bar)
     run(measure, SPECS[:1], store=tmp_path)
     run(measure, store=tmp_path)
     assert [(bar.total, bar.initial, bar.n) for bar in bars] == [(1, 0, 1), (4, 1, 4)]

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -106,7 +107,14 @@ def cores() -> int:
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the parent, which ends the pool
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what went wrong is told in a line
+
+
+def _die_with_parent() -> None:
+    """End this process, and so its kernel, when its parent was killed."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _run_one(task: tuple) -> tuple[str, str, bool]:
@@ -144,14 +152,15 @@ def _run_or_skip(path: Path, parameters: dict, around: dict, force: bool, in_pla
 def _read(path: Path, parameters: Mapping[str, Any]) -> Any:
     """Return the notebook; RuntimeError where it is none or lacks one of `parameters`."""
     import nbformat
-    import papermill
+    from papermill.translators import PythonTranslator
 
     try:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
     except Exception as error:  # nbformat raises nearly anything for what is no notebook
         raise RuntimeError(f"not readable as a notebook ({_first_line(error)})") from None
-    declared = papermill.inspect_notebook(_escaped(path))
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    declared = [each.name for cell in tagged[:1] for each in PythonTranslator.inspect(cell)]
     if unknown := [name for name in parameters if name not in declared]:
         has = ", ".join(declared) or "none"
         raise RuntimeError(f"not run: it has no parameter {', '.join(unknown)} (it has {has})")

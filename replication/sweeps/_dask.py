@@ -47,15 +47,20 @@ def outcomes(
         size = min(size, -(-len(missing) // max(workers, 1)))
         waiting = deque(missing[start : start + size] for start in range(0, len(missing), size))
         suspects: deque[Job] = deque()
-        flying: dict[str, Sequence[Job]] = {}
-        landed = as_completed()
+        flying: dict[Future, Sequence[Job]] = {}
+        landed = as_completed(loop=client.loop)
 
         def submit(jobs: Sequence[Job]) -> None:
-            key = f"{compute.name}-{uuid.uuid4().hex}"
-            flying[key] = jobs
-            options = {"retries": retries if len(jobs) == 1 else 0, "resources": resources}
-            specs = [spec for _, spec in jobs]
-            landed.add(client.submit(compute, specs, key=key, pure=False, **options))
+            future = client.submit(
+                compute,
+                [spec for _, spec in jobs],
+                key=f"{compute.name}-{uuid.uuid4().hex}",
+                pure=False,
+                retries=retries if len(jobs) == 1 else 0,
+                resources=resources,
+            )
+            flying[future] = jobs
+            landed.add(future)
 
         try:
             while waiting or suspects or flying:
@@ -70,8 +75,8 @@ def outcomes(
                     submit([suspects.popleft()])
                 if not flying:
                     continue
-                future: Future = next(landed)
-                jobs = flying.pop(future.key)
+                future = next(landed)
+                jobs = flying.pop(future)
                 if future.status == "cancelled":
                     raise ConnectionError(
                         "cluster: the scheduler is gone; what was finished is stored, so run again"
@@ -92,7 +97,7 @@ def outcomes(
         finally:
             if client.status == "running":
                 with suppress(OSError):  # the scheduler may go at any time
-                    client.cancel([Future(key, client) for key in flying])
+                    client.cancel(list(flying))
 
 
 def _offering(client: Client, resources: Mapping[str, float] | None) -> int:

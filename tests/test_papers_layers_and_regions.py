@@ -151,7 +151,7 @@ def test_slopes_need_two_sizes_and_counts_above_zero():
     assert math.isnan(paper.slope_error(rows[rows.neurons == 32], "line", 1))
     assert math.isnan(paper.slope_error(rows.assign(distance=0.0), "distance", -1))
     assert math.isnan(paper.depth_effect(rows[rows.depth == 1], "line"))
-    steeper = rows.assign(line=rows.neurons**1.5 * np.where(rows.depth == 4, 1.0, 7.0))
+    steeper = rows.assign(line=rows.neurons**1.5 * rows.depth.map({1: 2.0, 2: 14.0, 4: 1.0}))
     assert paper.slope_error(steeper, "line", 1) == pytest.approx(0.5)
     assert paper.depth_effect(steeper, "line") == pytest.approx(math.log(7))
 

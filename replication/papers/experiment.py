@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from replication import data, sweeps
+from replication._core.profiles import PROFILES
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,21 @@ class Experiment:
             batch=self.batch,
             progress=progress,
         )
+
+
+def by_profile(table: Mapping[str, Mapping[str, Sequence]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return settings by profile, part and name, from values in the order of `PROFILES`.
+
+    `table` has a row of such values for each part and name; None leaves a setting out.
+    """
+    settings = {}
+    for i, profile in enumerate(PROFILES):
+        parts = {
+            part: {name: values[i] for name, values in rows.items() if values[i] is not None}
+            for part, rows in table.items()
+        }
+        settings[profile] = {part: scale for part, scale in parts.items() if scale}
+    return settings
 
 
 def overview(experiments: Mapping[str, Experiment]) -> pd.DataFrame:

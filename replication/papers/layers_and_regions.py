@@ -28,7 +28,7 @@ from replication import data, models, sensitivity, training
 from replication.claims import Claim, Rule
 from replication.directions.resets import recalibrate, reset, weight_distance
 from replication.papers._correlation import by_seed, correlation
-from replication.papers.experiment import Experiment, cifar10
+from replication.papers.experiment import Experiment, by_profile, cifar10
 from replication.sensitivity import trajectories
 
 NOTEBOOK = "08_layers_and_regions"
@@ -44,67 +44,61 @@ FITTED = 0.99  # train accuracy from which a network counts as having memorised 
 MEASURES = ["jacobian", "logit_jacobian", "transitions"]
 KEYS = ["arch", "labels", "seed"]  # of a network that is reset
 
-_SCALES = {  # values at smoke, quick, full and paper; smoke has no convnet, for its time
-    FCN: {
-        "images": ((100, 100), (1000, 500), (5000, 1000), (None, None)),  # training and test
-        "epochs": (8, 30, 90, 100),
-        "seeds": (1, 2, 10, 5),
-        "points": (20, 30, 200, 1000),  # test images for the Jacobian
-        "paths": (1, 1, 5, 100),  # test images for transitions, each followed through
-        "steps": (4, 28, 28, 28),  # so many translations by a pixel; 28 of 28 close the ring
-    },
-    CONVNET: {
-        "images": (None, (300, 300), (1000, 1000), (None, None)),
-        "epochs": (None, 15, 40, 100),
-        "seeds": (0, 1, 6, 5),
-        "points": (None, 20, 50, 1000),
-        "paths": (None, 1, 2, 20),
-        "steps": (None, 1, 1, 28),
-        "width": (None, 0.125, 0.25, 1.0),
-    },
-    RESNET: {
-        "images": ((40, 40), (200, 200), (500, 250), (None, None)),
-        "epochs": (2, 10, 50, 100),
-        "seeds": (1, 1, 6, 5),
-        "points": (2, 5, 10, 1000),
-        "paths": (1, 1, 1, 20),
-        "steps": (1, 1, 1, 4),
-        "width": (0.0625, 0.125, 0.375, 1.0),
-        "shrink": (2, 2, 2, 1),  # side of the pixels averaged into one
-    },
-    RESETS: {
-        "shares": (  # of the training, at which weights are kept
-            *((0.0,), (0.0, 0.1, 0.5), (0.0, 0.02, 0.05, 0.1, 0.25, 0.5)),
-            (0.0, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75),
-        ),
-        "joint_shares": ((), (0.0,), (0.0, 0.1), (0.0, 0.02, 0.1, 0.5)),  # for several layers
-        "draws": (1, 1, 2, 5),  # fresh ones
-    },
-    REGIONS: {
-        "images": ((100, 50), (200, 100), (500, 200), (None, None)),
-        "epochs": (4, 60, 100, 20),
-        "seeds": (1, 2, 8, 5),
-        "depths": ((1, 2), (1, 2), (1, 2, 4), (1, 2, 3, 4, 6)),
-        "neurons": ((8, 16), (16, 32, 64), (32, 64, 128, 256), (48, 96, 192, 384, 768)),
-        "stages": (  # shares of the training
-            *((0.0, 1.0), (0.0, 0.1, 1.0), (0.0, 0.02, 0.1, 0.3, 1.0)),
-            (0.0, 0.01, 0.05, 0.2, 1.0),
-        ),
-        "lines": (3, 5, 10, 100),
-        "planes": (1, 1, 2, 5),
-        "largest_plane": (16, 64, 256, 384),  # neurons up to which planes are counted
-        "points": (5, 10, 20, 200),  # test images for the distances
-        "picture": ((8, 8), (12, 12), (16, 16), (32, 32, 32)),  # widths of figure 7's network
-    },
-}
-SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
-    profile: {
-        part: {name: values[i] for name, values in rows.items()}
-        for part, rows in _SCALES.items()
-        if part != CONVNET or rows["seeds"][i]
+SETTINGS = by_profile(
+    {  # at smoke, quick, full and paper; smoke has no convnet, for its time
+        FCN: {
+            "images": ((100, 100), (1000, 500), (5000, 1000), (None, None)),  # training and test
+            "epochs": (8, 30, 90, 100),
+            "seeds": (1, 2, 10, 5),
+            "points": (20, 30, 200, 1000),  # test images for the Jacobian
+            "paths": (1, 1, 5, 100),  # test images for transitions, each followed through
+            "steps": (4, 28, 28, 28),  # so many translations by a pixel; 28 of 28 close the ring
+        },
+        CONVNET: {
+            "images": (None, (300, 300), (1000, 1000), (None, None)),
+            "epochs": (None, 15, 40, 100),
+            "seeds": (None, 1, 6, 5),
+            "points": (None, 20, 50, 1000),
+            "paths": (None, 1, 2, 20),
+            "steps": (None, 1, 1, 28),
+            "width": (None, 0.125, 0.25, 1.0),
+        },
+        RESNET: {
+            "images": ((40, 40), (200, 200), (500, 250), (None, None)),
+            "epochs": (2, 10, 50, 100),
+            "seeds": (1, 1, 6, 5),
+            "points": (2, 5, 10, 1000),
+            "paths": (1, 1, 1, 20),
+            "steps": (1, 1, 1, 4),
+            "width": (0.0625, 0.125, 0.375, 1.0),
+            "shrink": (2, 2, 2, 1),  # side of the pixels averaged into one
+        },
+        RESETS: {
+            "shares": (  # of the training, at which weights are kept
+                *((0.0,), (0.0, 0.1, 0.5), (0.0, 0.02, 0.05, 0.1, 0.25, 0.5)),
+                (0.0, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75),
+            ),
+            "joint_shares": ((), (0.0,), (0.0, 0.1), (0.0, 0.02, 0.1, 0.5)),  # for several layers
+            "draws": (1, 1, 2, 5),  # fresh ones
+        },
+        REGIONS: {
+            "images": ((100, 50), (200, 100), (500, 200), (None, None)),
+            "epochs": (4, 60, 100, 20),
+            "seeds": (1, 2, 8, 5),
+            "depths": ((1, 2), (1, 2), (1, 2, 4), (1, 2, 3, 4, 6)),
+            "neurons": ((8, 16), (16, 32, 64), (32, 64, 128, 256), (48, 96, 192, 384, 768)),
+            "stages": (  # shares of the training
+                *((0.0, 1.0), (0.0, 0.1, 1.0), (0.0, 0.02, 0.1, 0.3, 1.0)),
+                (0.0, 0.01, 0.05, 0.2, 1.0),
+            ),
+            "lines": (3, 5, 10, 100),
+            "planes": (1, 1, 2, 5),
+            "largest_plane": (16, 64, 256, 384),  # neurons up to which planes are counted
+            "points": (5, 10, 20, 200),  # test images for the distances
+            "picture": ((8, 8), (12, 12), (16, 16), (32, 32, 32)),  # widths of figure 7's network
+        },
     }
-    for i, profile in enumerate(("smoke", "quick", "full", "paper"))
-}
+)
 
 
 def splits(profile: str, dataset: str = "auto") -> dict[str, data.Split]:

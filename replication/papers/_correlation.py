@@ -21,3 +21,9 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> float:
 def by_seed(table: pd.DataFrame, statistic: Callable, *arguments: Any) -> list:
     """Return ``statistic(rows, *arguments)`` of each seed's rows; one NaN for an empty table."""
     return [statistic(rows, *arguments) for _, rows in table.groupby("seed")] or [math.nan]
+
+
+def parts_by_seed(table: pd.DataFrame, statistic: Callable, parts: int) -> list[list[float]]:
+    """Return, for a statistic of that many parts, a list a part, as `by_seed` has one."""
+    values = [statistic(rows) for _, rows in table.groupby("seed")]
+    return [list(part) for part in zip(*values, strict=True)] or [[math.nan]] * parts

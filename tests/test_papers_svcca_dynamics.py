@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from _settling import settle_all
 
-from replication.papers import _svcca_dynamics
+
 from replication.papers import svcca_dynamics as rules
 from replication.papers.svcca_dynamics import CLAIMS, CONVNET_DEPTH
 
@@ -82,7 +82,7 @@ def world(seeds=SEEDS, **changed):
                     row = {"role": role, "name": name, "layer": str(depth), "depth": depth}
                     tables["classes"].append(own | row | {"value": value})
         for layers in range(6):
-            for share in (0.35, 0.5):
+            for share in (0.35, 0.5) if layers else (1.0,):
                 row = {"partner": "network", "layers": layers, "share": share}
                 value = of["compressed"](layers, share) + w * (layers > 0)
                 tables["compressed"].append(own | row | {"accuracy": value})
@@ -229,7 +229,7 @@ def test_grids_are_read_where_the_size_stays():
         if row["column"] in keep:
             before = RESNET[RESNET.index(row["column"]) - 2]
             row["value"] = 0.9 if row["row"] == before else 0.0
-    assert _svcca_dynamics.grid(pd.DataFrame(panes)) == pytest.approx(0.4)
+    assert rules._grid(pd.DataFrame(panes)) == pytest.approx(0.4)
 
 
 def test_more_or_fewer_than_two_like_classes_are_undefined():

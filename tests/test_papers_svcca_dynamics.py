@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from _settling import settle_all
 
-
 from replication.papers import svcca_dynamics as rules
 from replication.papers.svcca_dynamics import CLAIMS, CONVNET_DEPTH
 

@@ -21,12 +21,12 @@ endif
 IN_VENV := IPYTHONDIR="$$PWD/.ipython" .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures run paper test test-notebooks lab html data bench clean
+.PHONY: help setup figures run paper test test-slow test-notebooks lab html data bench clean
 
 help: ## print this
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  PROFILE=quick    scale of figures and lab: $(PROFILES)'
 	@echo '  NOTEBOOK="04 05" only these notebooks (default: all)'
@@ -83,16 +83,20 @@ paper: setup ## as run, then figures, at the papers' scale
 	@$(IN_VENV) -m replication figures --profile paper$(FIGURES)
 
 # One thread a worker: two that share a core wait for each other.
+PYTEST = OMP_NUM_THREADS=1 REPLICATION_PROFILE=smoke $(IN_VENV) -m pytest \
+    -n $(or $(JOBS),auto) --dist loadfile
+
 test: setup ## ruff, then unit and property tests, all but the slow ones
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m ruff format --check .
-	@OMP_NUM_THREADS=1 REPLICATION_PROFILE=smoke $(IN_VENV) -m pytest tests \
-	    -n $(or $(JOBS),auto) --dist loadfile -m "not slow" $(ARGS)
+	@$(PYTEST) tests -m "not slow" $(ARGS)
+
+test-slow: setup ## tests that start kernels and clusters, kill processes and fill disks
+	@$(PYTEST) tests -m slow $(ARGS)
 
 test-notebooks: setup ## run every notebook at smoke; compare the cells tagged nbval-check-output
-	@OMP_NUM_THREADS=1 REPLICATION_PROFILE=smoke $(IN_VENV) -m pytest notebooks --nbval-lax \
-	    -n $(or $(JOBS),auto) --dist loadfile \
-	    --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg $(ARGS)
+	@$(PYTEST) notebooks --nbval-lax --nbval-current-env \
+	    --nbval-sanitize-with tests/nbval_sanitize.cfg $(ARGS)
 
 lab: setup ## open JupyterLab on notebooks/
 	@REPLICATION_PROFILE=$(PROFILE) $(IN_VENV) -m jupyterlab notebooks

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGETS = ("help", "setup", "figures", "paper", "test", "lab", "html", "data", "bench", "clean")
-VARIABLES = ("PROFILE", "NOTEBOOK", "DATASET", "DEVICE", "CLUSTER", "FORCE", "BUDGET", "ARGS")
+TARGETS = ("help", "setup", "figures", "run", "paper", "test", "test-slow", "test-notebooks")
+TARGETS += ("lab", "html", "data", "bench", "clean")
+VARIABLES = ("PROFILE", "NOTEBOOK", "DATASET", "DEVICE", "CLUSTER", "FORCE", "JOBS", "FOR", "ARGS")
 VARIABLES += ("PYTHON",)
 # Stands for Python: `-m venv` copies it into .venv, and every call is written down.
 FAKE = """\
@@ -38,7 +39,6 @@ def tree(tmp_path, monkeypatch):
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_CHROMIUM", "not asked for in a test")
     for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # of the make that runs these tests
         monkeypatch.delenv(name, raising=False)
     return folder
@@ -81,36 +81,33 @@ def test_figures_passes_the_variables_on(tree):
         "-n",
         "figures",
         *("PROFILE=smoke", "NOTEBOOK=04 05", "DATASET=mnist", "DEVICE=cuda:1"),
-        *("CLUSTER=tcp://host:8786", "FORCE=1"),
+        *("CLUSTER=tcp://host:8786", "FORCE=1", "JOBS=3"),
     )
     assert command_of(out).endswith(
         "-m replication figures --profile smoke --only 04 05 --dataset 'mnist' --device 'cuda:1' "
-        "--cluster 'tcp://host:8786' --force"
+        "--cluster 'tcp://host:8786' --jobs '3' --force"
     )
     _, out, _ = make(tree, "-n", "html")
-    assert command_of(out).endswith("-m replication site")
+    assert command_of(out).endswith("-m sphinx -q docs site")
     _, out, _ = make(tree, "-n", "data", "DATASET=mnist")
     assert command_of(out).endswith("-m replication data mnist")
 
 
-def test_paper_is_figures_and_with_a_budget_a_sweep(tree):
-    _, out, _ = make(tree, "-n", "paper", "NOTEBOOK=04 05", "DEVICE=cuda", "CLUSTER=local")
-    assert command_of(out).endswith(
-        "-m replication figures --profile paper --only 04 05 --device 'cuda' --cluster 'local'"
-    )
-    _, out, _ = make(tree, "-n", "paper", "NOTEBOOK=04", "DEVICE=cuda", "BUDGET=9m")
-    assert command_of(out).endswith(
-        "-m replication sweep 04 --profile paper --budget '9m' --device 'cuda'"
-    )
-    _, out, _ = make(tree, "-n", "paper", "BUDGET=2h")
-    assert command_of(out).endswith("-m replication sweep --profile paper --budget '2h'")
+def test_paper_is_run_and_then_figures(tree):
+    _, out, _ = make(tree, "-n", "paper", "NOTEBOOK=04 05", "DEVICE=cuda", "FOR=9m")
+    assert out.index("run 04 05 --device 'cuda' --for '9m' --profile paper") > 0
+    assert command_of(out).endswith("figures --profile paper --only 04 05 --device 'cuda'")
+    _, out, _ = make(tree, "-n", "run", "PROFILE=full")
+    assert command_of(out).endswith("-m replication run --profile full")
 
 
 def test_test_is_ruff_and_one_pytest(tree):
     _, out, _ = make(tree, "-n", "test", "ARGS=-x")
     assert "-m ruff check ." in out and "-m ruff format --check ." in out
     assert out.count("-m pytest") == 1
-    assert "REPLICATION_PROFILE=smoke" in out and "--nbval-lax" in out and out.rstrip()[-2:] == "-x"
+    assert "OMP_NUM_THREADS=1" in out and out.rstrip().endswith('-m "not slow" -x')
+    _, out, _ = make(tree, "-n", "test-notebooks", "JOBS=1")
+    assert "-n 1 " in out and "REPLICATION_PROFILE=smoke" in out and "--nbval-lax" in out
 
 
 @pytest.mark.parametrize("profile", ["huge", "", "smoke quick"])
@@ -203,5 +200,5 @@ def test_ci_runs_the_tests_the_figures_and_looks_at_them_last(tree, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     modules = [call.split()[1] for call in calls(tree) if call.startswith("-m")]
-    assert modules[-5:] == ["ruff", "ruff", "pytest", "replication", "pytest"]
+    assert modules[-6:] == ["ruff", "ruff", *["pytest"] * 4]
     assert f"DATA={tree.parent / 'shared' / 'datasets'}" in done.stdout

@@ -16,8 +16,8 @@ from replication import activations, data
 from replication.papers import own_models
 
 
-def mlp():
-    return nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
+def mlp(hidden=5):
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, hidden), nn.ReLU(), nn.Linear(hidden, 3))
 
 
 class Tied(nn.Module):
@@ -57,9 +57,13 @@ class Odd(nn.Module):
 def write(folder, count, size=(6, 6), mode="RGB"):
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
-        Image.new(mode, size, color=index if mode == "L" else (index, 0, 255)).save(
-            folder / f"{index}.png"
-        )
+        colour = index if mode == "L" else (index, 0, 255)
+        Image.new(mode, size, colour).save(folder / f"{index}.png")
+
+
+def first_batch(source, *arguments, batch_size=2000, **options):
+    dataset = own_models.load_dataset(source, *arguments, **options)
+    return next(own_models.batches(dataset, batch_size))
 
 
 @pytest.fixture
@@ -69,18 +73,20 @@ def weights(tmp_path):
     return path
 
 
+# --- weights -----------------------------------------------------------------------------------
+
+
 def test_weights_are_those_of_the_file(tmp_path):
-    model = mlp().double()
-    path = tmp_path / "a.safetensors"
+    model, path = mlp().double(), tmp_path / "a.safetensors"
     save_file(model.state_dict(), path)
-    model = model.float()
     loaded, transform = own_models.load(path, mlp)
     assert transform is None and not loaded.training
-    assert all(
-        torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True)
-    )
-    _, transform = own_models.load(path, lambda: (mlp(), len))
-    assert transform is len
+    for own, other in zip(loaded.parameters(), model.float().parameters(), strict=True):
+        assert torch.equal(own, other)
+    assert own_models.load(path, lambda: (mlp(), len))[1] is len
+    tied = Tied()  # weights that share memory need to be there once
+    save_model(tied, path)
+    assert torch.equal(own_models.load(path, Tied)[0](torch.ones(2, 4)), tied(torch.ones(2, 4)))
 
 
 def test_a_header_that_begins_like_a_pickle_is_none(tmp_path):
@@ -94,27 +100,22 @@ def test_a_header_that_begins_like_a_pickle_is_none(tmp_path):
     assert 0x80 in seen
 
 
-def test_weights_that_share_memory_need_to_be_there_once(tmp_path):
-    model = Tied()
-    save_model(model, tmp_path / "tied.safetensors")
-    loaded, _ = own_models.load(tmp_path / "tied.safetensors", Tied)
-    x = torch.rand(2, 4)
-    assert torch.equal(loaded(x), model(x))
-
-
-def test_functions_are_found_by_name(tmp_path, monkeypatch):
-    (tmp_path / "nets_of_mine.py").write_text("def build(): return 3\nimport math\n")
-    (tmp_path / "needs_more.py").write_text("import nowhere_to_be_found\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert own_models.find("nets_of_mine:build")() == 3
-    for reference, message in (
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
         ("nets_of_mine", "expected module:function, found 'nets_of_mine'"),
         ("nets_of_mine:biuld", "no function 'biuld' in nets_of_mine; did you mean 'build'"),
         ("nets_of_yours:build", "there is no module 'nets_of_yours' here"),
         ("needs_more:build", "module 'needs_more' needs 'nowhere_to_be_found'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            own_models.find(reference)
+    ],
+)
+def test_functions_are_found_by_name(tmp_path, monkeypatch, reference, message):
+    (tmp_path / "nets_of_mine.py").write_text("def build(): return 3\nimport math\n")
+    (tmp_path / "needs_more.py").write_text("import nowhere_to_be_found\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert own_models.find("nets_of_mine:build")() == 3
+    with pytest.raises(ValueError, match=message):
+        own_models.find(reference)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_functions_are_found_by_name(tmp_path, monkeypatch):
     [
         (lambda: nn.Linear(12, 5), r"missing: bias, weight; not in the network: 1\.bias"),
         (
-            lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 3)),
+            lambda: mlp(4),
             r"of other shapes: 1\.bias \(5,\) for \(4,\), 1\.weight \(5, 12\) for \(4, 12\)",
         ),
         (lambda width: mlp(), "called without arguments: missing a required argument: 'width'"),
@@ -145,21 +146,25 @@ def test_pickles_and_other_files_are_refused(tmp_path):
         with pytest.raises(ValueError, match=f"{name} is a pickle"):
             own_models.load(tmp_path / name, mlp)
     assert not (tmp_path / "run").exists()
-    (tmp_path / "text.safetensors").write_text("not what it says, and long enough")
-    with pytest.raises(ValueError, match="is not a safetensors file"):
-        own_models.load(tmp_path / "text.safetensors", mlp)
+    (tmp_path / "text").write_text("not what it says, and long enough")
+    for read in (lambda path: own_models.load(path, mlp), own_models.load_dataset):
+        with pytest.raises(ValueError, match="is not a safetensors file"):
+            read(tmp_path / "text")
     with pytest.raises(ValueError, match="there is no file"):
         own_models.load(tmp_path / "none.safetensors", mlp)
+
+
+# --- data --------------------------------------------------------------------------------------
 
 
 def test_a_folder_of_classes_and_a_flat_one(tmp_path):
     write(tmp_path / "classes" / "cat", 3)
     write(tmp_path / "classes" / "dog", 2)
-    inputs, labels = next(own_models.batches(own_models.load_dataset(tmp_path / "classes")))
+    inputs, labels = first_batch(tmp_path / "classes")
     assert inputs.shape == (5, 3, 6, 6) and labels.tolist() == [0, 0, 0, 1, 1]
     assert torch.equal(inputs[2, :, 0, 0], torch.tensor([2 / 255, 0, 1]))
     write(tmp_path / "flat", 4, mode="L")
-    inputs, labels = next(own_models.batches(own_models.load_dataset(str(tmp_path / "flat"))))
+    inputs, labels = first_batch(str(tmp_path / "flat"))
     assert inputs.shape == (4, 3, 6, 6) and labels.tolist() == [0] * 4
 
 
@@ -170,26 +175,21 @@ def test_a_transform_gets_pil_images(tmp_path):
 
     write(tmp_path / "a", 1)
     write(tmp_path / "a" / "b", 2, (9, 4))
-    inputs, _ = next(own_models.batches(own_models.load_dataset(tmp_path / "a", side)))
-    assert sorted(inputs[:, 0].tolist()) == [6, 9, 9]
+    assert sorted(first_batch(tmp_path / "a", side)[0][:, 0].tolist()) == [6, 9, 9]
     with pytest.raises(ValueError, match="inputs differ in size; give a transform"):
-        next(own_models.batches(own_models.load_dataset(tmp_path / "a")))
-    inputs, _ = next(own_models.batches(own_models.load_dataset("mnist5k", side, examples=3)))
-    assert inputs[:, 0].tolist() == [28, 28, 28]
+        first_batch(tmp_path / "a")
+    assert first_batch("mnist5k", side, examples=3)[0][:, 0].tolist() == [28, 28, 28]
 
 
 def test_sets_by_name_are_test_images():
     split = data.load("mnist5k")
-    inputs, labels = next(own_models.batches(own_models.load_dataset("mnist5k"), 2000))
+    inputs, labels = first_batch("mnist5k")
     assert torch.equal(inputs, split.test.images) and torch.equal(labels, split.test.labels)
 
 
 def test_examples_are_drawn_by_seed():
     pair = (torch.arange(50), torch.arange(50) % 3)
-    draws = [
-        next(own_models.batches(own_models.load_dataset(pair, examples=20, seed=seed)))[0].tolist()
-        for seed in (0, 0, 1)
-    ]
+    draws = [first_batch(pair, examples=20, seed=seed)[0].tolist() for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2] and len(set(draws[0])) == 20
     with pytest.raises(ValueError, match="examples: expected at most the 50 there are, found 51"):
         own_models.load_dataset(pair, examples=51)
@@ -203,7 +203,7 @@ def test_tensors_from_a_file(tmp_path):
         ({"images": torch.rand(4, 2), "labels": torch.arange(4)}, 2),
     ):
         save_file(tensors, path)
-        batch = next(own_models.batches(own_models.load_dataset(path)))
+        batch = first_batch(path)
         assert len(batch) == count and torch.equal(batch[0], next(iter(tensors.values())))
 
 
@@ -231,57 +231,53 @@ def test_data_that_are_not_there(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             own_models.load_dataset(source)
-    (tmp_path / "text").write_text("text")
-    with pytest.raises(ValueError, match="is not a safetensors file"):
-        own_models.load_dataset(tmp_path / "text")
+
+
+# --- recording ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("batch_size", [3, 64])
 def test_recording_batch_by_batch_is_recording(batch_size):
     model, images = mlp(), torch.rand(10, 3, 2, 2)
-    found = own_models.record(model, TensorDataset(images), batch_size=batch_size)
+    recorded = own_models.record(model, TensorDataset(images), batch_size=batch_size)
     expected = activations.record(model, images)
-    assert list(found) == list(expected)
+    assert list(recorded) == list(expected)
     for layer, values in expected.items():
-        torch.testing.assert_close(found[layer], values)
+        torch.testing.assert_close(recorded[layer], values)
 
 
 def test_tokens_dicts_and_what_is_left_out():
     tokens = torch.randint(0, 7, (10, 6), generator=torch.Generator().manual_seed(0))
-    model = Odd().double()
     with pytest.warns(UserWarning, match="left out: 'turned'"):
-        found = own_models.record(model, TensorDataset(tokens), batch_size=6)
+        recorded = own_models.record(Odd().double(), TensorDataset(tokens), batch_size=6)
     # 'turned' looks like examples in the first batch, of as many as there are tokens.
-    assert "turned" not in found and not any("drop" in key for key in found)
-    assert {"embedding", "encoder", "body[low]", "body[high]"} < set(found)
-    assert all(values.shape[0] == 10 and values.ndim == 2 for values in found.values())
-    torch.testing.assert_close(found["body[low]"], found["body[high]"])
+    assert "turned" not in recorded and not any("drop" in key for key in recorded)
+    assert {"embedding", "encoder", "body[low]", "body[high]"} < set(recorded)
+    assert all(values.shape[0] == 10 and values.ndim == 2 for values in recorded.values())
+    torch.testing.assert_close(recorded["body[low]"], recorded["body[high]"])
 
 
-def test_inputs_take_the_dtype_of_the_model():
-    found = own_models.record(mlp().double(), TensorDataset(torch.rand(4, 12)), ["3"])
-    assert found["3"].dtype == torch.float64 and list(found) == ["3"]
-
-
-def test_a_model_that_fails_is_told_in_one_line():
+def test_inputs_take_the_dtype_of_the_model_and_a_failure_is_told_in_one_line():
+    recorded = own_models.record(mlp().double(), TensorDataset(torch.rand(4, 12)), ["3"])
+    assert recorded["3"].dtype == torch.float64 and list(recorded) == ["3"]
     with pytest.raises(ValueError, match=r"Sequential failed on inputs of shape \(4, 5\), torch"):
         own_models.record(mlp(), TensorDataset(torch.rand(4, 5)))
 
 
 @pytest.mark.parametrize(
-    ("shape", "expected"),
-    [((4,), (4, 1)), ((4, 3), (4, 3)), ((4, 5, 3), (4, 3)), ((4, 3, 2, 2), (4, 3))],
+    ("shape", "kept"), [((4,), None), ((4, 3), None), ((4, 5, 3), 1), ((4, 3, 2, 2), (2, 3))]
 )
-def test_units(shape, expected):
+def test_units(shape, kept):
     output = torch.arange(np.prod(shape)).reshape(shape)
-    found = own_models.units(output)
-    assert found.shape == expected and found.is_floating_point()
-    torch.testing.assert_close(found.mean(), output.double().mean().to(found.dtype))
+    expected = output.double().mean(kept) if kept else output.double().reshape(4, -1)
+    torch.testing.assert_close(own_models.units(output), expected)
+
+
+# --- pretrained weights ------------------------------------------------------------------------
 
 
 def test_pretrained_weights_come_from_the_cache(tmp_path, monkeypatch):
-    from replication._core.vision import models
-
+    models = own_models.torchvision().models
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("REPLICATION_OFFLINE", "1")
     with pytest.raises(ValueError, match="REPLICATION_OFFLINE is set"):
@@ -293,10 +289,10 @@ def test_pretrained_weights_come_from_the_cache(tmp_path, monkeypatch):
     file = tmp_path / "hub" / "checkpoints" / name
     file.parent.mkdir(parents=True)
     torch.save(network.state_dict(), file)
-    found = own_models.pretrained("squeezenet1_1")
-    assert torch.equal(found.model.state_dict()["classifier.1.bias"], network.classifier[1].bias)
-    assert len(found.classes) == 1000 and not found.model.training
-    assert found.transform(Image.new("RGB", (300, 260))).shape == (3, 224, 224)
+    loaded = own_models.pretrained("squeezenet1_1")
+    assert torch.equal(loaded.model.state_dict()["classifier.1.bias"], network.classifier[1].bias)
+    assert len(loaded.classes) == 1000 and not loaded.model.training
+    assert loaded.transform(Image.new("RGB", (300, 260))).shape == (3, 224, 224)
 
 
 def test_a_silent_network_is_given_up_soon(tmp_path, monkeypatch):
@@ -312,5 +308,5 @@ def test_a_silent_network_is_given_up_soon(tmp_path, monkeypatch):
 
 
 def test_importing_reads_no_torchvision():
-    code = "import sys; from replication import own_models; assert 'torchvision' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys; from replication.papers import own_models; assert 'torchvision' not in "
+    subprocess.run([sys.executable, "-c", f"{code}sys.modules"], check=True)

@@ -5,12 +5,13 @@ import math
 import platform
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from replication import plotting
 from replication._core.files import atomic, write_json
@@ -72,28 +73,28 @@ def run(
 
     names = labels(*weights)
     stem = Path(out) / f"{names[0]}_{names[1]}_{metric}"
-    picture, numbers = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.json")
+    picture, numbers = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "json"))
     stamp = f"{count:,} of {len(whole):,} inputs of {Path(data).name}"
     with atomic(picture) as temporary:
         draw(grid, names, stamp).savefig(temporary)
-    write_json(
-        numbers,
-        {
-            "metric": metric,
-            "networks": {
-                axis: {"weights": Path(path).name, "digest": _digest(path), "model": build}
-                for axis, path, build in zip(("rows", "columns"), weights, builders, strict=True)
-            },
-            "data": {"source": Path(data).name, "examples": count, "available": len(whole)},
-            "rows": list(grid.rows),
-            "columns": list(grid.columns),
-            "values": _listed(grid.values),
-            "permutations": null,
-            "null": None if grid.null is None else _listed(grid.null),
-            "warnings": noted,
-            "versions": _versions(),
-        },
-    )
+    networks = [
+        {"weights": Path(path).name, "digest": _digest(path), "model": build}
+        for path, build in zip(weights, builders, strict=True)
+    ]
+    content = {
+        "metric": metric,
+        "networks": dict(zip(("rows", "columns"), networks, strict=True)),
+        "data": {"source": Path(data).name, "examples": count, "available": len(whole)},
+        "rows": list(grid.rows),
+        "columns": list(grid.columns),
+        "values": _listed(grid.values),
+        "permutations": null,
+        "null": None if grid.null is None else _listed(grid.null),
+        "warnings": noted,
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in ("torch", "numpy")},
+    }
+    write_json(numbers, content)
     print(f"{metric} of {len(grid.rows)} x {len(grid.columns)} layers over {stamp}")
     print(f"figure   {picture}\nnumbers  {numbers}")
     return 0
@@ -134,30 +135,19 @@ def draw(grid: SimilarityGrid, names: tuple[str, str], stamp: str) -> Figure:
 
 
 def _ticks(names: Sequence[str]) -> tuple[list[int], list[str]]:
-    step = math.ceil(len(names) / TICKS)
-    places = list(range(0, len(names), step))
+    places = list(range(0, len(names), math.ceil(len(names) / TICKS)))
     return places, [names[place] for place in places]
 
 
-def _maps(output):
-    """Keep the maps of convolutions, for a metric that looks at frequencies."""
+def _maps(output: Tensor) -> Tensor:
+    """Keep maps (N, C, H, W), for a metric that looks at frequencies; others to (N, units)."""
     return output if output.ndim == 4 else own_models.units(output)
 
 
-def _listed(values) -> list[list[float | None]]:
+def _listed(values: Tensor) -> list[list[float | None]]:
     return [[x if math.isfinite(x) else None for x in row] for row in values.tolist()]
 
 
 def _digest(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-
-
-def _versions() -> Mapping[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("inner-activations", "torch", "numpy"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return found

@@ -8,40 +8,57 @@ import importlib
 import inspect
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors_torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
 
-from replication._core.inputs import choose_device, nearest
+from replication import activations, data
+from replication._core.inputs import (
+    Array,
+    as_choice,
+    as_integer,
+    as_tensor,
+    choose_device,
+    generator,
+    nearest,
+)
+from replication._core.modules import IDLE, weight_of
+from replication._core.progress import bar
 from replication.data import _download
-from replication.papers.own_data import batches, load_dataset, record, units
 
 __all__ = [
     "Pretrained",
     "batches",
+    "choose_device",
     "find",
     "load",
     "load_dataset",
     "pretrained",
     "record",
+    "torchvision",
     "units",
 ]
 
 Transform = Callable[[object], Tensor]
 PICKLES = (b"PK\x03\x04", b"\x80")  # what torch.save writes, by its first bytes
+INPUTS = ("inputs", "images")  # names of a file's tensor of inputs
 
 
-class Pretrained(NamedTuple):
-    """A network of torchvision with its ImageNet weights, what it expects, and its 1000 classes."""
+def torchvision() -> ModuleType:
+    """Return torchvision's ``datasets, models, transforms``, also where its operators cannot load.
 
-    model: nn.Module
-    transform: Transform
-    classes: tuple[str, ...]
+    That is so for a wheel linked to CUDA beside a CPU build of torch.
+    """
+    from replication._core import vision
+
+    return vision
 
 
 def find(reference: str) -> Callable:
@@ -55,7 +72,6 @@ def find(reference: str) -> Callable:
     module_name, _, name = reference.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), name)):
         raise ValueError(f"model: expected module:function, found {reference!r}")
-
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -117,55 +133,20 @@ def load(
             f"model: expected {named} to return a torch.nn.Module or a pair of it and a transform, "
             f"found {type(made).__name__}"
         )
-    own = model.state_dict()
-    where = f"{weights} does not fit {named}"
-    if differing := [
-        f"{key} {tuple(shapes[key])} for {tuple(own[key].shape)}"
-        for key in shapes.keys() & own.keys()
-        if tuple(shapes[key]) != tuple(own[key].shape)
-    ]:
-        raise ValueError(f"{where}: of other shapes: {_some(differing)}")
-    missing, unexpected = safetensors_torch.load_model(model, weights, strict=False)
-    faults = {"missing": missing, "not in the network": unexpected}
-    if missing or unexpected:
-        text = "; ".join(f"{what}: {_some(names)}" for what, names in faults.items() if names)
-        raise ValueError(f"{where}: {text}")
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    differing = [
+        f"{key} {shapes[key]} for {expected[key]}"
+        for key in shapes.keys() & expected.keys()
+        if shapes[key] != expected[key]
+    ]
+    faults = {"of other shapes": differing}
+    if not differing:
+        missing, unexpected = safetensors_torch.load_model(model, weights, strict=False)
+        faults = {"missing": missing, "not in the network": unexpected}
+    if any(faults.values()):
+        text = "; ".join(f"{what}: {_listed(names)}" for what, names in faults.items() if names)
+        raise ValueError(f"{weights} does not fit {named}: {text}")
     return model.to(target).eval(), transform
-
-
-def pretrained(name: str = "resnet18", timeout: float = 10.0) -> Pretrained:
-    """Return a network of torchvision with its ImageNet weights, from torch's cache or the network.
-
-    A download is checked against the hash in its name and read by torch with ``weights_only``, the
-    one place where a file of torch's own format is read.
-
-    Raises
-    ------
-    ValueError
-        If torchvision has no such network, nothing answers within `timeout` seconds, or
-        ``REPLICATION_OFFLINE`` is set and the weights are not in the cache.
-    """
-    from replication._core.vision import models
-
-    known = models.list_models(module=models)
-    if name not in known:
-        raise ValueError(f"name: found {name!r}; {nearest(name, known)}")
-    weights = models.get_model_weights(name).DEFAULT
-    if not (Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name).is_file():
-        if os.environ.get("REPLICATION_OFFLINE", "0") not in ("", "0"):
-            raise _download.UnavailableError("REPLICATION_OFFLINE is set")
-        _download.first_answer([weights.url], timeout)
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(timeout)
-    try:
-        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        raise _download.UnavailableError(f"the weights of {name}: {error}") from error
-    finally:
-        socket.setdefaulttimeout(before)
-    model = models.get_model(name)
-    model.load_state_dict(state)
-    return Pretrained(model.eval(), weights.transforms(), tuple(weights.meta["categories"]))
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -187,7 +168,238 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise ValueError(f"{path} is not a safetensors file ({error})") from None
 
 
-def _some(names: list[str] | set[str], most: int = 6) -> str:
+def _listed(names: Iterable[str]) -> str:
     ordered = sorted(names)
-    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
-    return ", ".join(ordered[:most]) + more
+    return ", ".join(ordered[:6]) + (f" and {len(ordered) - 6} more" if len(ordered) > 6 else "")
+
+
+class Pretrained(NamedTuple):
+    """A network of torchvision with its ImageNet weights, what it expects, and its 1000 classes."""
+
+    model: nn.Module
+    transform: Transform
+    classes: tuple[str, ...]
+
+
+def pretrained(name: str = "resnet18", timeout: float = 10.0) -> Pretrained:
+    """Return a network of torchvision with its ImageNet weights, from torch's cache or the network.
+
+    A download is checked against the hash in its name and read by torch with ``weights_only``, the
+    one place where a file of torch's own format is read.
+
+    Raises
+    ------
+    ValueError
+        If torchvision has no such network, nothing answers within `timeout` seconds, or
+        ``REPLICATION_OFFLINE`` is set and the weights are not in the cache.
+    """
+    models = torchvision().models
+    as_choice(name, "name", models.list_models(module=models))
+    weights = models.get_model_weights(name).DEFAULT
+    if not (Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name).is_file():
+        _download.refuse_offline()
+        _download.first_answer([weights.url], timeout)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(timeout)
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise _download.UnavailableError(f"the weights of {name}: {error}") from error
+    finally:
+        socket.setdefaulttimeout(before)
+    model = models.get_model(name)
+    model.load_state_dict(state)
+    return Pretrained(model.eval(), weights.transforms(), tuple(weights.meta["categories"]))
+
+
+def load_dataset(
+    source: object, transform: Callable | None = None, examples: int | None = None, seed: int = 0
+) -> Dataset:
+    """Return a data set of (input, label) pairs, or of inputs alone.
+
+    Parameters
+    ----------
+    source : str, path, pair of tensors or Dataset
+        A folder of images: one subfolder a class (torchvision's `ImageFolder`), or the images
+        themselves, which then all have label 0. A safetensors file with inputs (its only tensor,
+        or the one called "inputs" or "images") and maybe "labels". The name of a data set, of which
+        the test images are taken, pixels in [0, 1]. A pair (inputs, labels) of tensors or arrays.
+    transform : callable, optional
+        From a PIL image to the network's input, for folders and data sets by name; tensors are
+        taken as they are. By default RGB pixels in [0, 1], which needs images of one size.
+    examples : int, optional
+        How many to draw, without replacement and by `seed`; all by default, in order.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing at `source`, no image or no tensor of inputs in it, inputs and labels
+        differ in number, or there are fewer than `examples`.
+    """
+    dataset = _open(source, transform)
+    if examples is None:
+        return dataset
+    if as_integer(examples, "examples", 1) > len(dataset):
+        raise ValueError(
+            f"examples: expected at most the {len(dataset)} there are, found {examples}"
+        )
+    drawn = torch.randperm(len(dataset), generator=generator(seed, "examples"))
+    return Subset(dataset, drawn[:examples].tolist())
+
+
+def _open(source: object, transform: Callable | None) -> Dataset:
+    if isinstance(source, Dataset):
+        return source
+    if isinstance(source, tuple | list):
+        return _pair(*source)
+    if str(source) in data.NAMES:
+        test = data.load(str(source)).test
+        return Transformed(test, transform) if transform else _pair(test.images, test.labels)
+    path = Path(str(source))
+    if path.is_dir():
+        return _folder(path, transform)
+    if path.is_file():
+        return _tensors(path)
+    raise ValueError(
+        f"data: there is no folder or file {source}, and no data set of that name; "
+        f"{nearest(str(source), data.NAMES)}"
+    )
+
+
+class Transformed(Dataset):
+    """The images of a data set's half, each as a PIL image, through a function; with labels."""
+
+    def __init__(self, half: data.Examples, transform: Callable) -> None:
+        self.half, self.transform = half, transform
+
+    def __len__(self) -> int:
+        return len(self.half)
+
+    def __getitem__(self, index: int) -> tuple:
+        image = torchvision().transforms.functional.to_pil_image(self.half.images[index])
+        return self.transform(image), self.half.labels[index]
+
+
+def _folder(path: Path, transform: Callable | None) -> Dataset:
+    vision = torchvision()
+
+    class Flat(vision.datasets.ImageFolder):
+        """All images below a folder, as one class."""
+
+        def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+            return ["."], {".": 0}
+
+    endings = vision.datasets.folder.IMG_EXTENSIONS
+    flat = any(file.name.lower().endswith(endings) for file in path.iterdir() if file.is_file())
+    kind = Flat if flat else vision.datasets.ImageFolder
+    try:
+        images = kind(path, transform or vision.transforms.ToTensor(), allow_empty=True)
+    except FileNotFoundError:  # no folder of a class
+        images = ()
+    if not len(images):
+        raise ValueError(f"data: no images in {path} ({', '.join(endings)}), nor in its subfolders")
+    return images
+
+
+def _tensors(path: Path) -> Dataset:
+    try:
+        tensors = safetensors_torch.load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"data: {path} is not a safetensors file ({error})") from None
+    labels = tensors.pop("labels", None)
+    names = [name for name in tensors if name in INPUTS] or list(tensors)
+    if len(names) != 1:
+        raise ValueError(
+            f"data: expected one tensor in {path}, or one called 'inputs', found "
+            f"{', '.join(tensors) or 'none'}"
+        )
+    try:
+        return _pair(tensors[names[0]], labels)
+    except ValueError as error:
+        raise ValueError(f"{error} (in {path})") from None
+
+
+def _pair(inputs: Array, labels: Array | None = None) -> Dataset:
+    inputs = as_tensor(inputs, "data")
+    if not inputs.ndim:
+        raise ValueError("data: expected examples along the first axis, found a single number")
+    if labels is None:
+        return TensorDataset(inputs)
+    labels = as_tensor(labels, "labels")
+    if labels.shape != (len(inputs),):
+        raise ValueError(f"labels: expected ({len(inputs)},), found {tuple(labels.shape)}")
+    return TensorDataset(inputs, labels)
+
+
+def batches(dataset: Dataset, batch_size: int = 64) -> Iterator[list[Tensor]]:
+    """Yield [inputs] or [inputs, labels], examples first, in the order of the data set.
+
+    Raises
+    ------
+    ValueError
+        If inputs differ in size.
+    """
+    count = len(dataset)
+    for start in range(0, count, as_integer(batch_size, "batch_size", 1)):
+        items = [dataset[index] for index in range(start, min(count, start + batch_size))]
+        try:
+            batch = default_collate(items)
+        except RuntimeError as error:
+            raise ValueError(
+                "data: the inputs differ in size; give a transform that makes them equal (a "
+                "function of the command's --model returns it beside the model)"
+            ) from error
+        yield list(batch) if isinstance(batch, tuple | list) else [batch]
+
+
+def units(output: Tensor) -> Tensor:
+    """Return a layer's output as (N, units): the mean over positions or over tokens.
+
+    (N, channels, height, width, ...) is averaged over what is behind the channels, (N, tokens,
+    units) over the tokens; so 1-D convolutions, (N, channels, length), need another function.
+    """
+    values = output if output.is_floating_point() else output.double()
+    if values.ndim == 3:
+        return values.mean(1)
+    return activations.spatial_mean(values) if values.ndim > 3 else activations.flatten(values)
+
+
+def record(
+    model: nn.Module,
+    dataset: Dataset,
+    layers: Sequence[str] | None = None,
+    batch_size: int = 64,
+    reduction: Callable[[Tensor], Tensor] = units,
+    progress: bool = True,
+) -> dict[str, Tensor]:
+    """Return `activations.record` of a data set that is read batch by batch, reduced as it goes.
+
+    What is held at once is a batch, and of every layer examples x units. Inputs that are floating
+    get the model's dtype. By default `layers` are all named modules but containers and what does
+    nothing in eval mode (dropout, `nn.Identity`); `reduction` is of each batch of each layer.
+
+    Raises
+    ------
+    ValueError
+        As `activations.record`, and if the model fails on the inputs; the message says how.
+    """
+    weight = weight_of(model, torch.empty(0))
+    idle = {name for name, module in model.named_modules() if isinstance(module, IDLE)}
+    kept: dict[str, list[Tensor]] = {}
+    total = -(-len(dataset) // batch_size)
+    for inputs, *_ in bar(batches(dataset, batch_size), show=progress, total=total, desc="record"):
+        inputs = inputs.to(weight.dtype) if inputs.is_floating_point() else inputs
+        try:
+            recorded = activations.record(model, inputs, layers, batch_size, reduction)
+        except (RuntimeError, AssertionError, IndexError, TypeError) as error:
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise ValueError(
+                f"model: {type(model).__name__} failed on inputs of shape {tuple(inputs.shape)}, "
+                f"{inputs.dtype}: {reason}"
+            ) from error
+        for key, value in recorded.items():
+            if layers is not None or key.split("#")[0].split("[")[0] not in idle:
+                kept.setdefault(key, []).append(value)
+    joined = {key: torch.cat(pieces) for key, pieces in kept.items()}
+    # In a batch of as many rows by chance, something else may have looked like examples.
+    return {key: value for key, value in joined.items() if len(value) == len(dataset)}

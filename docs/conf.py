@@ -34,3 +34,12 @@ html_theme_options = {
 # Sphinx reads what lies below its own folder.
 shutil.rmtree(HERE / "notebooks", ignore_errors=True)
 shutil.copytree(ROOT / "notebooks", HERE / "notebooks", ignore=shutil.ignore_patterns(".*"))
+
+
+def setup(app) -> None:
+    """Take bars in docstrings for norms, and not for substitutions of reStructuredText."""
+
+    def escape(app, what, name, obj, options, lines) -> None:
+        lines[:] = [line.replace("|", r"\|") for line in lines]
+
+    app.connect("autodoc-process-docstring", escape, priority=900)

@@ -112,7 +112,12 @@ def test_a_run_its_repetition_and_what_makes_it_run_again(root, monkeypatch, cap
 
 @kernel
 def test_failures_do_not_stop_the_others(root, capfd):
-    make(root, "01_raises", "raise KeyError('no such\\nthing')", parameters="profile = ''\ndevice = ''")
+    make(
+        root,
+        "01_raises",
+        "raise KeyError('no such\\nthing')",
+        parameters="profile = ''\ndevice = ''",
+    )
     make(root, "02_dies", "import os; os._exit(3)", parameters="profile: str = ''\ndevice = 'x'")
     make(root, "03_lacks", "open('ran', 'w')")
     make(root, "04_works", "print(device)", parameters="profile = ''\ndevice = 'auto'  # any")

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from replication.claims import scorecard
 
@@ -56,15 +55,7 @@ def test_the_summary_is_that_of_the_committed_claims():
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_notebook_is_listed_with_its_picture(notebook):
+def test_every_notebook_is_listed_with_one_of_its_pictures(notebook):
     (row,) = re.findall(rf"^\| <a href=.notebooks/{notebook.name}.*$", README, re.MULTILINE)
     assert row.count(f"notebooks/{notebook.name}") == 2
-    picture = f"figures/thumbnails/{notebook.name[:2]}.png"
-    with Image.open(ROOT / picture) as image:
-        shown = image.info["Description"]
-    assert f'<img src="{picture}" width="220" alt="{shown}">' in row
-
-
-def test_the_figure_says_what_it_shows():
-    (text,) = re.findall(r"!\[([^\]]+)\]\(figures/front\.png\)", README)
-    assert len(text.split()) > 20
+    assert f'<img src="figures/full/{notebook.stem}/' in row

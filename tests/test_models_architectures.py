@@ -1,7 +1,8 @@
-"""The papers' convolutional networks: parameter counts, names, shapes, what the layers compute."""
+"""The papers' networks one by one: parameter counts, names, shapes, what the layers compute."""
 
 import pytest
 import torch
+from test_models import count, draw, shapes
 from torch import nn
 from torch.nn import functional as F
 
@@ -9,26 +10,7 @@ from replication import activations, models, similarity
 from replication._core.vision import models as torchvision_models
 from replication.models._layers import scaled
 from replication.models.resnet import PaddedShortcut
-
-
-def draw(*size, dtype=torch.float32):
-    return torch.randn(*size, generator=torch.Generator().manual_seed(1), dtype=dtype)
-
-
-def count(model, norms=True):
-    kinds = () if norms else (nn.BatchNorm1d, nn.BatchNorm2d)
-    return sum(
-        parameter.numel()
-        for module in model.modules()
-        if not isinstance(module, kinds)
-        for parameter in module.parameters(recurse=False)
-    )
-
-
-def shapes(model, *size):
-    """Return the shapes of the layers of the top level, without the examples."""
-    recorded = activations.record(model, torch.zeros(2, *size))
-    return {key: tuple(value.shape[1:]) for key, value in recorded.items() if "." not in key}
+from replication.models.sequences import Attention, LSTMLayer, MLPSublayer, Rows
 
 
 def convolutions(model):
@@ -57,22 +39,11 @@ def test_the_parameter_counts_of_zhang_et_al(name, options, expected):
 
 
 def test_the_layers_of_the_small_alexnet():
-    assert shapes(models.build("small_alexnet", width=0.25), 3, 28, 28) == {
-        "conv1": (16, 28, 28),
-        "act1": (16, 28, 28),
-        "pool1": (16, 14, 14),
-        "norm1": (16, 14, 14),
-        "conv2": (16, 14, 14),
-        "act2": (16, 14, 14),
-        "pool2": (16, 7, 7),
-        "norm2": (16, 7, 7),
-        "flatten": (16 * 49,),
-        "fc1": (96,),
-        "act3": (96,),
-        "fc2": (48,),
-        "act4": (48,),
-        "fc3": (10,),
-    }
+    layers = shapes(models.build("small_alexnet", width=0.25), 3, 28, 28)
+    names = "conv1 act1 pool1 norm1 conv2 act2 pool2 norm2 flatten fc1 act3 fc2 act4 fc3"
+    sides = [28, 28, 14, 14, 14, 14, 7, 7]
+    flat = [(16 * 49,), (96,), (96,), (48,), (48,), (10,)]
+    assert layers == dict(zip(names.split(), [*((16, n, n) for n in sides), *flat], strict=True))
     regular = models.build("small_alexnet", width=0.1, batch_norm=True, dropout=0.5, size=32)
     names = (
         "conv1 bn1 act1 pool1 norm1 conv2 bn2 act2 pool2 norm2 flatten "
@@ -88,29 +59,15 @@ def test_local_response_normalisation_divides_by_the_neighbouring_channels():
     torch.testing.assert_close(model.norm1(x), x / (1 + 0.001 / 9 * total) ** 0.75)
 
 
-@pytest.mark.parametrize(("size", "sides"), [(28, (28, 14, 7)), (32, (32, 16, 8))])
-def test_the_layers_of_the_small_inception(size, sides):
-    model = models.build("small_inception")
-    top, middle, low = ((side, side) for side in sides)
-    expected = {
-        "conv1": (96, *top),
-        "bn1": (96, *top),
-        "act1": (96, *top),
-        "inc1": (64, *top),
-        "inc2": (80, *top),
-        "down1": (160, *middle),
-        "inc3": (160, *middle),
-        "inc4": (160, *middle),
-        "inc5": (160, *middle),
-        "inc6": (144, *middle),
-        "down2": (240, *low),
-        "inc7": (336, *low),
-        "inc8": (336, *low),
-        "pool": (336, 1, 1),
-        "flatten": (336,),
-        "fc": (10,),
-    }
-    assert shapes(model, 3, size, size) == expected
+@pytest.mark.parametrize("size", [28, 32])
+def test_the_layers_of_the_small_inception(size):
+    layers = shapes(models.build("small_inception"), 3, size, size)
+    names = "conv1 bn1 act1 inc1 inc2 down1 inc3 inc4 inc5 inc6 down2 inc7 inc8 pool flatten fc"
+    assert list(layers) == names.split()
+    maps = [96, 96, 96, 64, 80, 160, 160, 160, 160, 144, 240, 336, 336, 336, 336, 10]
+    sides = [*5 * [size], *5 * [size // 2], *3 * [size // 4], 1]
+    assert [shape[0] for shape in layers.values()] == maps
+    assert [shape[1:] for shape in layers.values()] == [*((n, n) for n in sides), (), ()]
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])
@@ -152,16 +109,8 @@ def test_the_eleven_layers_of_morcos_et_al():
 
 def test_tiny_10_is_table_e1():
     model = models.build("tiny10")
-    assert convolutions(model) == [
-        (16, 3, 1, 1),
-        (16, 3, 1, 1),
-        (32, 3, 2, 1),
-        (32, 3, 1, 1),
-        (32, 3, 1, 1),
-        (64, 3, 2, 1),
-        (64, 3, 1, 0),
-        (64, 1, 1, 0),
-    ]
+    first = [(16, 3, 1, 1), (16, 3, 1, 1), (32, 3, 2, 1), (32, 3, 1, 1), (32, 3, 1, 1)]
+    assert convolutions(model) == [*first, (64, 3, 2, 1), (64, 3, 1, 0), (64, 1, 1, 0)]
     assert count(model) == 86_778
     found = shapes(model, 3, 32, 32)
     names = [f"{kind}{index}" for index in range(1, 9) for kind in ("conv", "bn", "act")]
@@ -174,14 +123,11 @@ def test_the_plain_networks_are_table_e2(depth):
     n = (depth - 2) // 8
     found = convolutions(models.build("plain", depth=depth))
     assert len(found) == depth - 2
+    assert depth != 10 or count(models.build("plain")) == 1_372_234
     assert [c[0] for c in found] == 3 * n * [96] + (5 * n) * [192]
     assert [i for i, c in enumerate(found, 1) if c[2] == 2] == [3 * n, 6 * n]
     assert [i for i, c in enumerate(found, 1) if c[1] == 1] == list(range(7 * n + 1, 8 * n + 1))
     assert [i for i, c in enumerate(found, 1) if c[1] == 3 and c[3] == 0] == [7 * n]
-
-
-def test_the_default_plain_network_has_ten_layers():
-    assert count(models.build("plain")) == 1_372_234
 
 
 SVCCA = "c1 c2 bn1 p1 c3 c4 c5 bn2 p2 fc1 bn3 fc2 bn4 logits"  # the axes of Figure App. 3
@@ -192,15 +138,7 @@ def test_the_layers_of_the_svcca_convnet():
     found = shapes(model, 3, 32, 32)
     assert [name for name in found if "act" not in name and name != "flatten"] == SVCCA.split()
     acts = {name: list(found)[i - 1] for i, name in enumerate(found) if "act" in name}
-    assert acts == {
-        "act1": "c1",
-        "act2": "bn1",
-        "act3": "c3",
-        "act4": "c4",
-        "act5": "bn2",
-        "act6": "bn3",
-        "act7": "bn4",
-    }
+    assert list(acts.values()) == ["c1", "bn1", "c3", "c4", "bn2", "bn3", "bn4"]
     assert [found[name] for name in ("c1", "p1", "p2")] == [(32, 32, 32), (32, 16, 16), (64, 8, 8)]
     assert [found[name] for name in ("flatten", "fc1", "fc2")] == [(4096,), (512,), (256,)]
     assert count(model) == 2_335_786
@@ -276,10 +214,115 @@ def test_the_width_multiplier_rounds_and_leaves_a_unit(units, width, expected):
     assert scaled(units, width) == expected
 
 
-@pytest.mark.parametrize("name", sorted(set(models.MODELS) - {"mnist_convnet", "row_lstm", "vit"}))
-@pytest.mark.parametrize("activation", sorted(models.ACTIVATIONS))
-def test_every_activation_is_the_one_asked_for(name, activation):
-    size = {} if name == "mlp" else {"width": 0.02}
-    model = models.build(name, activation=activation, **size)
-    found = [m for key, m in model.named_modules() if key.split(".")[-1].startswith("act")]
-    assert found and {type(m) for m in found} == {models.ACTIVATIONS[activation]}
+# --- LSTM --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_lstm_layer_is_torch_s(dtype):
+    ours = LSTMLayer(5, 7).to(dtype)
+    theirs = nn.LSTM(5, 7, batch_first=True).to(dtype)
+    theirs.load_state_dict({f"{key}_l0": value for key, value in ours.state_dict().items()})
+    x = draw(4, 9, 5, dtype=dtype)
+    torch.testing.assert_close(ours(x), theirs(x)[0])
+    for result in (ours(x), theirs(x)[0]):
+        result.square().sum().backward()
+    for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad)
+
+
+def test_the_weights_of_an_lstm_fill_the_interval_of_its_units():
+    for parameter in LSTMLayer(50, 100).parameters():
+        assert 0.095 < parameter.abs().max() <= 0.1
+
+
+def test_rows_are_read_from_the_top_with_all_their_channels():
+    image = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
+    rows = Rows()(image)
+    assert rows.shape == (2, 4, 15)
+    assert torch.equal(rows[1, 2], torch.cat([image[1, c, 2] for c in range(3)]))
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_layers_of_the_lstm(layers):
+    model = models.build("row_lstm", units=6, layers=layers, channels=3, size=10)
+    stack = [f"lstm{index}" for index in range(1, layers + 1)]
+    found = shapes(model, 3, 8, 10)
+    assert list(found) == ["rows", *stack, "last", "fc"]
+    assert {found[name] for name in stack} == {(8, 6)}
+    assert (found["rows"], found["last"], found["fc"]) == ((8, 30), (6,), (10,))
+    first, others = 4 * 6 * (30 + 6 + 2), (layers - 1) * 4 * 6 * (6 + 6 + 2)
+    assert count(model) == first + others + 70
+    assert count(models.build("row_lstm")) == 214_282
+
+
+def test_logits_come_from_the_last_row():
+    model, images = models.build("row_lstm", units=6).eval(), draw(2, 1, 28, 28)
+    found = activations.record(model, images)
+    assert torch.equal(found["last"], found["lstm2"][:, -1])
+    other = images.clone()
+    other[:, :, -1] = 0
+    changed = activations.record(model, other)["lstm2"]
+    assert torch.equal(changed[:, :-1], found["lstm2"][:, :-1])
+    assert not torch.equal(changed[:, -1], found["lstm2"][:, -1])
+
+
+# --- transformer -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_block_is_torch_s_encoder_layer(dtype):
+    attention, mlp = Attention(12, 3).to(dtype), MLPSublayer(12, 20).to(dtype)
+    theirs = nn.TransformerEncoderLayer(
+        12, 3, 20, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    ).to(dtype)
+    for own, other in (
+        (attention.norm, theirs.norm1),
+        (attention.project, theirs.self_attn.out_proj),
+        (mlp.norm, theirs.norm2),
+        (mlp.fc1, theirs.linear1),
+        (mlp.fc2, theirs.linear2),
+    ):
+        other.load_state_dict(own.state_dict())
+    theirs.self_attn.in_proj_weight.data.copy_(attention.qkv.weight)
+    theirs.self_attn.in_proj_bias.data.copy_(attention.qkv.bias)
+    x = draw(4, 6, 12, dtype=dtype)
+    torch.testing.assert_close(mlp(attention(x)), theirs(x))
+
+
+def test_the_layers_of_the_transformer():
+    model = models.build("vit", depth=2, width=8, heads=2, patch=8)
+    found = shapes(model, 3, 32, 32)
+    blocks = ["attention1", "mlp1", "attention2", "mlp2"]
+    assert list(found) == ["patches", "tokens", *blocks, "norm", "first", "fc"]
+    assert {found[name] for name in ("tokens", *blocks, "norm")} == {(17, 8)}
+    assert (found["patches"], found["first"]) == ((8, 4, 4), (8,))
+    embedding = (3 * 64 + 1) * 8 + 8 + 17 * 8
+    block = 2 * 16 + (8 + 1) * 24 + (8 + 1) * 8 + (8 + 1) * 16 + (16 + 1) * 8
+    assert count(model) == embedding + 2 * block + 16 + 90
+    assert count(models.build("vit")) == 208_970
+
+
+def test_every_sublayer_adds_to_the_residual_stream():
+    model = models.build("vit", 0, torch.float64, depth=2, width=8, heads=2, patch=8)
+    found = activations.record(model, draw(3, 3, 32, 32, dtype=torch.float64))
+    stream = found["tokens"]
+    for block in (1, 2):
+        for name, last in ((f"attention{block}", "project"), (f"mlp{block}", "fc2")):
+            torch.testing.assert_close(found[name], stream + found[f"{name}.{last}"])
+            stream = found[name]
+    assert torch.equal(found["first"], found["norm"][:, 0])
+
+
+def test_patches_are_equals_but_for_their_positions():
+    model = models.build("vit", 0, torch.float64, depth=2, width=8, heads=2, patch=8).eval()
+    images = draw(2, 3, 32, 32, dtype=torch.float64)
+    swapped = images.roll(8, dims=3)  # whole patches change places
+    assert not torch.allclose(model(swapped), model(images))
+    model.tokens.positions.data.zero_()
+    torch.testing.assert_close(model(swapped), model(images))
+
+
+def test_positions_start_small_and_the_class_token_from_zero():
+    tokens = models.build("vit", 1).tokens
+    assert not tokens.class_token.any()
+    assert tokens.positions.std().item() == pytest.approx(0.02, rel=0.1)

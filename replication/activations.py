@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from replication._core.inputs import as_integer, as_model, as_names, as_tensor, nearest
+from replication._core.inputs import as_choice, as_integer, as_model, as_names, as_tensor, nearest
+from replication._core.modules import CONTAINERS, hooked, layer_of, to_model, weight_of
 from replication._core.precision import full_precision
 
 Reduction = str | Callable[[Tensor], Tensor] | None
@@ -26,8 +27,7 @@ def spatial_mean(output: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        For three dimensions, of which torch has two readings: ``(N, tokens, units)`` in sequence
-        models, ``(N, channels, length)`` in 1-D convolutions.
+        For three dimensions, which are ``(N, tokens, units)`` or ``(N, channels, length)``.
     """
     if output.ndim == 3:
         raise ValueError(
@@ -38,10 +38,7 @@ def spatial_mean(output: Tensor) -> Tensor:
     return output.flatten(2).mean(2) if output.ndim > 2 else output
 
 
-REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "flatten": flatten,
-    "spatial_mean": spatial_mean,
-}
+REDUCTIONS = {"flatten": flatten, "spatial_mean": spatial_mean}
 
 
 def record(
@@ -54,9 +51,8 @@ def record(
     """Return the output of every layer of `model` for `images`, in forward order.
 
     The model runs in eval mode under `torch.inference_mode`, a batch at a time, on its own device;
-    afterwards every module is back in the mode it was in and every hook is gone, also when the
-    forward pass raises. Outputs are copied as they appear, so a later in-place layer does not
-    change them. They stay on the model's device.
+    afterwards every module is in the mode it was in and every hook is gone, also after an error.
+    Outputs are copies, so a later in-place layer does not change them, and stay on that device.
 
     Parameters
     ----------
@@ -69,9 +65,8 @@ def record(
     batch_size : int
         Examples a forward pass; bounds the memory of the pass.
     reduction : None, "flatten", "spatial_mean" or callable
-        Applied to each batch of each layer before it is held, so that it bounds what is held:
-        ``"flatten"`` gives ``(N, neurons)``; ``"spatial_mean"`` averages ``(N, channels, height,
-        width)`` to ``(N, channels)``; a callable gets the batch's tensor and returns what to keep.
+        Applied to each batch of each layer before it is held: ``"flatten"`` gives ``(N,
+        neurons)``, ``"spatial_mean"`` ``(N, channels)``; a callable gets and returns a tensor.
 
     Returns
     -------
@@ -99,10 +94,8 @@ def record(
     """
     inputs = as_tensor(images, "images")
     batch_size = as_integer(batch_size, "batch_size", 1)
-    if isinstance(reduction, str) and reduction in REDUCTIONS:
-        reduction = REDUCTIONS[reduction]
     if reduction is not None and not callable(reduction):
-        raise ValueError(f"reduction: found {reduction!r}; {nearest(str(reduction), REDUCTIONS)}")
+        reduction = REDUCTIONS[as_choice(reduction, "reduction", REDUCTIONS)]
     modules = _choose(model, layers)
     kept: dict[str, list[Tensor]] = {}
     misplaced: dict[str, str] = {}
@@ -127,29 +120,26 @@ def record(
 
         return keep
 
-    device = next((p.device for p in model.parameters()), inputs.device)
-    weight = next((p for p in model.parameters() if p.is_floating_point()), inputs)
-    dtype = weight.dtype if inputs.is_floating_point() else inputs.dtype
-    hooks = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
-    try:
-        with evaluating(model), torch.inference_mode(), taking_integers(inputs):
-            for batch in inputs.split(batch_size):
-                rows = len(batch)
-                calls.clear()
-                model(batch.to(device, dtype, copy=True))  # an in-place layer may come first
-    finally:
-        for handle in hooks:
-            handle.remove()
+    weight = weight_of(model, inputs)
+    hooks = [(module, hook(name)) for name, module in modules.items()]
+    with hooked(hooks), evaluating(model), torch.inference_mode(), taking_integers(inputs):
+        for batch in inputs.split(batch_size):
+            rows = len(batch)
+            calls.clear()
+            model(to_model(batch, weight))
 
     for key, problem in misplaced.items():
         kept.pop(key, None)  # another batch may have had as many rows by chance
         warn(f"left out: {problem}, not with the examples first", stacklevel=2)
     if layers is not None:
         for name in layers:
-            if not any(key == name or _module_name(key) == name for key in kept):
+            if not any(name in (key, layer_of(key)) for key in kept):
                 seen = ", ".join(kept) or "none"
                 raise ValueError(f"layers: {name!r} gave no output in this pass (seen: {seen})")
-    result = {key: _join(kept[key]) for key in list(kept)}
+    result = {}
+    for key in list(kept):
+        pieces = kept.pop(key)  # so that at most one layer is held twice
+        result[key] = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     if isinstance(images, np.ndarray):
         return {key: value.cpu().numpy() for key, value in result.items()}
     return result
@@ -185,24 +175,21 @@ def taking_integers(images: Tensor) -> Iterator[None]:
 
 
 def _choose(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
+    """Return the modules to hook, by name."""
     named = {name: module for name, module in as_model(model).named_modules() if name}
     if layers is None:
-        containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-        return {n: m for n, m in named.items() if not isinstance(m, containers)}
+        return {n: m for n, m in named.items() if not isinstance(m, CONTAINERS)}
     if isinstance(layers, str):
         raise ValueError(f"layers: expected a sequence of names, found the string {layers!r}")
     for name in as_names(layers, "layers"):
-        if name not in named and _module_name(name) not in named:
+        if name not in named and layer_of(name) not in named:
             raise ValueError(f"layers: no layer {name!r}; {nearest(name, named)}")
-    wanted = {*layers, *map(_module_name, layers)}
+    wanted = {*layers, *map(layer_of, layers)}
     return {name: module for name, module in named.items() if name in wanted}
 
 
-def _module_name(key: str) -> str:
-    return key.split("#")[0].split("[")[0]
-
-
 def _tensors(output: object, suffix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in what a module gave, with what their keys end in."""
     if isinstance(output, Tensor):
         yield suffix, output
     elif isinstance(output, Mapping):
@@ -214,13 +201,6 @@ def _tensors(output: object, suffix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    # Made outside inference mode, so that the caller may use it in autograd.
-    with torch.inference_mode(False):
-        copy = torch.empty_like(tensor, memory_format=torch.preserve_format)
+    with torch.inference_mode(False):  # so that the caller may use it in autograd
+        copy = torch.empty_like(tensor)
     return copy.copy_(tensor)
-
-
-def _join(pieces: list[Tensor]) -> Tensor:
-    joined = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-    pieces.clear()  # so that at most one layer is held twice
-    return joined

@@ -103,7 +103,7 @@ def test_accuracy_is_the_mean_of_its_classes():
     [
         ({"scales": []}, "scales: .*at least one"),
         ({"scales": [1, -1]}, "scales: .*>= 0"),
-        ({"scales": [math.nan]}, "scales: expected finite"),
+        ({"scales": [math.nan]}, "scales: expected a finite number >= 0"),
         ({"draws": 0}, "draws: expected an integer >= 1"),
         ({"per": "sd"}, "per: found 'sd'"),
         ({"reference": torch.full((3, 12), torch.inf)}, "reference: .*infinity"),

@@ -134,11 +134,11 @@ def as_choice(value: object, name: str, known: Iterable[str]) -> str:
     return value
 
 
-def require_classes(labels: Tensor, classes: int) -> None:
-    """Raise a ValueError if the integers `labels` are not all a model's classes."""
+def require_classes(labels: Tensor, classes: int, name: str = "labels") -> None:
+    """Raise a ValueError if the integers `labels` are not all in 0 .. `classes` - 1."""
     if labels.min() < 0 or labels.max() >= classes:
         wrong = labels[(labels < 0) | (labels >= classes)][0].item()
-        raise ValueError(f"labels: expected 0 to {classes - 1}, the model's classes, found {wrong}")
+        raise ValueError(f"{name}: expected 0 to {classes - 1}, found {wrong}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

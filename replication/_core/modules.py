@@ -38,6 +38,11 @@ def chain(model: nn.Module, name: str = "") -> list[tuple[set[str], nn.Module]]:
     return links
 
 
+def layer_of(key: str) -> str:
+    """Return the module that a key of `activations.record` belongs to: ``"a"`` of ``"a#2[0]"``."""
+    return key.split("#")[0].split("[")[0]
+
+
 def is_hooked(module: nn.Module) -> bool:
     """Tell whether the module has forward hooks, which may do anything."""
     return bool(module._forward_hooks or module._forward_pre_hooks)

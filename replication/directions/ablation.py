@@ -19,25 +19,22 @@ How much is run again for each clamped copy depends on the model; `method` of th
     start, with forward hooks that clamp.
 
 All three give the accuracies of one masked forward pass per number of units, except for examples
-whose largest two logits agree to within rounding (in float64 practically none). Sums of what units
-give start from the fully clamped layer and add the units that are kept, so that rounding does not
-build up over k: see `_linear`. The model has to treat examples independently of one another.
+whose largest two logits agree to within rounding (in float64 practically none). The model has to
+treat examples independently of one another.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from replication._core.inputs import Array, like
-from replication._core.progress import bar
-from replication.directions._arguments import as_counts, as_examples, as_orders, class_sizes
-from replication.directions._linear import NextLinear, next_linear
-from replication.directions._moments import clamp_values
-from replication.directions._network import Clamp, Cut, cut, quiet
-from replication.directions._passes import cumulative, one_by_one
+from replication._core import inputs
+from replication._core.inputs import Array, as_integer, as_tensor
+from replication.directions._network import Cut, cut, unit_moments
+from replication.directions._passes import Clamped
 
 
 @dataclass(frozen=True)
@@ -45,39 +42,19 @@ class AblationCurve:
     """Accuracy against the number of ablated units, for several orders.
 
     Arrays are of the caller's kind, float64, on the model's device.
-
-    Attributes
-    ----------
-    accuracy : (orders, counts)
-        Share of examples classified as labelled, 0 to 1.
-    class_accuracy : (orders, counts, classes)
-        The same over the examples of one class; NaN for a class without examples.
-    counts : (counts,)
-        Numbers of ablated units.
-    orders : (orders, units)
-        Which unit was ablated first, second, ...; units of several layers one layer after another.
-    layers : tuple of str
-    widths : tuple of int
-        Units of each layer.
-    method : "incremental", "split" or "hooks"
-        What was run again for each number of units; see the module's docstring.
     """
 
-    accuracy: Array
-    class_accuracy: Array
-    counts: Array
-    orders: Array
+    accuracy: Array  #: (orders, counts), share of examples classified as labelled, 0 to 1
+    class_accuracy: Array  #: (orders, counts, classes); NaN for a class without examples
+    counts: Array  #: (counts,) numbers of ablated units
+    orders: Array  #: (orders, units), which was ablated first, second, ...; layer after layer
     layers: tuple[str, ...]
-    widths: tuple[int, ...]
-    method: str
+    widths: tuple[int, ...]  #: units of each layer
+    method: str  #: "incremental", "split" or "hooks"; see the module's docstring
 
     @property
     def auc(self) -> Array:
-        """(orders,) area under accuracy against the share of ablated units, over its width.
-
-        By trapezoids, in [0, 1]: 1 for a network that is right to the end, and the mean accuracy
-        over the range of `counts` in general.
-        """
+        """(orders,) mean accuracy over the range of `counts`, 0 to 1, by trapezoids."""
         counts, accuracy = self.counts, self.accuracy
         steps = counts[1:] - counts[:-1]
         area = ((accuracy[:, 1:] + accuracy[:, :-1]) * steps).sum(1) / 2
@@ -86,35 +63,20 @@ class AblationCurve:
 
 @dataclass(frozen=True)
 class UnitAblation:
-    """What ablating each unit alone does.
+    """What ablating each unit alone does; units of several layers stand layer after layer.
 
-    Arrays are of the caller's kind, float64, on the model's device; units of several layers stand
-    one layer after another.
-
-    Attributes
-    ----------
-    accuracy, loss : (units,)
-        Share of examples classified as labelled, and mean cross-entropy in nats.
-    class_accuracy : (units, classes)
-        NaN for a class without examples.
-    baseline_accuracy, baseline_loss : float
-        Of the whole network.
-    baseline_class_accuracy : (classes,)
-    layers, widths
-        As in `AblationCurve`.
-    methods : tuple of str
-        For each layer, as `AblationCurve.method`.
+    Arrays are of the caller's kind, float64, on the model's device.
     """
 
-    accuracy: Array
-    loss: Array
-    class_accuracy: Array
-    baseline_accuracy: float
+    accuracy: Array  #: (units,) share of examples classified as labelled
+    loss: Array  #: (units,) mean cross-entropy, nats
+    class_accuracy: Array  #: (units, classes); NaN for a class without examples
+    baseline_accuracy: float  #: of the whole network
     baseline_loss: float
-    baseline_class_accuracy: Array
+    baseline_class_accuracy: Array  #: (classes,)
     layers: tuple[str, ...]
-    widths: tuple[int, ...]
-    methods: tuple[str, ...]
+    widths: tuple[int, ...]  #: units of each layer
+    methods: tuple[str, ...]  #: for each layer, as `AblationCurve.method`
 
     @property
     def accuracy_drop(self) -> Array:
@@ -159,24 +121,21 @@ def cumulative_ablation(
     labels : (N,) integers
         In 0 .. classes - 1.
     layers : str or sequence of str
-        Whose outputs to clamp, as in ``model.named_modules()``. Units of several layers are ablated
-        together, in orders over all of them.
+        Whose outputs to clamp, as in ``model.named_modules()``; several are ablated together.
     orders : int or (orders, units) integers
         Random orders to draw from `seed` (the first ones do not depend on how many), or explicit
         ones, each a permutation of 0 .. units - 1 with the layers' units one after another.
     clamp : "zero" or "mean"
-        What ablated units are set to: 0, or the unit's mean over `reference` (and over space) in
-        the whole network.
+        To 0, or to the unit's mean over `reference` (and over space) in the whole network.
     counts : increasing integers in 0 .. units, at least two, optional
         The numbers k; by default all.
     seed : int
     reference : (M, ...) tensor or array, optional
         Images for the means; `images` by default.
     batch_size : int, optional
-        Rows of a forward pass, examples times clamped copies. It bounds the memory to a few times
-        what one such pass takes, however many examples, units and orders there are. By default at
-        most 1024, and as few as keep every layer's output within 16 MiB (on a GPU, 16384 and 512
-        MiB).
+        Rows of a forward pass, examples times clamped copies, which bounds the memory. By default
+        at most 1024, and as few as keep every layer's output within 16 MiB (on a GPU, 16384 and
+        512 MiB).
     progress : bool
         Show a progress bar over batches and orders.
 
@@ -196,36 +155,28 @@ def cumulative_ablation(
     >>> tuple(curve.accuracy.shape), curve.accuracy[:, 0].tolist()  # from no unit to all eight
     ((4, 9), [1.0, 1.0, 1.0, 1.0])
     """
-    inputs, targets = as_examples(images, labels)
-    network = cut(model, inputs, layers)
-    rows = network.rows(batch_size)
-    values = clamp_values(model, network, clamp, inputs, reference, rows)
-    drawn = as_orders(orders, network.units, seed).to(network.like.device)
-    numbers = as_counts(counts, network.units)
-    hits = torch.zeros(len(drawn), len(numbers), network.classes, dtype=torch.float64)
-    hits = hits.to(network.like.device)
-    examples = class_sizes(targets, network.classes).to(hits.device)
-    steps = -(-len(inputs) // rows) * len(drawn)
-    with quiet(model), bar(show=progress, total=steps, desc="ablation") as done:
-        linear = next_linear(network, values)
-        alter = Clamp(network, values)
-        with network.altered(alter) as logits:
-            for x, y in network.batches(inputs, targets, rows):
-                classes = F.one_hot(y, network.classes).double()
-                copies = max(1, rows // len(x))
-                found = cumulative(network, linear, alter, logits, x, y, drawn, numbers, copies)
-                for total, right in zip(hits, found, strict=True):
+    network = cut(model, images, labels, layers, batch_size)
+    values = _clamp_values(network, clamp, reference)
+    permutations = _as_orders(orders, sum(network.widths), seed).to(network.like.device)
+    numbers = _as_counts(counts, sum(network.widths))
+    hits = network.zeros(len(permutations), len(numbers))
+    with network.running("ablation", len(permutations), progress) as done:
+        clamped = Clamped(network, values)
+        with clamped.hooked():
+            for x, y, classes in network.batches():
+                curves = clamped.cumulative(x, y, permutations, numbers)
+                for total, right in zip(hits, curves, strict=True):
                     total += right.double() @ classes
                     done.update()
-    kind = like(images)
+    kind = inputs.like(images)
     return AblationCurve(
-        accuracy=kind(hits.sum(2) / len(inputs)),
-        class_accuracy=kind(hits / examples),
+        accuracy=kind(hits.sum(2) / len(network.images)),
+        class_accuracy=kind(hits / network.examples),
         counts=kind(torch.tensor(numbers, device=hits.device)),
-        orders=kind(drawn),
+        orders=kind(permutations),
         layers=network.layers,
-        widths=tuple(network.widths),
-        method=_method(network, linear),
+        widths=network.widths,
+        method=clamped.method,
     )
 
 
@@ -251,53 +202,74 @@ def unit_ablation(
     >>> from replication import directions
     >>> net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
     >>> images = torch.randn(40, 5)
-    >>> found = directions.unit_ablation(net, images, net(images).argmax(1), "1")
-    >>> tuple(found.accuracy.shape)  # one unit at a time
+    >>> damage = directions.unit_ablation(net, images, net(images).argmax(1), "1")
+    >>> tuple(damage.accuracy.shape)  # one unit at a time
     (8,)
     """
-    inputs, targets = as_examples(images, labels)
-    whole = cut(model, inputs, layers)
-    rows = whole.rows(batch_size)
-    values = clamp_values(model, whole, clamp, inputs, reference, rows)
-    examples = class_sizes(targets, whole.classes).to(whole.like.device)
-    found, methods = [], []
-    batches = -(-len(inputs) // rows)
-    with quiet(model), bar(show=progress, total=batches * whole.units, desc="ablation") as done:
+    whole = cut(model, images, labels, layers, batch_size)
+    values = _clamp_values(whole, clamp, reference)
+    totals, methods = [], []  # hits and losses by class, the first without clamp
+    with whole.running("ablation", sum(whole.widths), progress) as done:
         for name, value in zip(whole.layers, values, strict=True):
-            network = cut(model, inputs, name)
-            linear = next_linear(network, [value])
-            methods.append(_method(network, linear))
-            total = torch.zeros(2, network.units + 1, network.classes, dtype=torch.float64)
-            total = total.to(network.like.device)
-            alter = Clamp(network, [value])
-            with network.altered(alter) as logits:
-                for x, y in network.batches(inputs, targets, rows):
-                    classes = F.one_hot(y, network.classes).double()
-                    copies = max(1, rows // len(x))
-                    outcomes = one_by_one(network, linear, alter, logits, x, y, copies)
-                    for start, outcome in outcomes:
-                        part = outcome @ classes
-                        total[:, start : start + part.shape[1]] += part
-                        done.update(part.shape[1])
-            found.append(total)
-    kind = like(images)
-    totals = torch.cat([found[0][:, :1], *(total[:, 1:] for total in found)], 1)
-    hits, losses = totals[0], totals[1].sum(1) / len(inputs)
-    accuracy, class_accuracy = hits.sum(1) / len(inputs), hits / examples
+            network = cut(model, images, labels, name, batch_size)
+            clamped, total = Clamped(network, [value]), network.zeros(2, 1 + len(value))
+            with clamped.hooked():
+                for x, y, classes in network.batches():
+                    for start, outcomes in clamped.one_by_one(x, y):
+                        total[:, start : start + outcomes.shape[1]] += outcomes @ classes
+                        done.update(outcomes.shape[1])
+            totals.append(total if not totals else total[:, 1:])
+            methods.append(clamped.method)
+    kind, count = inputs.like(images), len(whole.images)
+    hits, losses = torch.cat(totals, 1)
+    accuracy, loss, class_accuracy = (
+        hits.sum(1) / count,
+        losses.sum(1) / count,
+        hits / whole.examples,
+    )
     return UnitAblation(
         accuracy=kind(accuracy[1:]),
-        loss=kind(losses[1:]),
+        loss=kind(loss[1:]),
         class_accuracy=kind(class_accuracy[1:]),
         baseline_accuracy=accuracy[0].item(),
-        baseline_loss=losses[0].item(),
+        baseline_loss=loss[0].item(),
         baseline_class_accuracy=kind(class_accuracy[0]),
         layers=whole.layers,
-        widths=tuple(whole.widths),
+        widths=whole.widths,
         methods=tuple(methods),
     )
 
 
-def _method(network: Cut, linear: NextLinear | None) -> str:
-    if network.first is None:
-        return "hooks"
-    return "split" if linear is None else "incremental"
+def _clamp_values(network: Cut, clamp: str, reference: Array | None) -> list[Tensor]:
+    """Return what each layer's units are set to, (units,)."""
+    if inputs.as_choice(clamp, "clamp", ("zero", "mean")) == "zero":
+        return [network.like.new_zeros(width) for width in network.widths]
+    return [mean.to(network.like) for mean, _ in unit_moments(network, reference)]
+
+
+def _as_orders(orders: int | Array, units: int, seed: int) -> Tensor:
+    """Return (orders, units) permutations, drawn or given."""
+    if not isinstance(orders, Tensor | np.ndarray):
+        numbers = range(as_integer(orders, "orders", 1))
+        sources = [inputs.generator(seed, "ablation", number) for number in numbers]
+        return torch.stack([torch.randperm(units, generator=source) for source in sources])
+    given = as_tensor(orders, "orders")
+    straight = torch.arange(units, device=given.device)
+    if given.ndim != 2 or given.shape[1] != units or (given.sort(1).values != straight).any():
+        raise ValueError(
+            f"orders: expected permutations of 0 to {units - 1}, (orders, {units}), "
+            f"found shape {tuple(given.shape)}"
+        )
+    return given.long()
+
+
+def _as_counts(counts: Sequence[int] | None, units: int) -> list[int]:
+    """Return numbers of ablated units, all of 0 .. units by default."""
+    if counts is None:
+        return list(range(units + 1))
+    numbers = [as_integer(k, "counts", 0) for k in inputs.as_list(counts, "counts")]
+    if len(numbers) < 2 or numbers[-1] > units or any(a >= b for a, b in pairwise(numbers)):
+        raise ValueError(
+            f"counts: expected at least two increasing integers in 0 to {units}, found {numbers}"
+        )
+    return numbers

@@ -1,21 +1,21 @@
 """Noise on single units: how accuracy falls as every unit is perturbed by a share of its spread."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from replication._core.inputs import Array, as_integer, as_list, as_tensor, generator, like, nearest
-from replication._core.progress import bar
-from replication.directions._arguments import as_examples, class_sizes
-from replication.directions._moments import unit_moments
-from replication.directions._network import Cut, cut, quiet
-
-SPREADS = ("std", "variance")
+from replication._core.inputs import (
+    Array,
+    as_choice,
+    as_integer,
+    as_list,
+    as_number,
+    generator,
+    like,
+)
+from replication.directions._network import Cut, Perturbation, cut, unit_moments
 
 
 @dataclass(frozen=True)
@@ -23,26 +23,14 @@ class NoiseCurve:
     """Accuracy against the scale of the noise, for several draws.
 
     Arrays are of the caller's kind, float64, on the model's device.
-
-    Attributes
-    ----------
-    accuracy : (draws, scales)
-        Share of examples classified as labelled, 0 to 1.
-    class_accuracy : (draws, scales, classes)
-        NaN for a class without examples.
-    scales : (scales,)
-    layers : tuple of str
-    widths : tuple of int
-        Units of each layer.
-    per : "std" or "variance"
     """
 
-    accuracy: Array
-    class_accuracy: Array
-    scales: Array
+    accuracy: Array  #: (draws, scales), share of examples classified as labelled, 0 to 1
+    class_accuracy: Array  #: (draws, scales, classes); NaN for a class without examples
+    scales: Array  #: (scales,)
     layers: tuple[str, ...]
-    widths: tuple[int, ...]
-    per: str
+    widths: tuple[int, ...]  #: units of each layer
+    per: str  #: "std" or "variance"
 
 
 def noise_curve(
@@ -99,70 +87,57 @@ def noise_curve(
     >>> tuple(curve.accuracy.shape), bool((curve.accuracy[:, 0] == 1).all())  # no noise, no change
     ((4, 2), True)
     """
-    inputs, targets = as_examples(images, labels)
     draws = as_integer(draws, "draws", 1)
-    if per not in SPREADS:
-        raise ValueError(f"per: found {per!r}; {nearest(str(per), SPREADS)}")
-    amounts = as_list(scales, "scales")
-    if not amounts or not all(isinstance(a, Real) and 0 <= a < math.inf for a in amounts):
-        raise ValueError(f"scales: expected finite numbers >= 0, at least one, found {amounts}")
-    network = cut(model, inputs, layers)
-    rows = network.rows(batch_size)
-    measured = inputs if reference is None else as_tensor(reference, "reference")
-    moments = unit_moments(model, network, measured, rows)
-    alter = _Noise([variance.sqrt().to(network.like) for _, variance in moments])
+    per = as_choice(per, "per", ("std", "variance"))
+    amounts = [as_number(scale, "scales") for scale in as_list(scales, "scales")]
+    if not amounts:
+        raise ValueError("scales: expected finite numbers >= 0, at least one, found none")
+    network = cut(model, images, labels, layers, batch_size)
+    moments = unit_moments(network, reference)
+    noise = _Noise(network, [variance.sqrt().to(network.like) for _, variance in moments])
     factors = network.like.new_tensor(amounts)
     factors = factors.sqrt() if per == "variance" else factors
-    hits = torch.zeros(draws, len(amounts), network.classes, dtype=torch.float64)
-    hits = hits.to(network.like.device)
-    examples = class_sizes(targets, network.classes).to(hits.device)
-    steps = -(-len(inputs) // rows) * draws
+    hits = network.zeros(draws, len(amounts))
     sources = [
         [generator(seed, f"noise/{draw}", place) for place in range(len(network.layers))]
         for draw in range(draws)
     ]
-    with (
-        quiet(model),
-        bar(show=progress, total=steps, desc="noise") as done,
-        network.altered(alter) as logits,
-    ):
-        for x, y in network.batches(inputs, targets, rows):
-            classes = F.one_hot(y, network.classes).double()
-            for total, drawn in zip(hits, sources, strict=True):
-                alter.draw(network, drawn, len(x))
+    with network.running("noise", draws, progress) as done, noise.hooked():
+        for x, y, classes in network.batches():
+            for total, generators in zip(hits, sources, strict=True):
+                noise.draw(generators, len(x))
                 right = []
-                for chosen in factors.split(max(1, rows // len(x))):
-                    alter.factors = chosen
-                    right.append(logits(x, len(chosen)).argmax(-1) == y)
+                for noise.factors in factors.split(network.copies(x)):
+                    right.append(noise.logits(x).argmax(-1) == y)
                 total += torch.cat(right).double() @ classes
                 done.update()
     kind = like(images)
     return NoiseCurve(
-        accuracy=kind(hits.sum(2) / len(inputs)),
-        class_accuracy=kind(hits / examples),
+        accuracy=kind(hits.sum(2) / len(network.images)),
+        class_accuracy=kind(hits / network.examples),
         scales=kind(torch.tensor(amounts, dtype=torch.float64, device=hits.device)),
         layers=network.layers,
-        widths=tuple(network.widths),
+        widths=network.widths,
         per=per,
     )
 
 
-class _Noise:
-    """Adds the numbers drawn last, times each unit's spread, times one factor for each copy."""
+class _Noise(Perturbation):
+    """Adds the numbers drawn last, times each unit's spread, times one of `factors` for a copy."""
 
-    def __init__(self, spreads: list[Tensor]) -> None:
-        self.spreads = spreads
-        self.numbers: list[Tensor] = []
-        self.factors = torch.empty(0)
+    def __init__(self, network: Cut, spreads: list[Tensor]) -> None:
+        super().__init__(network)
+        self.spreads, self.factors = spreads, torch.empty(0)
+        self.numbers: list[Tensor] = []  # (examples, units, ...) for each layer
 
     @property
     def copies(self) -> int:
         return len(self.factors)
 
-    def draw(self, network: Cut, sources: list[torch.Generator], examples: int) -> None:
+    def draw(self, sources: list[torch.Generator], examples: int) -> None:
         """Draw anew for each layer, on the CPU, so that a seed means the same on every device."""
         self.numbers = []
-        for shape, spread, source in zip(network.shapes, self.spreads, sources, strict=True):
+        for shape, spread, source in zip(self.network.shapes, self.spreads, sources, strict=True):
             # torch makes normal numbers sixteen at a time: whole blocks for each example keep them
             # the same however the examples are batched.
             padded = -(-shape.numel() // 16) * 16

@@ -7,14 +7,24 @@ the explained variance EV_k = s_k^2 / sum_j s_j^2 is 1, 0, 0, ... for equal copi
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from replication import activations
-from replication._core.inputs import Array, as_integer, as_model, as_names, as_tensor, like, nearest
+from replication._core.inputs import (
+    Array,
+    as_choice,
+    as_integer,
+    as_labels,
+    as_model,
+    as_names,
+    as_number,
+    as_tensor,
+    like,
+)
+from replication._core.modules import weight_of
 from replication._core.precision import full_precision
 from replication.sensitivity.perturbations import attack, draw
 
@@ -23,18 +33,10 @@ PERTURBATIONS = ("gaussian", "fgsm", "pgd")
 
 @dataclass(frozen=True)
 class NoiseSpectrum:
-    """Singular values of groups of perturbed copies, for every layer.
+    """Singular values of groups of copies: (images, copies) for every layer, largest first."""
 
-    Attributes
-    ----------
-    singular_values : mapping of layer to (images, copies) tensor
-        s_1 >= ... >= s_M >= 0 of the uncentred group.
-    centred : mapping of layer to (images, copies) tensor
-        The same after the group's mean is taken off; the last one is then 0.
-    """
-
-    singular_values: Mapping[str, Tensor]
-    centred: Mapping[str, Tensor]
+    singular_values: Mapping[str, Tensor]  #: of the uncentred group
+    centred: Mapping[str, Tensor]  #: after the group's mean is taken off; the last one is then 0
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -76,8 +78,8 @@ def group_singular_values(groups: Array) -> tuple[Array, Array]:
 
     D D^T is formed in the input's dtype (scaled by the largest entry), the sum in float64 in an
     orthonormal basis of the copies whose first vector is 1 / sqrt(M). There the large |m|^2 stands
-    alone in a corner, and the eigenvalues of the small remainder keep their digits. Forming A A^T
-    itself would lose every s_k below sqrt(eps) s_1.
+    alone in a corner, and the eigenvalues of the small remainder keep their digits, where forming
+    A A^T itself would lose every s_k below sqrt(eps) s_1.
 
     Accuracy, against float64 `torch.linalg.svdvals`: within 1e-12 s_1 for float64 groups of full
     rank and 1e-7 s_1 for any; within 1e-5 s_1 for float32 ones, where a group whose error estimate
@@ -85,14 +87,13 @@ def group_singular_values(groups: Array) -> tuple[Array, Array]:
 
     Parameters
     ----------
-    groups : (images, copies, ...) tensor or array, float32 or float64
-        Activations; everything behind the copies is one long axis of d neurons. At least 2 copies.
+    groups : (images, copies >= 2, ...) tensor or array, float32 or float64
+        Activations; everything behind the copies is one long axis of d neurons.
 
     Returns
     -------
     uncentred, centred : (images, copies) tensors or arrays
-        Largest first, padded with zeros where d < copies. In the dtype and on the device of
-        `groups`.
+        Largest first, padded with zeros where d < copies; dtype and device of `groups`.
 
     Raises
     ------
@@ -128,12 +129,17 @@ def _by_gram(groups: Tensor) -> Tensor:
     rows[:, 0] = groups[:, 0]  # m in place of its own deviation, which is 0
     scale = torch.maximum(groups.amax((1, 2), keepdim=True), -groups.amin((1, 2), keepdim=True))
     rows /= scale.where(scale > 0, 1)  # squares stay in range
-    gram = _product(rows).double()
+    with full_precision():
+        gram = (rows @ rows.mT).double()
     length, cross = gram[:, 0, 0].clone(), gram[:, :1].clone()
     cross[:, 0, 0] = 0
     gram[:, 0] = gram[:, :, 0] = 0  # now D D^T
 
-    basis = _constant_first_basis(copies, groups.device)
+    # The symmetric Householder matrix whose first column is 1 / sqrt(copies).
+    vector = torch.full((copies, 1), -(copies**-0.5), dtype=torch.float64, device=groups.device)
+    vector[0] += 1
+    identity = torch.eye(copies, dtype=torch.float64, device=groups.device)
+    basis = identity - 2 * vector @ vector.mT / vector.square().sum()
     inner = basis.mT @ gram @ basis
     cross = copies**0.5 * (cross @ basis)
     whole = inner.clone()
@@ -155,19 +161,6 @@ def _by_gram(groups: Tensor) -> Tensor:
                 uncertain[:, None, None], _by_gram(groups[uncertain].double())
             )
     return values * scale.double()
-
-
-def _product(rows: Tensor) -> Tensor:
-    with full_precision():
-        return rows @ rows.mT
-
-
-def _constant_first_basis(copies: int, device: torch.device) -> Tensor:
-    """Return the symmetric Householder matrix whose first column is 1 / sqrt(copies)."""
-    vector = torch.full((copies, 1), -(copies**-0.5), dtype=torch.float64, device=device)
-    vector[0] += 1
-    identity = torch.eye(copies, dtype=torch.float64, device=device)
-    return identity - 2 * vector @ vector.mT / vector.square().sum()
 
 
 def noise_spectrum(
@@ -212,8 +205,8 @@ def noise_spectrum(
         Classes that the attacks lead away from; by default the model's own on the clean images.
     seed : int
     images_per_batch : int, optional
-        Images a forward pass, each with all its copies; memory depends on this and not on N. By
-        default 2 on a CPU, which measured fastest, and 32 on a GPU.
+        Images a forward pass, each with all its copies, which bounds the memory. By default 2 on a
+        CPU, which measured fastest, and 32 on a GPU.
     progress : callable, optional
         Wraps the iterator over batches, for example ``tqdm``.
 
@@ -228,29 +221,18 @@ def noise_spectrum(
     >>> from replication import spectra
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.ReLU())
     >>> images = torch.rand(3, 1, 8, 8)
-    >>> found = spectra.noise_spectrum(net, images, sigma=0.1, copies=32)
-    >>> shares = found.explained_variance(found.layers[-1])  # (images, components)
+    >>> spectrum = spectra.noise_spectrum(net, images, sigma=0.1, copies=32)
+    >>> shares = spectrum.explained_variance(spectrum.layers[-1])  # (images, components)
     >>> torch.allclose(shares.sum(1), torch.ones(3))
     True
     """
     images = as_tensor(images, "images")
-    if perturb not in PERTURBATIONS:
-        raise ValueError(f"perturb: found {perturb!r}; {nearest(str(perturb), PERTURBATIONS)}")
-    if not (isinstance(sigma, Real) and 0 <= sigma < float("inf")):
-        raise ValueError(f"sigma: expected a finite number >= 0, found {sigma!r}")
-    copies = as_integer(copies, "copies", 2)
-    steps = as_integer(steps, "steps", 1)
-    if labels is not None:
-        labels = as_tensor(labels, "labels")
-        if labels.shape != images.shape[:1] or labels.is_floating_point():
-            raise ValueError(
-                f"labels: expected shape {tuple(images.shape[:1])}, found {tuple(labels.shape)} "
-                f"of {labels.dtype}; they are integers"
-            )
-        labels = labels.long()
-    parameter = next(as_model(model).parameters(), images)
+    perturb, sigma = as_choice(perturb, "perturb", PERTURBATIONS), as_number(sigma, "sigma")
+    copies, steps = as_integer(copies, "copies", 2), as_integer(steps, "steps", 1)
+    labels = None if labels is None else as_labels(labels, len(images)).long()
+    weight = weight_of(as_model(model), images)
     if images_per_batch is None:
-        images_per_batch = 2 if parameter.device.type == "cpu" else 32
+        images_per_batch = 2 if weight.device.type == "cpu" else 32
     images_per_batch = as_integer(images_per_batch, "images_per_batch", 1)
     recorded = layers
     if layers is not None and not isinstance(layers, str):
@@ -258,36 +240,31 @@ def noise_spectrum(
     pieces: dict[str, list[Tensor]] = {}
 
     def spectrum(output: Tensor) -> Tensor:
-        groups = _neurons(output).unflatten(0, (-1, copies))
+        if output.ndim == 4 and output.is_contiguous(memory_format=torch.channels_last):
+            output = output.permute(0, 2, 3, 1)  # no copy; the order of neurons does not matter
+        groups = activations.flatten(output).unflatten(0, (-1, copies))
         if not groups.isfinite().all():
             raise ValueError("model: expected finite outputs of its layers, found NaN or infinity")
         return torch.stack(group_singular_values(groups), 1)
 
     for start in progress(range(0, len(images), images_per_batch)):
-        batch = images[start : start + images_per_batch].to(parameter)
+        batch = images[start : start + images_per_batch].to(weight)
         noise = draw(batch.shape[1:], copies, range(start, start + len(batch)), perturb, seed)
-        noise = sigma * noise.to(parameter)
+        noise = sigma * noise.to(weight)
         if perturb != "gaussian":
             target = None if labels is None else labels[start : start + len(batch)]
             sizes = (sigma, 1) if perturb == "fgsm" else (2.5 * sigma / steps, steps)
             noise = attack(model, batch, noise, sigma, *sizes, target)
         perturbed = (batch[:, None] + noise).flatten(0, 1)
-        found = {"input": spectrum(perturbed)} if layers is None or "input" in layers else {}
+        outputs = {"input": spectrum(perturbed)} if layers is None or "input" in layers else {}
         if recorded is None or recorded:
-            found |= activations.record(
+            outputs |= activations.record(
                 model, perturbed, recorded, batch_size=len(perturbed), reduction=spectrum
             )
-        for name, values in found.items():
+        for name, values in outputs.items():
             pieces.setdefault(name, []).append(values)
     joined = {name: torch.cat(values) for name, values in pieces.items()}
     return NoiseSpectrum(
         singular_values={name: values[:, 0] for name, values in joined.items()},
         centred={name: values[:, 1] for name, values in joined.items()},
     )
-
-
-def _neurons(output: Tensor) -> Tensor:
-    """Return (rows, neurons) without a copy; the order of the neurons does not matter here."""
-    if output.ndim == 4 and output.is_contiguous(memory_format=torch.channels_last):
-        output = output.permute(0, 2, 3, 1)
-    return activations.flatten(output)

@@ -4,7 +4,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from replication._core.inputs import MOST_CLASSES, Array, as_integer, as_number, as_tensor, like
+from replication._core.inputs import (
+    MOST_CLASSES,
+    Array,
+    as_integer,
+    as_labels,
+    as_number,
+    like,
+    require_classes,
+)
 from replication._core.precision import full_precision
 from replication.similarity._linalg import as_layer, centred
 
@@ -29,7 +37,6 @@ def linear_probe(
     Parameters
     ----------
     train, test : (examples, features) tensors or arrays
-        The same features.
     train_labels, test_labels : (examples,) integer tensors or arrays
         From 0, below 65,536. A class without training examples is never predicted correctly.
     penalty : float
@@ -50,8 +57,7 @@ def linear_probe(
     x, z = (as_layer(z, name).detach().double() for z, name in ((train, "train"), (test, "test")))
     if x.shape[1] != z.shape[1]:
         raise ValueError(f"test: expected the {x.shape[1]} features of train, found {z.shape[1]}")
-    y = _labels(train_labels, x, "train_labels")
-    truth = _labels(test_labels, z, "test_labels")
+    y, truth = _classes(train_labels, x, "train_labels"), _classes(test_labels, z, "test_labels")
     penalty = as_number(penalty, "penalty")
     iterations = as_integer(iterations, "iterations", 1)
     mean, scale = x.mean(0), x.std(0)
@@ -72,8 +78,8 @@ def linear_probe(
 
     with torch.enable_grad(), full_precision():
         descent.step(loss)
-        found = (z @ weight.detach() + bias.detach()).argmax(1)
-    return (found == truth).double().mean().item()
+        predicted = (z @ weight.detach() + bias.detach()).argmax(1)
+    return (predicted == truth).double().mean().item()
 
 
 def keep_components(x: Array, count: int, *others: Array) -> Array | tuple[Array, ...]:
@@ -88,10 +94,9 @@ def keep_components(x: Array, count: int, *others: Array) -> Array | tuple[Array
 
     Parameters
     ----------
-    x : (examples, features) tensor or array
+    x, others : (examples, features) tensors or arrays
     count : int
         Components kept, from 0 to the number of features; more than the rank change nothing.
-    others : (examples, features) tensors or arrays
 
     Returns
     -------
@@ -112,27 +117,16 @@ def keep_components(x: Array, count: int, *others: Array) -> Array | tuple[Array
         kept = torch.linalg.svd(centred(first), full_matrices=False).Vh[:count]
         cut = []
         for index, layer in enumerate((x, *others)):
-            values = as_layer(layer, f"others[{index - 1}]" if index else "x")
-            if values.shape[1] != first.shape[1]:
-                raise ValueError(
-                    f"others[{index - 1}]: expected {first.shape[1]} features, "
-                    f"found {values.shape[1]}"
-                )
+            name = f"others[{index - 1}]" if index else "x"
+            values = as_layer(layer, name)
+            if values.shape[1] != len(mean):
+                raise ValueError(f"{name}: expected {len(mean)} features, found {values.shape[1]}")
             cut.append(like(layer)(mean + ((values - mean) @ kept.mT) @ kept))
     return tuple(cut) if others else cut[0]
 
 
-def _labels(labels: Array, layer: Tensor, name: str) -> Tensor:
-    values = as_tensor(labels, name).to(layer.device)
-    if values.shape != (len(layer),) or values.is_floating_point():
-        raise ValueError(
-            f"{name}: expected {len(layer)} integers, found shape {tuple(values.shape)}, "
-            f"{values.dtype}"
-        )
-    values = values.long()  # small types would wrap in a comparison
-    if values.min() < 0 or values.max() >= MOST_CLASSES:
-        wrong = int(values.min() if values.min() < 0 else values.max())
-        raise ValueError(
-            f"{name}: expected labels of at least 0 and below {MOST_CLASSES}, found {wrong}"
-        )
-    return values
+def _classes(labels: Array, layer: Tensor, name: str) -> Tensor:
+    """Return int64 labels (examples,) on the device of `layer`."""
+    classes = as_labels(labels, len(layer), name).to(layer.device).long()
+    require_classes(classes, MOST_CLASSES, name)
+    return classes

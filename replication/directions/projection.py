@@ -1,6 +1,6 @@
 """Layers projected on a few directions, and networks that go on from there (Raghu et al. 2017)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -8,41 +8,31 @@ import torch
 from torch import Tensor, nn
 
 from replication._core.inputs import Array, as_integer, as_list, as_tensor, nearest
+from replication._core.modules import hooked
 from replication._core.precision import full_precision
 from replication.similarity._linalg import as_layer
 
 
 @dataclass(frozen=True)
 class Projection:
-    """What is left of a layer that is reduced to k numbers: x -> mean + (x - mean) encode decode.
+    """What is left of a layer reduced to k numbers: x -> mean + (x - mean) encode decode."""
 
-    Attributes
-    ----------
-    mean : (neurons,) tensor
-    encode : (neurons, k) tensor
-    decode : (k, neurons) tensor
-    """
-
-    mean: Tensor
-    encode: Tensor
-    decode: Tensor
+    mean: Tensor  #: (neurons,)
+    encode: Tensor  #: (neurons, k)
+    decode: Tensor  #: (k, neurons)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return a layer of the same shape: (N, neurons) or (N, channels, height, width).
 
         Of the latter, `mean` has an entry a channel, and every position is projected alike, or one
-        for each channel and position.
-
-        Raises
-        ------
-        ValueError
-            If `x` has neither that many neurons nor that many channels.
+        for each channel and position; else it is a ValueError.
         """
-        width = len(self.mean)
-        if x.ndim > 2 and x.shape[1] == width:
+        if x.ndim > 2 and x.shape[1] == len(self.mean):
             return self._apply(x.movedim(1, -1)).movedim(-1, 1)
-        if x[0].numel() != width:
-            raise ValueError(f"x: expected {width} neurons or channels, found {tuple(x.shape)}")
+        if x[0].numel() != len(self.mean):
+            raise ValueError(
+                f"x: expected {len(self.mean)} neurons or channels, found {tuple(x.shape)}"
+            )
         return self._apply(x.flatten(1)).view(x.shape)
 
     def _apply(self, x: Tensor) -> Tensor:
@@ -76,9 +66,9 @@ def onto_directions(x: Array, directions: Array) -> Projection:
             f"directions: expected finite numbers (neurons, k) for {layer.shape[1]} neurons, "
             f"found shape {tuple(given.shape)}"
         )
+    mean = layer.mean(0)
+    centred = (layer - mean).double()
     with full_precision():
-        mean = layer.mean(0)
-        centred = (layer - mean).double()
         variates = centred @ given.double()
         length = torch.linalg.vector_norm(variates, dim=0)
         scale = length.where(length > 0, 1)
@@ -86,7 +76,7 @@ def onto_directions(x: Array, directions: Array) -> Projection:
         tolerance = len(layer) * torch.finfo(torch.float64).eps
         inverse = torch.linalg.pinv(variates.mT @ variates, rtol=tolerance, hermitian=True)
         decode = inverse @ (variates.mT @ centred)
-        return Projection(mean, (given.double() / scale).to(layer), decode.to(layer))
+    return Projection(mean, (given.double() / scale).to(layer), decode.to(layer))
 
 
 def onto_neurons(x: Array, neurons: Sequence[int]) -> Projection:
@@ -120,14 +110,8 @@ def projected(model: nn.Module, layers: Mapping[str, Projection]) -> Iterator[nn
         if name not in modules:
             raise ValueError(f"layers: no layer {name!r}; {nearest(name, modules)}")
 
-    def hook(projection: Projection):
+    def hook(projection: Projection) -> Callable:
         return lambda module, arguments, output: projection(output)
 
-    handles = [
-        modules[name].register_forward_hook(hook(projection)) for name, projection in layers.items()
-    ]
-    try:
+    with hooked([(modules[name], hook(projection)) for name, projection in layers.items()]):
         yield model
-    finally:
-        for handle in handles:
-            handle.remove()

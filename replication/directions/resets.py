@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from replication._core.inputs import as_integer, as_model, as_names, as_tensor, nearest
+from replication._core.modules import NORMS, to_model, weight_of
 from replication._core.precision import full_precision
 from replication.activations import taking_integers
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch normalisation
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def reset(model: nn.Module, state: Mapping[str, Tensor], layers: Sequence[str]) 
     Examples
     --------
     >>> import torch
-    >>> from replication import resets
+    >>> from replication.directions import resets
     >>> from torch.nn import Linear, Sequential
     >>> net, other = (Sequential(Linear(5, 8), Linear(8, 3)) for _ in range(2))
     >>> mixed = resets.reset(net, other.state_dict(), ["0"])
@@ -60,12 +61,7 @@ def reset(model: nn.Module, state: Mapping[str, Tensor], layers: Sequence[str]) 
     changed = copy.deepcopy(as_model(model))
     own = changed.state_dict()
     with torch.no_grad():
-        for name in _entries(own, layers):
-            if name not in _mapping(state, "state") or state[name].shape != own[name].shape:
-                found = tuple(state[name].shape) if name in state else "none"
-                raise ValueError(
-                    f"state: expected {name!r} of shape {tuple(own[name].shape)}, found {found}"
-                )
+        for name in _entries(own, state, layers, "state"):
             own[name].copy_(state[name])
     return changed
 
@@ -85,20 +81,10 @@ def weight_distance(
     ValueError
         If a layer is unknown or holds no weights, the shapes differ, or a weight is not finite.
     """
-    names = [
-        name
-        for name in _entries(first, layers)
-        if name.rpartition(".")[2] not in ("running_mean", "running_var", "num_batches_tracked")
-    ]
-    for name in names:
-        if name not in _mapping(second, "second") or second[name].shape != first[name].shape:
-            raise ValueError(f"second: expected {name!r} of shape {tuple(first[name].shape)}")
     apart = []
-    for name in names:
-        v, w = (
-            as_tensor(first[name], f"first[{name!r}]"),
-            as_tensor(second[name], f"second[{name!r}]"),
-        )
+    for name in _entries(first, second, layers, "second", STATISTICS):
+        v = as_tensor(first[name], f"first[{name!r}]")
+        w = as_tensor(second[name], f"second[{name!r}]")
         apart.append((v.double() - w.to(v).double()).flatten())
     apart = torch.cat(apart)
     l2 = apart.norm().item()
@@ -119,12 +105,12 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 512) -> nn.M
     images : (N, ...) tensor or array
         At least 2; they are brought to the model's device and dtype.
     batch_size : int
-        Images a batch; the last batches share the rest evenly.
+        Images a batch, at least 2; the last batches share the rest evenly.
 
     Raises
     ------
     ValueError
-        If there are fewer than 2 images, one is not finite, or `batch_size` is below 2.
+        If there are fewer than 2 images, one is not finite, or for `batch_size`.
     """
     size = as_integer(batch_size, "batch_size", 2)
     images = as_tensor(images, "images")
@@ -139,29 +125,36 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 512) -> nn.M
         norm.reset_running_stats()
         norm.momentum = None  # the mean of all batches
         norm.train()
-    weight = next((p for p in changed.parameters() if p.is_floating_point()), images)
-    dtype = weight.dtype if images.is_floating_point() else images.dtype
+    weight = weight_of(changed, images)
     with full_precision(), taking_integers(images):
         for batch in images.tensor_split(-(-len(images) // size)):
-            changed(batch.to(weight.device, dtype, copy=True))  # an in-place layer may come first
+            changed(to_model(batch, weight))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return changed.eval()
 
 
-def _mapping(state: Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:
-    if not isinstance(state, Mapping):
-        raise ValueError(f"{name}: expected a state_dict, found {type(state).__name__}")
-    return state
-
-
-def _entries(state: Mapping[str, Tensor], layers: Sequence[str]) -> list[str]:
-    """Return the names of all tensors in `layers`."""
-    found: list[str] = []
+def _entries(
+    own: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+    layers: Sequence[str],
+    name: str,
+    without: tuple[str, ...] = (),
+) -> list[str]:
+    """Return the names of the tensors in `layers` of a state, which `other` has in their shapes."""
+    entries: dict[str, None] = {}
     for layer in as_names(layers, "layers"):
-        inside = [name for name in state if name.startswith(f"{layer}.")]
+        inside = [entry for entry in own if entry.startswith(f"{layer}.")]
         if not inside:
-            known = {name[:i] for name in state for i, c in enumerate(name) if c == "."}
+            known = {entry[:i] for entry in own for i, c in enumerate(entry) if c == "."}
             raise ValueError(f"layers: no weights in {layer!r}; {nearest(layer, sorted(known))}")
-        found += [name for name in inside if name not in found]
-    return found
+        kept = [entry for entry in inside if entry.rpartition(".")[2] not in without]
+        entries.update(dict.fromkeys(kept))
+    if not isinstance(other, Mapping):
+        raise ValueError(f"{name}: expected a state_dict, found {type(other).__name__}")
+    for entry in entries:
+        shape = tuple(own[entry].shape)
+        given = tuple(other[entry].shape) if entry in other else "none"
+        if given != shape:
+            raise ValueError(f"{name}: expected {entry!r} of shape {shape}, found {given}")
+    return list(entries)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from replication._core.inputs import Array, as_integer, as_tensor, like
+from replication._core.inputs import Array, as_integer, as_labels, as_tensor, like
 from replication._core.precision import full_precision
 from replication.activations import spatial_mean
 from replication.similarity._linalg import as_layer
@@ -20,27 +20,13 @@ CELLS = 2**22  # examples times units whose ranks are held at once
 
 @dataclass(frozen=True)
 class Selectivity:
-    """Class selectivity of every unit. Arrays are of the caller's kind and device.
+    """Class selectivity of every unit. Arrays are of the caller's kind and device."""
 
-    Attributes
-    ----------
-    index : (units,)
-        In [0, 1]; 0 for a dead unit.
-    preferred : (units,) integers
-        The label with the largest mean activation; -1 for a dead unit.
-    dead : (units,) bool
-        Units whose mean is 0 for every class: with activations >= 0, those that never fire.
-    class_means : (classes, units)
-        Mean activation by class, for the labels in `classes`.
-    classes : (classes,) integers
-        The labels that occur, sorted.
-    """
-
-    index: Array
-    preferred: Array
-    dead: Array
-    class_means: Array
-    classes: Array
+    index: Array  #: (units,) in [0, 1]; 0 for a dead unit
+    preferred: Array  #: (units,) the label with the largest mean activation; -1 for a dead unit
+    dead: Array  #: (units,) bool: mean 0 for every class; with activations >= 0, never fires
+    class_means: Array  #: (classes, units) mean activation by class, for the labels in `classes`
+    classes: Array  #: (classes,) the labels that occur, sorted
 
     @property
     def dead_units(self) -> int:
@@ -58,9 +44,8 @@ def class_selectivity(acts: Array, labels: Array) -> Selectivity:
     1 is a unit that responds to one class only, 0 one that responds to all alike.
 
     The index is meant for activations >= 0. For means of either sign (tanh, batch norm without a
-    nonlinearity) the denominator is |mu_max| + |mu_rest|, the same where they are >= 0; the index
-    then stays in [0, 1], but it is 1 as soon as mu_max >= 0 >= mu_rest and changes when a constant
-    is added to the unit.
+    nonlinearity) the denominator is |mu_max| + |mu_rest|: the index stays in [0, 1], but it is 1 as
+    soon as mu_max >= 0 >= mu_rest and changes when a constant is added to the unit.
 
     Parameters
     ----------
@@ -71,8 +56,7 @@ def class_selectivity(acts: Array, labels: Array) -> Selectivity:
     Raises
     ------
     ValueError
-        If the shapes are none of these, there are fewer than 2 examples or classes, or an entry is
-        NaN or infinite.
+        For other shapes, fewer than 2 examples or classes, or NaN or infinity.
 
     Examples
     --------
@@ -115,9 +99,8 @@ def mutual_information(acts: Array, labels: Array, bins: int = 16) -> Array:
 
     with p the shares of the N examples, B the occupied bins, C the classes that occur and K the
     occupied pairs. To first order in 1/N this takes off what independent variables would show, so
-    that estimates near 0 come out on either side of it. Binning loses what the unit says within a
-    bin; the value is at most the entropy of the classes, log2 C, plus the correction. A unit that
-    is constant, a dead one for example, has exactly 0. Morcos et al. 2018 do not name theirs.
+    that estimates near 0 come out on either side of it; at most log2 C, plus the correction. A
+    constant unit has exactly 0. Morcos et al. 2018 do not name their estimator.
 
     Parameters
     ----------
@@ -138,8 +121,7 @@ def mutual_information(acts: Array, labels: Array, bins: int = 16) -> Array:
     >>> from replication import directions
     >>> labels = torch.arange(4).repeat(1000)
     >>> acts = torch.stack([labels.double(), torch.ones(4000, dtype=torch.float64)], 1)
-    >>> found = directions.mutual_information(acts, labels)  # bits: all of the class, and none
-    >>> found.round(decimals=2).tolist()
+    >>> directions.mutual_information(acts, labels).round(decimals=2).tolist()  # in bits
     [2.0, 0.0]
     """
     units, classes, codes = _examples(acts, labels)
@@ -180,10 +162,7 @@ def _examples(acts: Array, labels: Array) -> tuple[Tensor, Tensor, Tensor]:
             f"{tuple(values.shape)}"
         )
     units = as_layer(spatial_mean(values), "acts")
-    given = as_tensor(labels, "labels")
-    if given.is_floating_point() or given.shape != units.shape[:1]:
-        found = f"shape {tuple(given.shape)} of {given.dtype}"
-        raise ValueError(f"labels: expected integers of shape {(len(units),)}, found {found}")
+    given = as_labels(labels, len(units))
     classes, codes = given.to(units.device).unique(return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"labels: expected at least 2 classes, found {classes.tolist()}")

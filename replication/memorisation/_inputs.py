@@ -1,22 +1,16 @@
-"""Checks of images, targets and numbers, shared by this package's functions."""
+"""Checks of images and targets, shared by this package's functions."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from replication._core.inputs import MOST_CLASSES, Array, as_tensor
+from replication._core.inputs import MOST_CLASSES, Array, as_tensor, require_classes
 
 CHUNK = 2**22  # entries that intermediate results may have beside what the caller asked for
 
 
 def as_rows(value: Array, name: str) -> Tensor:
-    """Return examples (n, ...) as float64 (n, d).
-
-    Raises
-    ------
-    ValueError
-        If there is no second dimension, or for NaN, infinity or no entry at all.
-    """
+    """Return examples (n, ...) as float64 (n, d)."""
     given = as_tensor(value, name).detach()
     if given.ndim < 2:
         raise ValueError(f"{name}: expected the shape (n, ...), found {tuple(given.shape)}")
@@ -24,15 +18,9 @@ def as_rows(value: Array, name: str) -> Tensor:
 
 
 def as_targets(value: Array, like: Tensor, name: str, one_hot: bool = False) -> Tensor:
-    """Return targets (n,) or (n, k) as float64 on the device of the rows `like`.
+    """Return targets (n,) or (n, k) as float64 on the device of the rows `like` (n, d).
 
     With `one_hot`, integers (n,) are classes and become (n, largest + 1).
-
-    Raises
-    ------
-    ValueError
-        If their shape is another, their number is not that of `like`, or a class is negative or
-        65,536 or more.
     """
     given = as_tensor(value, name).detach()
     if given.ndim not in (1, 2) or len(given) != len(like):
@@ -41,9 +29,6 @@ def as_targets(value: Array, like: Tensor, name: str, one_hot: bool = False) -> 
         )
     if one_hot and given.ndim == 1 and not given.is_floating_point():
         given = given.long()  # small types would wrap in a comparison
-        if given.min() < 0:
-            raise ValueError(f"{name}: expected classes >= 0, found {int(given.min())}")
-        if given.max() >= MOST_CLASSES:
-            raise ValueError(f"{name}: expected classes < {MOST_CLASSES}, found {int(given.max())}")
+        require_classes(given, MOST_CLASSES, name)
         given = F.one_hot(given)
     return given.to(like.device, torch.float64)

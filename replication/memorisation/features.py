@@ -34,15 +34,15 @@ def random_conv_features(
 
     Parameters
     ----------
-    images
-        (N, C, H, W), floating point.
-    filters
+    images : (N, C, H, W) floating tensor or array
+    filters : int
         Number of patches, >= 1.
-    size
+    size : int
         Side of a patch, at most H and W.
-    source
-        Training images (M, C, H', W') to take patches from; `images` by default.
-    grid
+    seed : int
+    source : (M, C, H', W') tensor or array, optional
+        Training images to take patches from; `images` by default.
+    grid : int
         At most the number of positions of a patch along H and W.
 
     Returns
@@ -59,16 +59,14 @@ def random_conv_features(
     >>> import torch
     >>> from replication import memorisation
     >>> images = torch.rand(10, 3, 16, 16)
-    >>> found = memorisation.random_conv_features(images, filters=8, grid=2)
-    >>> tuple(found.shape)  # each filter with both signs, at 2 x 2 places
+    >>> features = memorisation.random_conv_features(images, filters=8, grid=2)
+    >>> tuple(features.shape)  # each filter with both signs, at 2 x 2 places
     (10, 64)
     """
     x = as_tensor(images, "images")
     given = x if source is None else as_tensor(source, "source").to(x)
-    filters, size, grid = (
-        as_integer(value, name, 1)
-        for value, name in ((filters, "filters"), (size, "size"), (grid, "grid"))
-    )
+    filters, size = as_integer(filters, "filters", 1), as_integer(size, "size", 1)
+    grid = as_integer(grid, "grid", 1)
     for value, name in ((x, "images"), (given, "source")):
         if value.ndim != 4 or not value.is_floating_point() or value.shape[1] != x.shape[1]:
             raise ValueError(

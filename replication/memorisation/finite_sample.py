@@ -13,36 +13,16 @@ EPS = torch.finfo(torch.float64).eps
 
 @dataclass(frozen=True, eq=False)
 class FiniteSampleNetwork:
-    """The network C(x) = sum_j w_j max(<a, x> - b_j, 0), of 2n + d weights.
+    """The network C(x) = sum_j w_j max(<a, x> - b_j, 0), of 2n + d weights."""
 
-    Attributes
-    ----------
-    a : (d,) float64
-        The projection.
-    b : (n,) float64
-        Thresholds, ascending.
-    w : (n,) float64
-        Output weights, in the order of `b`.
-    condition : float
-        Condition number in the 1-norm of the triangular matrix that gave `w`.
-    error : float
-        Largest |C(x_i) - y_i| over the images it was built for.
-    """
-
-    a: Array
-    b: Array
-    w: Array
-    condition: float
-    error: float
+    a: Array  #: (d,) float64, the projection
+    b: Array  #: (n,) float64, thresholds, ascending
+    w: Array  #: (n,) float64, output weights, in the order of `b`
+    condition: float  #: 1-norm condition number of the triangular matrix that gave `w`
+    error: float  #: largest |C(x_i) - y_i| over the images it was built for
 
     def __call__(self, images: Array) -> Array:
-        """Return C of images (m, ...) with d numbers each: (m,) float64.
-
-        Raises
-        ------
-        ValueError
-            If `images` is not finite or has another number of entries an image.
-        """
+        """Return C of images (m, ...) with d numbers each, (m,) float64; else a ValueError."""
         rows = as_rows(images, "images")
         a, b, w = (torch.as_tensor(part, device=rows.device) for part in (self.a, self.b, self.w))
         if rows.shape[1] != len(a):
@@ -59,24 +39,20 @@ def finite_sample_network(images: Array, labels: Array, seed: int = 0) -> Finite
     z_1 < ... < z_n of the images and thresholds b_1 < z_1 <= b_2 < z_2 <= ... < z_n, the matrix
     A_ij = max(z_i - b_j, 0) is triangular with positive diagonal, and w solves A w = y.
 
-    Where the thresholds lie decides how well this can be solved. With b_i = z_i - t (z_i - z_i-1),
-    an error in one weight reaches the next multiplied by 1 - 1/t: it grows exponentially for
-    t < 1/2. We take t = 1, b_i = z_i-1, which gives the largest diagonal too; b_1 lies the mean gap
-    below z_1. Then A = T diag(gaps) T with T the lower triangle of ones, so forward substitution is
-    two divided differences, and the condition number |A| |A^-1| in the 1-norm is exact: O(n) time
-    and memory for both, where storing A takes 8 n^2 bytes. Evaluating the network takes O(n) an
-    image, so `error` takes O(n^2) time.
-
-    The smallest gap falls like 1/n^2, so the condition number grows like n^3, with large variation
-    from seed to seed.
+    With b_i = z_i - t (z_i - z_i-1), an error in one weight reaches the next multiplied by 1 - 1/t:
+    it grows exponentially for t < 1/2. We take t = 1, b_i = z_i-1, which gives the largest diagonal
+    too; b_1 lies the mean gap below z_1. Then A = T diag(gaps) T with T the lower triangle of ones:
+    forward substitution is two divided differences, and the condition number |A| |A^-1| in the
+    1-norm is exact, in O(n) time and memory. `error` takes O(n^2) time. The smallest gap falls like
+    1/n^2, so the condition number grows like n^3, with large variation from seed to seed.
 
     Parameters
     ----------
-    images
-        (n, ...): d numbers each, distinct.
-    labels
-        (n,), class indices or any real numbers.
-    seed
+    images : (n, ...) tensor or array
+        d numbers each, distinct.
+    labels : (n,) tensor or array
+        Class indices or any real numbers.
+    seed : int
         Of the projection, >= 0.
 
     Raises

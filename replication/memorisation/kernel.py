@@ -14,27 +14,14 @@ PAIRED = 1000  # training images whose distances give the default bandwidth
 
 @dataclass(frozen=True, eq=False)
 class KernelSolution:
-    """What `gaussian_kernel_interpolation` found, in float64.
+    """What `gaussian_kernel_interpolation` found, in float64; for one f there is no k."""
 
-    Attributes
-    ----------
-    predictions : (m, k)
-        f of the test images; (m,) for targets of that kind.
-    coefficients : (n, k)
-        alpha, or (n,).
-    norms : (k,)
-        Norm of each f in the kernel's Hilbert space, sqrt(alpha^T K alpha); () for one f.
-    bandwidth, ridge : float
-    residual : float
-        Largest |f(x_i) - y_i|: rounding without a ridge.
-    """
-
-    predictions: Array
-    coefficients: Array
-    norms: Array
+    predictions: Array  #: (m, k), f of the test images
+    coefficients: Array  #: (n, k), alpha
+    norms: Array  #: (k,) norm of each f in the kernel's Hilbert space, sqrt(alpha^T K alpha)
     bandwidth: float
     ridge: float
-    residual: float
+    residual: float  #: largest |f(x_i) - y_i|: rounding without a ridge
 
     @property
     def norm(self) -> float:
@@ -57,14 +44,14 @@ def gaussian_kernel_interpolation(
 
     Parameters
     ----------
-    train, test
-        (n, ...) and (m, ...): images or features, d numbers each.
-    targets
-        (n,) class indices, integers: one function a class, 1 for its images and 0 for the others,
-        the prediction being the class of the largest. Or real numbers (n,) or (n, k).
-    bandwidth
+    train, test : (n, ...) and (m, ...) tensors or arrays
+        Images or features, d numbers each.
+    targets : (n,) or (n, k) tensor or array
+        Integers (n,) are classes: one function a class, 1 for its images and 0 for the others, the
+        prediction being the class of the largest. Or real numbers.
+    bandwidth : float, optional
         s > 0, in units of `train`.
-    ridge
+    ridge : float
         >= 0; 0 interpolates.
 
     Raises
@@ -78,8 +65,8 @@ def gaussian_kernel_interpolation(
     >>> import torch
     >>> from replication import memorisation
     >>> x, y = torch.rand(30, 4, dtype=torch.float64), torch.randn(30, 1, dtype=torch.float64)
-    >>> found = memorisation.gaussian_kernel_interpolation(x, y, x, bandwidth=0.3)
-    >>> torch.allclose(found.predictions, y, atol=1e-6)
+    >>> solution = memorisation.gaussian_kernel_interpolation(x, y, x, bandwidth=0.3)
+    >>> torch.allclose(solution.predictions, y, atol=1e-6)
     True
     """
     x, z = as_rows(train, "train"), as_rows(test, "test")
@@ -129,6 +116,7 @@ def _gaussian(x: Tensor, y: Tensor, bandwidth: float) -> Tensor:
 
 
 def _median_distance(x: Tensor) -> float:
+    """Return the median distance of two rows of x (n, d), of up to 1000 of them."""
     rows = torch.linspace(0, len(x) - 1, min(len(x), PAIRED)).round().long()
     distances = torch.pdist(x[rows.to(x.device)])
     median = float(distances.median()) if len(distances) else 0.0

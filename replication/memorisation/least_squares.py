@@ -29,11 +29,11 @@ def minimum_norm_solution(features: Array, targets: Array, ridge: float = 0.0) -
 
     Parameters
     ----------
-    features
-        X (n, p); further dimensions are flattened.
-    targets
-        y: real numbers (n,) or (n, k); integers (n,) are classes, one-hot (n, classes).
-    ridge
+    features : (n, p) tensor or array
+        X; further dimensions are flattened.
+    targets : (n,) or (n, k) tensor or array
+        y; integers (n,) are classes, one-hot (n, classes).
+    ridge : float
         >= 0.
 
     Returns
@@ -63,28 +63,14 @@ def minimum_norm_solution(features: Array, targets: Array, ridge: float = 0.0) -
 
 @dataclass(frozen=True, eq=False)
 class GradientDescentPath:
-    """Where gradient descent was at r recorded steps; with k targets, norms are over all of them.
+    """Where gradient descent was at r recorded steps; norms are over all k targets together."""
 
-    Attributes
-    ----------
-    steps : tuple of r ints
-    distance : (r,)
-        |w - w*|, w* the solution of least norm.
-    outside : (r,)
-        Length of the part of w that is orthogonal to every example.
-    residual : (r,)
-        Largest |X w - y|.
-    weights, solution : (p,) or (p, k)
-        w after the last step, and w*.
-    learning_rate : float
-    """
-
-    steps: tuple[int, ...]
-    distance: Array
-    outside: Array
-    residual: Array
-    weights: Array
-    solution: Array
+    steps: tuple[int, ...]  #: r of them
+    distance: Array  #: (r,) |w - w*|, w* the solution of least norm
+    outside: Array  #: (r,) length of the part of w that is orthogonal to every example
+    residual: Array  #: (r,) largest |X w - y|
+    weights: Array  #: (p,) or (p, k), w after the last step
+    solution: Array  #: w*
     learning_rate: float
 
 
@@ -108,16 +94,16 @@ def gradient_descent_path(
     ----------
     features, targets
         X and y as in `minimum_norm_solution`.
-    steps
+    steps : sequence of int
         The numbers of steps, >= 0, after which to record; the largest is how many are made.
-    batch_size
+    batch_size : int, optional
         Examples a step, drawn with replacement; None for all of them, each once.
-    learning_rate
+    learning_rate : float, optional
         By default 1 / (largest eigenvalue of X^T X / n); for minibatches 1 / max_i |x_i|^2, which
         no minibatch's largest eigenvalue exceeds.
-    start
+    start : tensor or array, optional
         Initial w, of the shape of the solution.
-    seed
+    seed : int
         Of the minibatches, >= 0.
 
     Raises
@@ -143,11 +129,15 @@ def gradient_descent_path(
     if batch_size is not None:
         batch_size = as_integer(batch_size, "batch_size", 1)
     source = generator(as_integer(seed, "seed", 0), "gradient_descent_path")
-    found = []
+    recorded = []
     with full_precision():
         u, s, vh = _decompose(x)
         solution = _solve(u, s, vh, y, 0.0)
-        w = _start(start, solution)
+        w = torch.zeros_like(solution) if start is None else as_tensor(start, "start").detach()
+        if w.shape != solution.shape:
+            found = tuple(w.shape)
+            raise ValueError(f"start: expected the shape {tuple(solution.shape)}, found {found}")
+        w = w.to(solution)
         if learning_rate is None:
             steepest = s[:1].square().sum() / len(x)
             if batch_size is not None:
@@ -161,13 +151,13 @@ def gradient_descent_path(
                     drawn = torch.randint(len(x), (batch_size,), generator=source).to(x.device)
                     rows, aims = x[drawn], y[drawn]
                 w = w - rate / len(rows) * (rows.mT @ (rows @ w - aims))
-            if step == record[len(found)]:
+            if step == record[len(recorded)]:
                 numbers = [(w - solution).norm(), (w - vh.mT @ (vh @ w)).norm()]
-                found.append(torch.stack([*numbers, (x @ w - y).abs().max()]))
-                if not found[-1].isfinite().all():
+                recorded.append(torch.stack([*numbers, (x @ w - y).abs().max()]))
+                if not recorded[-1].isfinite().all():
                     raise ValueError(f"learning_rate: the weights grow for ever at {rate:g}")
     kind = like(features)
-    distance, outside, residual = (kind(column) for column in torch.stack(found, 1))
+    distance, outside, residual = (kind(column) for column in torch.stack(recorded, 1))
     return GradientDescentPath(
         tuple(record), distance, outside, residual, kind(w), kind(solution), rate
     )
@@ -185,16 +175,6 @@ def _decompose(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _solve(u: Tensor, s: Tensor, vh: Tensor, y: Tensor, ridge: float) -> Tensor:
+    """Return V diag(s / (s^2 + ridge)) U^T y, (p,) or (p, k)."""
     scale = s / (s.square() + ridge)
     return vh.mT @ (scale.reshape(-1, *[1] * (y.ndim - 1)) * (u.mT @ y))
-
-
-def _start(start: Array | None, solution: Tensor) -> Tensor:
-    if start is None:
-        return torch.zeros_like(solution)
-    given = as_tensor(start, "start").detach()
-    if given.shape != solution.shape:
-        raise ValueError(
-            f"start: expected the shape {tuple(solution.shape)}, found {tuple(given.shape)}"
-        )
-    return given.to(solution)

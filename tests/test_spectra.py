@@ -112,39 +112,32 @@ def test_the_gram_matrix_of_the_groups_themselves_would_lose_the_small_values():
     assert ((naive - expected).abs() / expected).max() > 1e-5
 
 
-@pytest.mark.parametrize("rank", [5, 20])
-def test_float32_groups_are_formed_again_where_they_must(rank, monkeypatch):
-    groups = deficient(rank, 64, 900).float()
-    formed = []
-    product = spectra._product
+def test_float32_groups_are_formed_again_where_they_must(monkeypatch):
+    """One at a time, and only those in need of it in a stack, as on a GPU."""
+    formed, form = [], spectra._by_gram
 
-    def spy(rows):
-        formed.append(rows.dtype)
-        return product(rows)
+    def spy(groups):
+        formed.append((len(groups), groups.dtype))
+        return form(groups)
 
-    monkeypatch.setattr(spectra, "_product", spy)
+    monkeypatch.setattr(spectra, "_by_gram", spy)
+    groups = deficient(5, 64, 900).float()
     assert error(groups) <= 1e-6
-    assert formed == [torch.float32, torch.float64] * 2
+    assert formed == [(1, torch.float32), (1, torch.float64)] * 2
+    once = (groups @ groups.mT).double()  # what formed once in float32 would give
+    naive = torch.linalg.eigvalsh(once).clamp_min(0).sqrt().flip(-1)
+    expected = reference(groups)[0]
+    assert ((naive - expected).abs() / expected[:, :1]).max() > 1e-5
     formed.clear()
-    assert error(noisy(0.2, 64, 900).float()) <= 1e-6  # a usual group is formed once
-    assert formed == [torch.float32] * 2
+    assert error(noisy(0.2, 64, 900).float()) <= 1e-6
+    assert formed == [(1, torch.float32)] * 2
 
-    # Without it: the Gram matrix as float32 gives it, in a decomposition that does not ask.
-    monkeypatch.setattr(spectra, "_product", lambda rows: product(rows.float()).to(rows.dtype))
-    assert error(groups) > 1e-5
-
-
-def test_a_stack_mends_only_the_groups_that_need_it(monkeypatch):
-    """As on a GPU, where many groups are decomposed at once."""
-    good, bad = noisy(0.2, 16, 300, images=2), deficient(5, 16, 300, images=2)
+    good, bad = noisy(0.2, 16, 300), deficient(5, 16, 300)
     groups = torch.stack([good[0], bad[0], good[1], bad[1]]).float()
-    again = []
-    product = spectra._product
-    monkeypatch.setattr(spectra, "_product", lambda r: again.append(len(r)) or product(r))
-    found = spectra._by_gram(groups)
-    assert again == [4, 2]
-    expected = torch.stack(reference(groups), 1)
-    assert ((found - expected).abs() <= 1e-6 * expected[:, :1, :1]).all()
+    formed.clear()
+    values, expected = spectra._by_gram(groups), torch.stack(reference(groups), 1)
+    assert formed == [(4, torch.float32), (2, torch.float64)]
+    assert ((values - expected).abs() <= 1e-6 * expected[:, :1, :1]).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -6,7 +6,6 @@ map of (N, channels, height, width).
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,31 +13,68 @@ from torch.nn import functional as F
 
 from replication import activations
 from replication._core import inputs, modules
-from replication._core.inputs import Array, as_integer, as_labels, as_names, as_tensor
+from replication._core.inputs import Array, as_tensor
 from replication._core.progress import bar
 
 
-@dataclass(frozen=True)
 class Cut:
-    """A network in two parts, what no perturbation reaches and what runs for each; and its data."""
+    """A network cut behind the first of `layers`, or before the module that contains it; its data.
 
-    model: nn.Module
-    images: Tensor  # (N, ...)
-    labels: Tensor  # (N,)
-    layers: tuple[str, ...]
-    shapes: tuple[torch.Size, ...]  # of one example of each layer's output: (units, ...)
-    examples: Tensor  # (classes,) float64, how many each class has
-    head: tuple[nn.Module, ...]  # one after the other, as in the tail
-    tail: tuple[nn.Module, ...]
-    first: int | None  # the layer that is the head's output; None where no cut behind one can be
-    inner: tuple[tuple[int, nn.Module], ...]  # the layers within the tail
-    like: Tensor  # on the model's device and of its dtype
-    rows: int  # of a forward pass
+    The head is what no perturbation reaches, the tail what runs for each. Only `nn.Sequential`
+    (nested, without hooks of its own) says which module takes which output, so only there is a cut
+    possible. Of any other model the tail is the whole. By default a pass has up to 1024 rows, of
+    which a layer of a few hundred units fits into a CPU's cache, and tensors of up to 16 MiB, which
+    the allocator uses again without clearing new pages.
+    """
 
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Units of each layer."""
-        return tuple(shape[0] for shape in self.shapes)
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Array,
+        labels: Array,
+        layers: str | Sequence[str],
+        batch_size: int | None,
+    ) -> None:
+        self.model, self.images = model, as_tensor(images, "images")  # (N, ...)
+        self.labels = inputs.as_labels(labels, len(self.images)).long()  # (N,)
+        names = (layers,) if isinstance(layers, str) else inputs.as_names(layers, "layers")
+        if not names:
+            raise ValueError("layers: expected at least one name, found none")
+        self.layers = tuple(names)
+        self.like = modules.weight_of(inputs.as_model(model), self.images)  # its device and dtype
+        outputs = activations.record(model, self.images[:2], self.layers)
+        for name in names:
+            keys = [key for key in outputs if modules.layer_of(key) == name]
+            if keys != [name]:
+                raise ValueError(f"layers: {name!r} gave {keys}; expected one tensor and one call")
+            if outputs[name].ndim < 2:
+                shape = tuple(outputs[name].shape)
+                raise ValueError(f"layers: {name!r} gave shape {shape}; expected (N, units, ...)")
+        self.shapes = [outputs[name].shape[1:] for name in names]  # (units, ...)
+        self.widths = tuple(shape[0] for shape in self.shapes)
+        self.units = sum(self.widths)
+        classes, largest = _probe(model, modules.to_model(self.images[:2], self.like))
+        inputs.require_classes(self.labels, classes)
+        examples = torch.bincount(self.labels, minlength=classes)
+        self.examples = examples.double().to(self.like.device)  # of each class, (classes,)
+        if batch_size is None:
+            rows, size = (2**10, 2**24) if self.like.device.type == "cpu" else (2**14, 2**29)
+            batch_size = max(1, min(rows, size // largest))
+        self.rows = inputs.as_integer(batch_size, "batch_size", 1)  # of a forward pass
+
+        links = modules.chain(model)
+        places = [_place(name, links) for name in names]
+        behind = [place for place in places if place[1]]
+        if len(set(names)) < len(names) or len(set(behind)) < len(behind):
+            raise ValueError(f"layers: expected different ones, found {list(names)}")
+        start, is_link = min(places)
+        steps = [module for _, module in links]
+        self.head, self.tail = steps[: start + is_link], steps[start + is_link :]
+        # The layer that is the head's output, None if there is no such, and those in the tail.
+        self.first = places.index((start, True)) if is_link else None
+        named, pairs = dict(model.named_modules()), zip(names, places, strict=True)
+        layer = [steps[place] if direct else named[name] for name, (place, direct) in pairs]
+        self.inner = [(i, module) for i, module in enumerate(layer) if i != self.first]
 
     def columns(self, index: int) -> slice:
         """Return where a layer's units are among those of all layers."""
@@ -100,66 +136,6 @@ class Perturbation:
         first, rows = self.network.first, x.expand(self.copies, *x.shape)
         rows = rows.clone() if first is None else self(first, rows)
         return chained(self.network.tail, rows.flatten(0, 1)).unflatten(0, (self.copies, -1))
-
-
-def cut(
-    model: nn.Module,
-    images: Array,
-    labels: Array,
-    layers: str | Sequence[str],
-    batch_size: int | None,
-) -> Cut:
-    """Return `model` cut behind the first of `layers`, or before the module that contains it.
-
-    Only `nn.Sequential` (nested, without hooks of its own) says which module takes which output, so
-    only there is a cut possible. Of any other model the tail is the whole. By default a pass has
-    up to 1024 rows, of which a layer of a few hundred units fits into a CPU's cache, and tensors of
-    up to 16 MiB, which the allocator uses again without clearing new pages.
-    """
-    images = as_tensor(images, "images")
-    labels = as_labels(labels, len(images)).long()
-    layers = (layers,) if isinstance(layers, str) else tuple(as_names(layers, "layers"))
-    if not layers:
-        raise ValueError("layers: expected at least one name, found none")
-    like = modules.weight_of(inputs.as_model(model), images)
-    outputs = activations.record(model, images[:2], layers)
-    for name in layers:
-        keys = [key for key in outputs if modules.layer_of(key) == name]
-        if keys != [name]:
-            raise ValueError(f"layers: {name!r} gave {keys}; expected one tensor and one call")
-        if outputs[name].ndim < 2:
-            shape = tuple(outputs[name].shape)
-            raise ValueError(f"layers: {name!r} gave shape {shape}; expected (N, units, ...)")
-    classes, largest = _probe(model, modules.to_model(images[:2], like))
-    inputs.require_classes(labels, classes)
-    if batch_size is None:
-        rows, size = (2**10, 2**24) if like.device.type == "cpu" else (2**14, 2**29)
-        batch_size = max(1, min(rows, size // largest))
-
-    links = modules.chain(model)
-    places = [_place(name, links) for name in layers]
-    behind = [place for place in places if place[1]]
-    if len(set(layers)) < len(layers) or len(set(behind)) < len(behind):
-        raise ValueError(f"layers: expected different ones, found {list(layers)}")
-    start, behind_it = min(places)
-    first = places.index((start, True)) if behind_it else None
-    named, steps = dict(model.named_modules()), tuple(module for _, module in links)
-    pairs = zip(layers, places, strict=True)
-    altered = [steps[place] if link else named[name] for name, (place, link) in pairs]
-    return Cut(
-        model=model,
-        images=images,
-        labels=labels,
-        layers=layers,
-        shapes=tuple(outputs[name].shape[1:] for name in layers),
-        examples=torch.bincount(labels, minlength=classes).double().to(like.device),
-        head=steps[: start + behind_it],
-        tail=steps[start + behind_it :],
-        first=first,
-        inner=tuple((i, module) for i, module in enumerate(altered) if i != first),
-        like=like,
-        rows=as_integer(batch_size, "batch_size", 1),
-    )
 
 
 def unit_moments(network: Cut, reference: Array | None) -> list[tuple[Tensor, Tensor]]:

@@ -35,9 +35,9 @@ CONVOLUTIONS = {nn.Conv1d: (3, F.conv1d), nn.Conv2d: (4, F.conv2d), nn.Conv3d: (
 class NextLinear:
     """The next linear layer by unit of the ablated one, in the notation above."""
 
-    between: tuple[nn.Module, ...]  # g
+    between: list[nn.Module]  # g
     linear: nn.Module
-    rest: tuple[nn.Module, ...]  # what comes after it
+    rest: list[nn.Module]  # what comes after it
     weight: Tensor  # (units, inputs of a unit, outputs); (units, outputs, ...) for a convolution
     level: Tensor  # (1, units, ...), g(c)
     constant: Tensor  # (1, outputs, ...), z_clamped
@@ -157,7 +157,7 @@ class Clamped(Perturbation):
         Number 0 is without clamp.
         """
         linear, copies = self.linear, self.network.copies(x)
-        units = torch.arange(sum(self.network.widths), device=labels.device)
+        units = torch.arange(self.network.units, device=labels.device)
         if linear is None:
             for chosen in torch.cat([units.new_tensor([-1]), units]).split(copies):
                 self.masks = chosen[:, None] == units

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from replication._core import inputs
 from replication._core.inputs import Array, as_integer, as_tensor
-from replication.directions._network import Cut, cut, unit_moments
+from replication.directions._network import Cut, unit_moments
 from replication.directions._passes import Clamped
 
 
@@ -155,10 +155,10 @@ def cumulative_ablation(
     >>> tuple(curve.accuracy.shape), curve.accuracy[:, 0].tolist()  # from no unit to all eight
     ((4, 9), [1.0, 1.0, 1.0, 1.0])
     """
-    network = cut(model, images, labels, layers, batch_size)
+    network = Cut(model, images, labels, layers, batch_size)
     values = _clamp_values(network, clamp, reference)
-    permutations = _as_orders(orders, sum(network.widths), seed).to(network.like.device)
-    numbers = _as_counts(counts, sum(network.widths))
+    permutations = _as_orders(orders, network.units, seed).to(network.like.device)
+    numbers = _as_counts(counts, network.units)
     hits = network.zeros(len(permutations), len(numbers))
     with network.running("ablation", len(permutations), progress) as done:
         clamped = Clamped(network, values)
@@ -206,12 +206,12 @@ def unit_ablation(
     >>> tuple(damage.accuracy.shape)  # one unit at a time
     (8,)
     """
-    whole = cut(model, images, labels, layers, batch_size)
+    whole = Cut(model, images, labels, layers, batch_size)
     values = _clamp_values(whole, clamp, reference)
     totals, methods = [], []  # hits and losses by class, the first without clamp
-    with whole.running("ablation", sum(whole.widths), progress) as done:
+    with whole.running("ablation", whole.units, progress) as done:
         for name, value in zip(whole.layers, values, strict=True):
-            network = cut(model, images, labels, name, batch_size)
+            network = Cut(model, images, labels, name, batch_size)
             clamped, total = Clamped(network, [value]), network.zeros(2, 1 + len(value))
             with clamped.hooked():
                 for x, y, classes in network.batches():

@@ -15,7 +15,7 @@ from replication._core.inputs import (
     generator,
     like,
 )
-from replication.directions._network import Cut, Perturbation, cut, unit_moments
+from replication.directions._network import Cut, Perturbation, unit_moments
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def noise_curve(
     amounts = [as_number(scale, "scales") for scale in as_list(scales, "scales")]
     if not amounts:
         raise ValueError("scales: expected finite numbers >= 0, at least one, found none")
-    network = cut(model, images, labels, layers, batch_size)
+    network = Cut(model, images, labels, layers, batch_size)
     moments = unit_moments(network, reference)
     noise = _Noise(network, [variance.sqrt().to(network.like) for _, variance in moments])
     factors = network.like.new_tensor(amounts)

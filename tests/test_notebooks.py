@@ -9,7 +9,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-
 from replication.papers._notebook_files import KEPT_METADATA, WIDGET
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"

@@ -7,6 +7,17 @@ by profile, beside the paper's), ``plan`` (its experiments by name), ``CLAIMS``,
 
 from replication._core.paths import figures, runs
 from replication._core.profiles import resolve
+from replication.papers._correlation import correlation, partial_correlation
 from replication.papers.experiment import Experiment, cifar10, overview, stamp
 
-__all__ = ["Experiment", "cifar10", "figures", "overview", "resolve", "runs", "stamp"]
+__all__ = [
+    "Experiment",
+    "cifar10",
+    "correlation",
+    "figures",
+    "overview",
+    "partial_correlation",
+    "resolve",
+    "runs",
+    "stamp",
+]

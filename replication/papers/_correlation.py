@@ -1,4 +1,4 @@
-"""What several notebooks' statistics are made of: one number a seed, and a rank correlation."""
+"""What several notebooks' statistics are made of: numbers by seed, and a rank correlation."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,6 +16,34 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> float:
     if known.sum() < 3 or not (np.ptp(x[known]) > 0 and np.ptp(y[known]) > 0):
         return math.nan
     return float(spearmanr(x[known], y[known]).statistic)
+
+
+def partial_correlation(x: Sequence[float], y: Sequence[float], z: Sequence[float]) -> float:
+    """Return Spearman's correlation of x and y at equal z (Kendall 1942).
+
+    (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2)); NaN where one of them is undefined or z
+    orders x or y completely.
+    """
+    xy, xz, yz = correlation(x, y), correlation(x, z), correlation(y, z)
+    left = (1 - xz**2) * (1 - yz**2)
+    return (xy - xz * yz) / math.sqrt(left) if left > 1e-12 else math.nan
+
+
+def correlation_by_member(x: Sequence[float], y: Sequence[float]) -> list[float]:
+    """Return one value a member of a population, with Spearman's correlation as their mean.
+
+        v_i = r + (n - 1) (mean_j r_(-j) - r_(-i))
+
+    where r_(-i) is the correlation without member i: r and its jackknife influence values (Efron &
+    Tibshirani 1993, section 11.5), so that an interval of the mean of v is one of r over members.
+    NaN for every member where r is undefined or hangs on one member.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    whole, members = correlation(x, y), np.arange(len(x))
+    without = np.array([correlation(x[members != i], y[members != i]) for i in members])
+    if math.isnan(whole) or np.isnan(without).any():
+        return [math.nan] * max(1, len(x))
+    return list(whole + (len(x) - 1) * (without.mean() - without))
 
 
 def by_seed(table: pd.DataFrame, statistic: Callable, *arguments: Any) -> list:

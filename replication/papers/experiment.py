@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,20 @@ def by_profile(table: Mapping[str, Mapping[str, Sequence]]) -> dict[str, dict[st
     return settings
 
 
-def overview(experiments: Mapping[str, Experiment]) -> pd.DataFrame:
+def overview(experiments: Mapping[str, Experiment], by: str | None = None) -> pd.DataFrame:
     """Return a table of experiments: what each measures, of how many specs, and what varies.
 
     Settings within settings are named with a dot, those of a list's entries without their place.
+    With `by`, each experiment has a row for each value of this setting.
     """
+    if by is not None:
+        experiments = {
+            f"{name}: {value}": replace(
+                experiment, specs=[spec for spec in experiment.specs if spec[by] == value]
+            )
+            for name, experiment in experiments.items()
+            for value in dict.fromkeys(spec[by] for spec in experiment.specs)
+        }
     rows = {}
     for name, experiment in experiments.items():
         values: dict[str, dict[str, None]] = {}

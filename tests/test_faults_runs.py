@@ -117,11 +117,10 @@ def test_a_wrong_clock_changes_nothing(tmp_path, monkeypatch):
 
 
 def test_only_what_is_abandoned_is_told_by_the_time_of_day():
-    """Besides that, only the end of a budget is, as it is told to another process."""
     clock = re.compile(r"st_mtime|getmtime|time\.time\(|datetime")
     package = Path(replication.__file__).parent
     users = {p.name for p in package.rglob("*.py") if clock.search(p.read_text(encoding="utf-8"))}
-    assert users == {"_files.py", "_download.py", "_budget.py"}
+    assert users == {"files.py", "_download.py"}
 
 
 # --- memory and schedulers -----------------------------------------------------------------------

@@ -393,12 +393,3 @@ def test_no_name_of_a_figure_leads_outside(name, nothing_new, tmp_path):
 def test_a_model_is_named_by_a_module_and_not_by_a_path(reference, nothing_new):
     with pytest.raises(ValueError, match="model: "):
         own_models.find(reference)
-
-
-def test_a_folder_that_is_no_site_is_not_replaced(tmp_path, capsys):
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "thesis.txt").write_text("years of work")
-    assert __main__.main(["site", "--to", str(home)]) == 2
-    assert (home / "thesis.txt").read_text() == "years of work"
-    assert "something other than a site" in capsys.readouterr().err

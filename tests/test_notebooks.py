@@ -5,11 +5,13 @@ nbval runs them, but passes one that was never executed; hence these checks.
 
 import ast
 import re
+import statistics
 from pathlib import Path
 
 import nbformat
 import pytest
-from replication.papers._notebook_files import KEPT_METADATA, WIDGET
+
+from replication.papers._figures import KEPT_METADATA, WIDGET
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -100,6 +102,15 @@ def unchecked(notebook):
     return [] if checked else ["no cell with an output is tagged 'nbval-check-output'"]
 
 
+def unreadable(notebook):
+    lengths = [len(cell.source.splitlines()) for cell in code_cells(notebook)]
+    problems = [f"a code cell of {max(lengths)} lines"] if max(lengths) > 40 else []
+    if statistics.median(lengths) > 15:
+        problems.append(f"half of the code cells have {statistics.median(lengths)} lines or more")
+    source = "\n".join(cell.source for cell in code_cells(notebook))
+    return problems + re.findall(r"^.*import.* _\w+.*|^from [\w.]*\._.*", source, re.MULTILINE)
+
+
 CHECKS = [
     not_valid,
     not_executed,
@@ -108,6 +119,7 @@ CHECKS = [
     bad_parameters,
     volatile,
     unchecked,
+    unreadable,
 ]
 
 
@@ -199,6 +211,14 @@ def spoil(notebook, kind):
         last.metadata.tags = []
     elif kind == "nothing to check":
         last.outputs = []
+    elif kind == "long cell":
+        last.source = "x\n" * 41
+    elif kind == "long cells":
+        first.source = last.source = "x\n" * 16
+    elif kind == "private import":
+        last.source = "from replication._core import paths"
+    elif kind == "private name":
+        last.source = "from replication.sweeps import load, _store"
 
 
 @pytest.mark.parametrize(
@@ -224,6 +244,10 @@ def spoil(notebook, kind):
         (volatile, "widget"),
         (unchecked, "no check"),
         (unchecked, "nothing to check"),
+        (unreadable, "long cell"),
+        (unreadable, "long cells"),
+        (unreadable, "private import"),
+        (unreadable, "private name"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )

@@ -1,0 +1,174 @@
+"""`python -m replication run`: experiments without Jupyter, stopped and taken up at any moment."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from replication import __main__
+from replication.papers import _run
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A paper's module of two experiments: the first trains without a store, the second only measures.
+PAPER = """
+import time
+from replication import data, papers, training
+import torch
+
+def toy():
+    source = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(64, 1, 8, 8, generator=source), torch.arange(64) % 10
+    half = data.Examples(images, labels)
+    return data.Split(half, half, "toy", tuple("0123456789"), "made up")
+
+def train(spec):
+    network = training.Spec(
+        model="mlp",
+        model_options={"inputs": 64, "widths": (8,)},
+        epochs=spec["epochs"],
+        evaluate_every=spec["epochs"],
+        seed=spec["seed"],
+    )
+    run = training.fit(network, toy(), progress=False)
+    return {"weights": run.state()["fc1.weight"].double().sum().item()}
+
+def measure(spec):
+    print("measured", spec["k"], flush=True)
+    time.sleep(spec["pause"])
+    return {"value": spec["k"] ** 2}
+
+def plan(profile, dataset="auto", device="auto"):
+    scale = {"smoke": (20, 0.0), "quick": (60000, 0.0), "full": (20, 30.0)}[profile]
+    nets = [{"epochs": scale[0], "seed": seed} for seed in range(2)]
+    return {
+        "networks": papers.Experiment(train, nets),
+        "squares": papers.Experiment(measure, [{"k": k, "pause": scale[1]} for k in range(3)]),
+    }
+"""
+DRIVER = """
+import sys
+import replication.training.fit as fit
+fit.INTERVAL = 0.2
+import made_up_paper
+sys.modules["replication.papers.made_up"] = made_up_paper
+from replication.papers import _run
+_run.module = lambda path: made_up_paper
+from replication.__main__ import main
+sys.exit(main(["run", *sys.argv[1:]]))
+"""
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Return a function that starts `run` on the made-up paper in a folder of its own."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "01_made_up.ipynb").touch()
+    (tmp_path / "made_up_paper.py").write_text(PAPER)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    settings = {"REPLICATION_ROOT": str(tmp_path), "PYTHONPATH": path, "TQDM_DISABLE": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+    def begin(*arguments):
+        command = [sys.executable, "-c", DRIVER, *arguments]
+        return subprocess.Popen(command, env=os.environ | settings, **pipes)
+
+    return begin
+
+
+def ended(process):
+    out, err = process.communicate(timeout=300)
+    assert err == ""
+    return process.returncode, out
+
+
+def step_of(resume):
+    with safe_open(resume, "pt") as file:
+        return json.loads(file.metadata()["progress"])["step"]
+
+
+def results(root):
+    return sorted((root / "data" / "runs" / "01_made_up").rglob("[!.]*.parquet"))
+
+
+@pytest.mark.slow
+def test_what_is_stored_is_not_computed_again(start, tmp_path):
+    status, out = ended(start("01", "--profile", "smoke"))
+    assert status == _run.COMPLETE
+    assert out.count("measured") == 3
+    assert "networks (1 of 2): 2 specs" in out and "squares (2 of 2): 3 specs" in out
+    assert len(results(tmp_path)) == 5
+    assert not (tmp_path / "data" / "runs" / "unfinished" / "01_made_up").exists()
+    status, out = ended(start("01", "--profile", "smoke"))
+    assert status == _run.COMPLETE and "measured" not in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_stopped_goes_on_from_the_very_step(number, start, tmp_path):
+    scratch = tmp_path / "data" / "runs" / "unfinished" / "01_made_up"
+    running = start("01", "--profile", "quick")
+    deadline = time.monotonic() + 120
+    while not list(scratch.glob("*/resume.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    running.send_signal(number)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == (-9 if number == signal.SIGKILL else _run.SPENT), err
+    assert ("the same command goes on" in out) == (number != signal.SIGKILL)
+    (resume,) = scratch.glob("*/resume.safetensors")
+    assert results(tmp_path) == []
+    first = step_of(resume)
+    status, out = ended(start("01", "--profile", "quick", "--for", "8s"))
+    assert status == _run.SPENT and out.startswith("time is up after 8 s")
+    assert step_of(resume) > first > 0
+
+
+@pytest.mark.slow
+def test_the_time_is_up_in_the_middle_of_a_measurement(start, tmp_path):
+    status, out = ended(start("01", "--profile", "full", "--for", "8s"))
+    assert status == _run.SPENT and out.count("measured") == 1
+    assert len(results(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("90s", 90), ("9m", 540), ("1.5h", 5400), (" 2h ", 7200)]
+)
+def test_times(text, expected):
+    assert _run.seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "9", "m", "0s", "0.5s", "-1m", "1d", "nan"])
+def test_what_is_no_time_is_told(text, monkeypatch, tmp_path, capsys):
+    with pytest.raises(ValueError, match="expected a time of at least 1s such as 90s, 9m or 2h"):
+        _run.seconds(text)
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("0[1-8]_*.ipynb")))
+def test_every_paper_has_a_plan_at_every_profile(notebook):
+    paper = _run.module(notebook)
+    for profile in ("smoke", "quick", "full"):
+        plan = paper.plan(profile)
+        assert plan and all(len(experiment.specs) for experiment in plan.values())
+        names = [experiment.measure.__name__ for experiment in plan.values()]
+        assert all(name.isidentifier() for name in names)
+    assert isinstance(paper.SETTINGS, dict) and notebook.stem == paper.NOTEBOOK
+
+
+def test_a_notebook_without_experiments_is_said(capsys):
+    assert __main__.main(["run", "00", "--profile", "smoke"]) == 0
+    assert "figures" in capsys.readouterr().out
+
+
+def test_signals_are_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(_run.Stopped, match="SIGTERM"), _run._stopped_by_signals(60):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from _settling import settle_all
 
-from replication.papers import _cca_insights as per_seed
 from replication.papers import cca_insights as rules
 from replication.papers.cca_insights import CLAIMS, GENERALISING, MEMORISING
 
@@ -182,10 +181,10 @@ def test_mean_over_pairs_takes_both_orders_and_no_pair_twice():
     assert rules.by_network(pairs, networks).distance.tolist() == pytest.approx([0.3, 0.3])
 
 
-@pytest.mark.parametrize("statistic", ["widths", "accuracy"])
+@pytest.mark.parametrize("statistic", ["_widths", "_accuracy"])
 def test_two_widths_are_too_few(statistic):
     widths = tables()[2]
-    found = getattr(per_seed, statistic)(widths[(widths.seed == 0) & (widths.width < 1)])
+    found = getattr(rules, statistic)(widths[(widths.seed == 0) & (widths.width < 1)])
     assert np.isnan(found).all()
 
 

@@ -39,7 +39,7 @@ def fit(store):
 
 def interrupt(monkeypatch, spec, split, store, step):
     """Start a run and break it off before `step`."""
-    advance = trainer.Training.advance
+    advance = trainer.Trainer.advance
 
     def fragile(self):
         if self.step == step:
@@ -47,7 +47,7 @@ def interrupt(monkeypatch, spec, split, store, step):
         advance(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Training, "advance", fragile)
+        patch.setattr(trainer.Trainer, "advance", fragile)
         with pytest.raises(KeyboardInterrupt):
             training.fit(spec, split, store=store, progress=False)
 
@@ -58,7 +58,7 @@ def forbid_steps(monkeypatch):
     def advance(self):
         raise AssertionError("a step was taken")
 
-    monkeypatch.setattr(trainer.Training, "advance", advance)
+    monkeypatch.setattr(trainer.Trainer, "advance", advance)
 
 
 def run_killer(program, store, seed):

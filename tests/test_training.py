@@ -160,7 +160,7 @@ def test_learning_rates_by_step(schedule, formula, monkeypatch):
 
 
 def test_an_epoch_draws_every_image_once_in_another_order():
-    run = trainer.Training(make(epochs=3), SPLIT, CPU)
+    run = trainer.Trainer(make(epochs=3), SPLIT, CPU)
     orders = []
     for _ in range(3):
         for _ in range(4):

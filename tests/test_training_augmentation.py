@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("keep", [False, True])
 def test_label_corruption_is_of_the_training_labels_only_and_lasts(keep):
     spec = make(label_corruption=0.7, keep_marginal=keep, seed=5)
-    run = trainer.Training(spec, SPLIT, CPU)
+    run = trainer.Trainer(spec, SPLIT, CPU)
     expected = data.corrupt_labels(SPLIT.train.labels, 0.7, 10, own_seed(5, "labels"), keep)
     assert not torch.equal(expected, SPLIT.train.labels)
     assert torch.equal(training.training_labels(spec, SPLIT), expected)
@@ -30,7 +30,7 @@ def test_label_corruption_is_of_the_training_labels_only_and_lasts(keep):
 def test_image_corruption_of_training_and_test_images(kind):
     images = SPLIT.train.images
     twins = dataclasses.replace(SPLIT, test=data.Examples(images, SPLIT.train.labels))
-    run = trainer.Training(make(image_corruption=kind), twins, CPU)
+    run = trainer.Trainer(make(image_corruption=kind), twins, CPU)
     assert not torch.equal(run.train.images, images)
     # One permutation of the pixels for both parts; noise must not come back in the test images.
     assert torch.equal(run.train.images, run.test.images) == (kind == "shuffled_pixels")

@@ -58,13 +58,13 @@ OPTIMIZERS = [
 
 
 def count_steps(monkeypatch):
-    taken, advance = [], trainer.Training.advance
+    taken, advance = [], trainer.Trainer.advance
 
     def spy(self):
         taken.append(self.step)
         advance(self)
 
-    monkeypatch.setattr(trainer.Training, "advance", spy)
+    monkeypatch.setattr(trainer.Trainer, "advance", spy)
     return taken
 
 

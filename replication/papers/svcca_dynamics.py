@@ -26,7 +26,7 @@ from replication.claims import Claim, Rule
 from replication.directions.projection import onto_directions, onto_neurons, projected
 from replication.papers import Experiment, cifar10, runs
 from replication.papers._correlation import by_seed, correlation, parts_by_seed
-from replication.training.trainer import Training
+from replication.training.trainer import Trainer
 
 NOTEBOOK = "03_svcca_dynamics"
 _SHARES = (0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.27, 0.35, 0.45, 0.6, 0.75, 0.87, 1)
@@ -295,7 +295,7 @@ def freeze(spec: dict, device: str = "auto") -> pd.DataFrame:
     Operations are multiply-adds, counted in one step of each stage; seconds are of the CPU.
     """
     images = loaded(spec, device)
-    run = Training(training_spec(spec | {"checkpoints": []}), images, choose_device(device))
+    run = Trainer(training_spec(spec | {"checkpoints": []}), images, choose_device(device))
     stops = {round(run.last_step * i / len(GROUPS)): g for i, g in enumerate(GROUPS[:-1], 1)}
     operations = seconds = 0.0
     per_step, log, first = None, [], {}

@@ -12,19 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.Tanh, nn.Hardtanh, nn.Hardsigmoid, nn.LeakyReLU, nn.Sigmoid)
+from replication._core.modules import ELEMENTWISE, leaves
+
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d)
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d)
 MAPPED = (
     *(*ELEMENTWISE, *DROPOUT, *BATCH_NORM),
-    *(nn.Linear, nn.Conv2d, nn.Flatten, nn.Identity, nn.GELU, nn.LayerNorm, nn.LocalResponseNorm),
+    *(nn.Linear, nn.Conv2d, nn.Flatten, nn.Identity, nn.LayerNorm, nn.LocalResponseNorm),
     *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
 )
-
-
-def leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the modules that hold no others, by name."""
-    return [(name, module) for name, module in model.named_modules() if not module._modules]
 
 
 def is_fully_connected(model: nn.Module) -> bool:

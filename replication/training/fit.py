@@ -29,7 +29,7 @@ from replication._core.inputs import choose_device
 from replication._core.progress import bar
 from replication.training._checkpoint import copy_weights, save_tensors
 from replication.training.spec import Spec
-from replication.training.trainer import Training, new_model
+from replication.training.trainer import Trainer, new_model
 
 INTERVAL = 30.0  # seconds of training that a killed run may lose
 SCRATCH = "REPLICATION_SCRATCH"  # variable: where runs without a store are kept until it is removed
@@ -100,14 +100,14 @@ class Unfinished:
         self, spec: Spec, key: str, split: data.Split, device: torch.device, folder: Path | None
     ) -> None:
         self.spec, self.key, self.source, self.folder = spec, key, split.source, folder
-        self.training = Training(spec, split, device)
+        self.training = Trainer(spec, split, device)
         self._states: dict[int, dict[str, Tensor]] = {}
         asked = {float(e): self.training.step_at(e) for e in sorted(spec.checkpoints)}
         self._checkpoints = {0.0: 0, **asked, float(spec.epochs): self.training.last_step}
         if folder is not None:
             self.training.resume(folder / "resume.safetensors")
             if not _has_weights(folder, self.training, self._checkpoints):
-                self.training = Training(spec, split, device)
+                self.training = Trainer(spec, split, device)
 
     def is_due(self) -> bool:
         """Return whether the current step is to be evaluated and has not been."""
@@ -208,7 +208,7 @@ def _check(paths: Iterable[Path]) -> None:
             pass
 
 
-def _has_weights(folder: Path, training: Training, checkpoints: Mapping[float, int]) -> bool:
+def _has_weights(folder: Path, training: Trainer, checkpoints: Mapping[float, int]) -> bool:
     """Return whether `folder` has the weights of every checkpoint that `training` has passed."""
     steps = {step for step in checkpoints.values() if training.rows and step <= training.step}
     if training.status():

@@ -16,7 +16,7 @@ from replication.training import _checkpoint
 from replication.training.spec import DTYPES, Spec
 
 
-class Training:
+class Trainer:
     """The state of one training run.
 
     Parameters

@@ -1,6 +1,18 @@
 """Similarity of representations: how alike two layers are over the same examples.
 
-Layers are (examples, neurons); every index takes torch tensors or NumPy arrays and answers in kind.
+An index takes two layers x and y, tensors or NumPy arrays (examples, neurons) of the same examples
+in the same order; widths may differ. It answers in kind, on the layers' device and in the wider of
+their dtypes (half types count as float32, integers as float64); numbers are 0-d tensors or NumPy
+floats. A similarity is 1 for equal layers, a distance 0, exactly.
+
+Constant neurons, copies and more neurons than examples are no errors. A constant layer is similar
+to nothing: 0, or the largest distance, with a UserWarning. Where ranks make an index meaningless a
+UserWarning says so. Permutations of y's examples (`null`, drawn by `seed`) show what unrelated
+layers of these shapes would give.
+
+All raise a ValueError that names the argument for layers that are empty, have other dimensions,
+fewer than 2 examples, NaN or infinity, or differ in examples or device, and for options out of
+range. Examples assume ``import torch`` and ``from replication.similarity import *``.
 """
 
 from replication.similarity.baselines import linear_regression_r2, rsa
@@ -8,9 +20,8 @@ from replication.similarity.cca import CCAResult, cca, pwcca, svcca
 from replication.similarity.cka import cka
 from replication.similarity.compare import SimilarityGrid, compare
 from replication.similarity.fourier import FourierCCAResult, dft_cca
-from replication.similarity.minibatch import minibatch_cka
 from replication.similarity.procrustes import procrustes
-from replication.similarity.streaming import Accumulator
+from replication.similarity.streaming import Accumulator, minibatch_cka
 
 __all__ = [
     "Accumulator",

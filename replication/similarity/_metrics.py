@@ -5,7 +5,6 @@ for a pair, a small product of two of them. L layers take L reductions in place 
 """
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,35 +16,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from replication._core.inputs import nearest
-from replication.similarity._linalg import Subspace, principal_subspace, subspace
-from replication.similarity._whitening import Whitening, whitening
-from replication.similarity.baselines import DISTANCES, distance_ranks, explained, rank_correlation
+from replication.similarity._linalg import principal_subspace, subspace, warn, whitening
+from replication.similarity.baselines import (
+    check_distance,
+    distance_ranks,
+    explained,
+    rank_correlation,
+)
 from replication.similarity.cca import CCAResult, mean_correlation, weighted
-from replication.similarity.cka import CHANCE, Prepared, check_kernel, index, prepare, product
+from replication.similarity.cka import Prepared, check_kernel, index, prepare, product, shuffled
 from replication.similarity.fourier import FourierCCAResult, Spectrum, correlate_spectra, spectrum
-from replication.similarity.procrustes import distance_of, narrowed, normalised
-
-
-def _reordered(reduced: Any, order: Tensor) -> Any:
-    """Return a reduced layer as if its examples had come in another order."""
-    if isinstance(reduced, Subspace | Whitening):
-        return replace(reduced, basis=reduced.basis[order])
-    if isinstance(reduced, Spectrum):
-        return replace(reduced, bases=reduced.bases[:, order])
-    if isinstance(reduced, Prepared):
-        rows = reduced.values[order]
-        values = rows[:, order] if reduced.is_kernel else rows
-        return replace(reduced, values=values, diagonal=reduced.diagonal[order])
-    if isinstance(reduced, tuple):
-        return tuple(part[order] for part in reduced)
-    return reduced[order]
-
-
-def _reordered_distances(ranks: Tensor, order: Tensor) -> Tensor:
-    i, j = torch.triu_indices(len(order), len(order), 1, device=ranks.device)
-    square = ranks.new_zeros(len(order), len(order))
-    square[i, j] = square[j, i] = ranks
-    return square[order[i], order[j]]
+from replication.similarity.procrustes import distance_of, normalised
 
 
 @dataclass(frozen=True)
@@ -53,49 +34,65 @@ class Metric:
     """An index as a reduction of one layer and a product of two reduced ones.
 
     `symmetric` says that the order of a pair does not matter. `rank` is 0 for a reduced layer that
-    is constant, and for indices that ignore invertible maps the number of its directions.
+    is constant, and for indices that ignore invertible maps the number of its directions. `reorder`
+    gives the reduced layer as if its examples had come in another order, and `chance`, from their
+    number too, the root of the index that it would have with an unrelated copy.
     """
 
     reduce: Callable[[Tensor], Any]
     pair: Callable[[Any, Any], Any]
     symmetric: bool = True
     rank: Callable[[Any], int] = lambda reduced: int(reduced.any())
-    reorder: Callable[[Any, Tensor], Any] = _reordered
+    reorder: Callable[[Any, Tensor], Any] = lambda reduced, order: reduced[order]
+    chance: Callable[[Any, int], float] = lambda reduced, examples: 0.0
+
+
+def _of_bases(reduce: Callable, pair: Callable, symmetric: bool = True) -> Metric:
+    def reorder(reduced: Any, order: Tensor) -> Any:
+        return replace(reduced, basis=reduced.basis[order])
+
+    return Metric(reduce, pair, symmetric, attrgetter("rank"), reorder)
 
 
 def _cca(tolerance: float | None = None) -> Metric:
-    cut = partial(whitening, tolerance=tolerance)
-    return Metric(cut, mean_correlation, rank=attrgetter("rank"))
+    return _of_bases(partial(whitening, tolerance=tolerance), mean_correlation)
 
 
 def _svcca(variance: float = 0.99, dims: int | None = None, squares: bool = False) -> Metric:
     cut = partial(principal_subspace, variance=variance, dims=dims, squares=squares)
-    return Metric(cut, mean_correlation, rank=attrgetter("rank"))
+    return _of_bases(cut, mean_correlation)
 
 
 def _pwcca(symmetric: bool = False, tolerance: float | None = None) -> Metric:
-    cut = partial(subspace, tolerance=tolerance)
-    pair = partial(weighted, symmetric=symmetric)
-    return Metric(cut, pair, symmetric, rank=attrgetter("rank"))
+    cut, pair = partial(subspace, tolerance=tolerance), partial(weighted, symmetric=symmetric)
+    return _of_bases(cut, pair, symmetric)
 
 
 def _cka(kernel: str = "linear", unbiased: bool = False, sigma: float = 0.5) -> Metric:
     check_kernel(kernel, sigma)
-    reduction = partial(prepare, kernel=kernel, unbiased=unbiased, sigma=sigma)
 
     def pair(a: Prepared, b: Prepared) -> Tensor:
         shared = a.square if a is b else product(a, b)
         return index(shared, a.square, b.square, -1.0 if unbiased else 0.0)
 
-    return Metric(reduction, pair, rank=lambda layer: int(layer.square > 0))
+    def reorder(layer: Prepared, order: Tensor) -> Prepared:
+        values = layer.values[order]
+        values = values[:, order] if layer.is_kernel else values
+        return replace(layer, values=values, diagonal=layer.diagonal[order])
+
+    def chance(layer: Prepared, examples: int) -> float:
+        mean = shuffled(layer, layer, examples)
+        return 0.0 if unbiased else index(mean, layer.square, layer.square).sqrt().item()
+
+    reduce = partial(prepare, kernel=kernel, unbiased=unbiased, sigma=sigma)
+    return Metric(reduce, pair, True, lambda layer: int(layer.square > 0), reorder, chance)
 
 
 def _procrustes(angular: bool = False) -> Metric:
     def pair(a: Tensor, b: Tensor) -> Tensor:
-        distance = distance_of(a, a if torch.equal(a, b) else b)
-        return 2 * torch.asin(distance.sqrt() / 2) if angular else distance
+        return distance_of(a, a if torch.equal(a, b) else b, angular)
 
-    return Metric(lambda layer: narrowed(normalised(layer)), pair)
+    return Metric(partial(normalised, narrow=True), pair)
 
 
 def _regression(tolerance: float | None = None) -> Metric:
@@ -104,23 +101,29 @@ def _regression(tolerance: float | None = None) -> Metric:
         lambda a, b: explained(a[0], b[1]),
         symmetric=False,
         rank=lambda reduced: reduced[0].shape[1],
+        reorder=lambda reduced, order: tuple(part[order] for part in reduced),
     )
 
 
 def _rsa(distance: str = "correlation") -> Metric:
-    if distance not in DISTANCES:
-        raise ValueError(f"distance: found {distance!r}; {nearest(str(distance), DISTANCES)}")
-    ranked = partial(distance_ranks, distance=distance)
-    return Metric(ranked, rank_correlation, reorder=_reordered_distances)
+    check_distance(distance)
+
+    def reorder(ranks: Tensor, order: Tensor) -> Tensor:
+        i, j = torch.triu_indices(len(order), len(order), 1, device=ranks.device)
+        square = ranks.new_zeros(len(order), len(order))
+        square[i, j] = square[j, i] = ranks
+        return square[order[i], order[j]]
+
+    return Metric(partial(distance_ranks, distance=distance), rank_correlation, reorder=reorder)
 
 
 def _dft_cca() -> Metric:
-    def pair(a: Spectrum, b: Spectrum) -> Tensor:
-        with warnings.catch_warnings():  # `_warn` says it once, with the layer's name
-            warnings.simplefilter("ignore", UserWarning)
-            return correlate_spectra(a, b).mean
+    def reorder(layer: Spectrum, order: Tensor) -> Spectrum:
+        return replace(layer, bases=layer.bases[:, order])
 
-    return Metric(spectrum, pair, rank=lambda layer: int(layer.ranks.max()))
+    return Metric(
+        spectrum, correlate_spectra, rank=lambda layer: int(layer.ranks.max()), reorder=reorder
+    )
 
 
 METRICS: dict[str, Callable[..., Metric]] = {
@@ -158,7 +161,7 @@ def grid(
     mirrored: bool,
     bar: tqdm | None = None,
 ) -> Tensor:
-    """Return the value of every pair, float64; `mirrored` computes each unordered pair once."""
+    """Return (left, right), float64: every pair's value; `mirrored` computes each pair once."""
     values: dict[tuple[str, str], Tensor] = {}
     for first, a in left.items():
         for second, b in right.items():
@@ -181,27 +184,12 @@ def grid(
 
 
 def notes(metric: Metric, layers: Mapping[str, Any], examples: int) -> dict[str, tuple]:
-    """Return, by layer, its rank and its factor in the CKA that unrelated layers would have."""
-    found = {}
-    for label, layer in layers.items():
-        share = 0.0
-        if isinstance(layer, Prepared) and not layer.unbiased and layer.square > 0:
-            share = (layer.diagonal.sum() / ((examples - 1) * layer.square).sqrt()).item()
-        found[label] = metric.rank(layer), share
-    return found
+    """Return the rank and the chance of every reduced layer, for `warn_once`."""
+    return {name: (metric.rank(x), metric.chance(x, examples)) for name, x in layers.items()}
 
 
-def warn(noted: Mapping[str, tuple[int, float]], examples: int, level: int) -> None:
-    if constant := [label for label, (rank, _) in noted.items() if rank == 0]:
-        message = f"{', '.join(constant)}: constant over the examples; similar to nothing"
-        warnings.warn(message, UserWarning, stacklevel=level)
-    if full := [label for label, (rank, _) in noted.items() if rank >= examples - 1]:
-        message = f"{', '.join(full)}: spans all {examples} centred examples, so that the values "
-        message += "say nothing; take more examples, or unbiased CKA"
-        warnings.warn(message, UserWarning, stacklevel=level)
-    shares = sorted(share for _, share in noted.values())
-    chance = shares[-1] * shares[-2 if len(shares) > 1 else -1]
-    if chance > CHANCE:
-        message = f"few examples; unrelated layers like these have a biased CKA of {chance:.2f} on "
-        message += "average. Use unbiased=True or more examples"
-        warnings.warn(message, UserWarning, stacklevel=level)
+def warn_once(noted: Mapping[str, tuple[int, float]], examples: int) -> None:
+    """Warn of all layers together, and of the biased CKA of the two with most of it by chance."""
+    chances = sorted(chance for _, chance in noted.values())
+    highest = chances[-1] * chances[-2 if len(chances) > 1 else -1]
+    warn({name: rank for name, (rank, _) in noted.items()}, examples, highest, level=4)

@@ -12,11 +12,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from replication._core.inputs import Array, as_integer, as_tensor, generator, like, nearest
+from replication._core.inputs import Array, as_integer, like, nearest
 from replication._core.precision import full_precision
 from replication._core.progress import bar
 from replication.activations import flatten, spatial_mean
 from replication.similarity import _metrics
+from replication.similarity._linalg import as_layer, permutation, require_alike
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +41,7 @@ class SimilarityGrid:
     metric : str
     checkpoints : tuple or None
     null : like `values`, or None
-        The mean over permutations of the column layers' examples: what unrelated layers would give.
+        The mean over permutations of the column layers' examples.
     """
 
     values: Array
@@ -69,20 +70,20 @@ class SimilarityGrid:
         from replication import plotting
 
         values = _flat(self.values).reshape(-1, len(self.rows), len(self.columns))
-        limits = limits or (min(0.0, np.nanmin(values)), max(1.0, np.nanmax(values)))
-        across = min(4, len(values))
+        low, high = limits or (min(0.0, np.nanmin(values)), max(1.0, np.nanmax(values)))
+        single, across = len(values) == 1, min(4, len(values))
         down = -(-len(values) // across)
-        size = (plotting.COLUMN, 2.8) if len(values) == 1 else (plotting.PAGE, 0.7 + 1.6 * down)
+        size = (plotting.COLUMN, 2.8) if single else (plotting.PAGE, 0.7 + 1.6 * down)
         with plotting.style():
             fig, axes = plt.subplots(down, across, figsize=size, squeeze=False)
             for place, (ax, panel) in enumerate(zip(axes.flat, values, strict=False)):
-                image = ax.imshow(panel, vmin=limits[0], vmax=limits[1], cmap="viridis")
+                image = ax.imshow(panel, vmin=low, vmax=high, cmap="viridis")
                 below, left = place + across >= len(values), place % across == 0
-                turned = 90 if len(values) > 1 or len(self.columns) > 4 else 0
                 columns = self.columns if below else [""] * len(self.columns)
+                turned = 90 if not single or len(self.columns) > 4 else 0
                 ax.set_xticks(range(len(self.columns)), columns, rotation=turned)
                 ax.set_yticks(range(len(self.rows)), self.rows if left else [""] * len(self.rows))
-                ax.tick_params(labelsize=8 if len(values) == 1 else 6)
+                ax.tick_params(labelsize=8 if single else 6)
                 ax.grid(False)
                 if self.checkpoints is not None:
                     ax.set_title(str(self.checkpoints[place]))
@@ -124,10 +125,8 @@ def compare(
         every position an example (Raghu et al. 2017, for one layer in two networks; the sizes must
         agree); every position a neuron; or, for ``metric="cca"``, DFT-CCA (Raghu et al. 2017, for
         different layers), which is also the metric ``"dft_cca"``.
-    null : int
-        Permutations of the examples for `SimilarityGrid.null`.
-    seed : int
-        Of the permutations.
+    null, seed : int
+        As in `cca`, for `SimilarityGrid.null`.
     progress : bool
         Show a progress bar over pairs.
     options
@@ -136,23 +135,15 @@ def compare(
     Raises
     ------
     ValueError
-        For an unknown metric or option, no layers, or layers that do not fit; it names the layer.
-
-    Warns
-    -----
-    UserWarning
-        Once for all layers that are constant, once for those whose rank leaves an index that
-        ignores invertible maps without meaning, and for a biased CKA of few examples.
+        As all indices, naming the layer, and for an unknown metric or option or no layers.
 
     Examples
     --------
-    >>> import torch
-    >>> from replication import similarity
     >>> x, y = torch.randn(2, 200, 5, dtype=torch.float64)
-    >>> grid = similarity.compare({"fc1": x, "fc2": x + y}, {"fc1": x}, "cka", null=3)
+    >>> grid = compare({"fc1": x, "fc2": x + y}, {"fc1": x}, "cka", null=3)
     >>> grid.rows, grid.columns, tuple(grid.values.shape)
     (('fc1', 'fc2'), ('fc1',), (2, 1))
-    >>> bool((grid.null < 0.2).all())  # what unrelated layers of these shapes would give
+    >>> bool((grid.null < 0.2).all())  # what unrelated layers would give
     True
     """
     if conv == "dft" and metric in ("cca", "dft_cca"):
@@ -163,54 +154,55 @@ def compare(
     as_integer(null, "null", 0)
     staged = isinstance(acts_a, Mapping) and any(isinstance(v, Mapping) for v in acts_a.values())
     stages = acts_a if staged else {None: acts_a}
-    _require_layers("acts_a", *stages.values())
-    if acts_b is None:
-        acts_b = list(stages.values())[-1]
-    _require_layers("acts_b", acts_b)
-
-    lefts = [
-        _checked(acts, f"acts_a[{stage!r}]" if staged else "acts_a")
-        for stage, acts in stages.items()
-    ]
-    same = [left for left, acts in zip(lefts, stages.values(), strict=True) if acts is acts_b]
-    right = same[-1] if same else _checked(acts_b, "acts_b")
-    layers = {label: layer for part in (*lefts, right) for label, layer in part.items()}
+    acts_b = list(stages.values())[-1] if acts_b is None else acts_b
+    lefts, right = [], None
+    for stage, acts in stages.items():
+        lefts.append(_named(acts, f"acts_a[{stage!r}]" if staged else "acts_a"))
+        right = lefts[-1] if acts is acts_b else right
+    right = right or _named(acts_b, "acts_b")
+    start = next(iter(stages.values()))
+    rows, kind = tuple(start), like(next(iter(start.values())))
+    if others := [tuple(acts) for acts in stages.values() if tuple(acts) != rows]:
+        raise ValueError(
+            f"acts_a: expected the layers {rows} at every checkpoint, found {others[0]}"
+        )
+    layers = {name: layer for part in (*lefts, right) for name, layer in part.items()}
+    by_position = conv == "positions" and metric != "dft_cca"
+    require_alike(layers, by_position)
     first = next(iter(layers.values()))
-    positions = _require_fit(layers, conv == "positions" and metric != "dft_cca")
-    examples = len(first) * positions
+    positions = math.prod(first.shape[2:]) if by_position else 1
     dtype = functools.reduce(torch.promote_types, [layer.dtype for layer in layers.values()])
 
     def reduced(part: Mapping[str, Tensor]) -> dict[str, Any]:
-        policy = None if metric == "dft_cca" else CONV[conv]
-        return {
-            label: chosen.reduce((policy(x) if policy and x.ndim == 4 else x).to(dtype))
-            for label, x in part.items()
-        }
+        policy = CONV[conv] if metric != "dft_cca" else lambda layer: layer
+        flat = {name: policy(x) if x.ndim == 4 else x for name, x in part.items()}
+        return {name: chosen.reduce(x.to(dtype)) for name, x in flat.items()}
 
-    orders = [_order(len(first), positions, i, seed).to(first.device) for i in range(null)]
-    steps = (1 + null) * len(lefts) * len(lefts[0])
-    found, baseline, noted = [], [], {}
+    orders = []
+    for draw in range(null):  # the rows of one example stay together
+        order = permutation(len(first), draw, seed)[:, None] * positions + torch.arange(positions)
+        orders.append(order.flatten().to(first.device))
+    values, baseline, noted, examples = [], [], {}, len(first) * positions
+    steps = (1 + null) * len(lefts) * len(rows)
     with full_precision(), bar(show=progress, total=steps) as done:
         b = reduced(right)
         for left in lefts:
             a = b if left is right else reduced(left)
             noted |= _metrics.notes(chosen, a, examples)
-            found.append(_metrics.grid(chosen, a, b, a is b and chosen.symmetric, done))
-            unrelated = torch.zeros_like(found[-1])
+            values.append(_metrics.grid(chosen, a, b, a is b and chosen.symmetric, done))
+            baseline.append(torch.zeros_like(values[-1]))
             for order in orders:
-                c = {label: chosen.reorder(layer, order) for label, layer in b.items()}
-                unrelated += _metrics.grid(chosen, a, c, False, done) / null
-            baseline.append(unrelated)
+                c = {name: chosen.reorder(layer, order) for name, layer in b.items()}
+                baseline[-1] += _metrics.grid(chosen, a, c, False, done) / null
         noted |= _metrics.notes(chosen, b, examples)
-    _metrics.warn(noted, examples, 3)
+    _metrics.warn_once(noted, examples)
 
     def finished(grids: list[Tensor]) -> Array:
-        values = (torch.stack(grids) if staged else grids[0]).to(dtype)
-        return like(next(iter(next(iter(stages.values())).values())))(values)
+        return kind((torch.stack(grids) if staged else grids[0]).to(dtype))
 
     return SimilarityGrid(
-        values=finished(found),
-        rows=tuple(next(iter(stages.values()))),
+        values=finished(values),
+        rows=rows,
         columns=tuple(acts_b),
         metric=metric if isinstance(metric, str) else getattr(metric, "__name__", "metric"),
         checkpoints=tuple(stages) if staged else None,
@@ -218,57 +210,13 @@ def compare(
     )
 
 
-def _require_layers(name: str, *stages: Mapping[str, Array]) -> None:
-    for layers in stages:
-        if not isinstance(layers, Mapping) or not layers:
-            found = "an empty one" if isinstance(layers, Mapping) else type(layers).__name__
-            raise ValueError(f"{name}: expected a mapping of names to layers, found {found}")
-        if tuple(layers) != tuple(stages[0]):
-            raise ValueError(
-                f"{name}: expected the layers {tuple(stages[0])} at every checkpoint, "
-                f"found {tuple(layers)}"
-            )
-
-
-def _checked(acts: Mapping[str, Array], name: str) -> dict[str, Tensor]:
-    """Return the layers as floating tensors, by the labels that messages give them."""
-    layers = {}
-    for layer, value in acts.items():
-        label = f"{name}[{layer!r}]"
-        tensor = as_tensor(value, label)
-        if tensor.ndim not in (2, 4) or len(tensor) < 2 or tensor.is_complex():
-            raise ValueError(
-                f"{label}: expected real (examples >= 2, neurons) or (examples >= 2, channels, "
-                f"height, width), found shape {tuple(tensor.shape)}, {tensor.dtype}"
-            )
-        layers[label] = tensor if tensor.is_floating_point() else tensor.double()
-    return layers
-
-
-def _require_fit(layers: Mapping[str, Tensor], by_position: bool) -> int:
-    """Check that layers have the same examples; return how many rows each example becomes."""
-    (name, first), *others = layers.items()
-    for label, layer in others:
-        if len(layer) != len(first):
-            raise ValueError(
-                f"{label}: expected the {len(first)} examples of {name}, found {len(layer)}"
-            )
-        if layer.device != first.device:
-            raise ValueError(
-                f"{label}: expected the device of {name}, {first.device}, found {layer.device}"
-            )
-        if by_position and layer.shape[2:] != first.shape[2:]:
-            raise ValueError(
-                f"{label}: conv='positions' expected the size {tuple(first.shape[2:])} of {name}, "
-                f"found {tuple(layer.shape[2:])}"
-            )
-    return math.prod(first.shape[2:]) if by_position else 1
-
-
-def _order(examples: int, positions: int, draw: int, seed: int) -> Tensor:
-    """Return a random order of the rows in which those of one example stay together."""
-    order = torch.randperm(examples, generator=generator(seed, "null", draw))
-    return (order[:, None] * positions + torch.arange(positions)).flatten()
+def _named(acts: Mapping[str, Array], name: str) -> dict[str, Tensor]:
+    """Return the layers as floating tensors, by the names that messages give them."""
+    if not isinstance(acts, Mapping) or not acts:
+        given = "an empty one" if isinstance(acts, Mapping) else type(acts).__name__
+        raise ValueError(f"{name}: expected a mapping of names to layers, found {given}")
+    labels = {f"{name}[{layer!r}]": value for layer, value in acts.items()}
+    return {label: as_layer(value, label, maps=True) for label, value in labels.items()}
 
 
 def _flat(values: Array) -> np.ndarray:

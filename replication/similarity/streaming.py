@@ -1,52 +1,48 @@
 """Similarity of layers whose examples do not fit in memory.
 
-The indices that depend on inner products between neurons only (CCA, SVCCA, PWCCA, linear CKA,
-Procrustes, linear regression) need no more of the examples than the joint covariance of all
-layers. It is added up batch by batch, in float64 and around the mean so far, which keeps its digits
-when means are large (Chan, Golub and LeVeque 1979). At the end it is factored as R^T R, and R,
-with as many rows as there are neurons, takes the place of the examples.
-
-A covariance squares the condition number: a direction below 1e-6 of a layer's largest (neurons
-scaled to unit variance) cannot be told from rounding and counts as missing.
+The indices that depend on inner products between neurons only need no more of the examples than the
+joint covariance of all layers. It is added up in float64 and around the mean so far, which keeps
+its digits when means are large (Chan, Golub and LeVeque 1979). At the end it is factored as R^T R,
+and R takes the place of the examples. A covariance squares the condition number: a direction below
+1e-6 of a layer's largest (neurons scaled to unit variance) counts as missing.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from replication._core.inputs import Array, as_tensor, like
+from replication._core.inputs import Array, like
 from replication._core.precision import full_precision
 from replication.activations import spatial_mean
 from replication.similarity import _metrics
-from replication.similarity._linalg import subspace
+from replication.similarity._linalg import as_layer, require_alike, subspace, warn
 from replication.similarity.cca import CCAResult, correlate
+from replication.similarity.cka import index, prepare, product, shuffled
 from replication.similarity.compare import SimilarityGrid
 
 TOLERANCE = 1e-6
 METRICS = ("cca", "svcca", "pwcca", "cka", "procrustes", "regression")
+Layers = Array | Mapping[str, Array]
 
 
 class Accumulator:
     """The joint covariance of several layers, batch by batch.
 
-    Memory is 16 D^2 bytes for D neurons in all and a batch in float64, whatever the number of
-    examples. Partial accumulators, say of several workers, are combined by `merge`. Results are
-    float64 and without gradients.
+    Memory is 16 D^2 bytes for D neurons in all and a batch in float64. Accumulators, say of several
+    workers, are combined by `merge`. Results are float64 and without gradients.
 
     Examples
     --------
-    >>> import torch
-    >>> from replication import similarity
     >>> x, y = torch.randn(2, 1000, 8, dtype=torch.float64)
-    >>> streamed = similarity.Accumulator()
+    >>> streamed = Accumulator()
     >>> for batch in zip(x.split(100), y.split(100)):
     ...     streamed.update(*batch)
-    >>> abs(streamed.result("cca").mean - similarity.cca(x, y).mean) < 1e-8
-    tensor(True)
+    >>> streamed.result("cca").correlations.shape
+    torch.Size([8])
     """
 
     def __init__(self) -> None:
@@ -57,7 +53,7 @@ class Accumulator:
         self._mean: Tensor | None = None
         self._scatter: Tensor | None = None
 
-    def update(self, x: Array | Mapping[str, Array], y: Array | None = None) -> None:
+    def update(self, x: Layers, y: Array | None = None) -> None:
         """Take in a batch: two layers, or a mapping of names to layers of the same examples.
 
         Layers are (examples, neurons); convolutional ones (examples, channels, height, width) are
@@ -66,23 +62,20 @@ class Accumulator:
         Raises
         ------
         ValueError
-            If a layer is empty, holds NaN, infinity or numbers whose squares leave float64, or has
-            other examples, names, widths or another device than the rest; nothing of the batch is
-            then taken in.
+            As all indices, for numbers whose squares leave float64, and for other names, widths or
+            another device than before; nothing of the batch is then taken in.
         """
         batch = {"x": x, "y": y} if y is not None else x
         if not isinstance(batch, Mapping) or not batch:
             raise ValueError("x: expected two layers, or a mapping of names to layers")
-        layers = {name: _layer(value, name) for name, value in batch.items()}
+        layers = {n: spatial_mean(as_layer(z, n, 1, maps=True)) for n, z in batch.items()}
+        require_alike(layers)
         widths = {name: layer.shape[1] for name, layer in layers.items()}
         if self.widths and widths != self.widths:
             raise ValueError(f"x: expected the widths {self.widths}, found {widths}")
-        counts = {name: len(layer) for name, layer in layers.items()}
-        if len(set(counts.values())) > 1:
-            raise ValueError(f"x: expected the same examples in all layers, found {counts}")
-        devices = {str(x.device) for x in (self._mean, *layers.values()) if x is not None}
-        if len(devices) > 1:
-            raise ValueError(f"x: expected one device, found {', '.join(sorted(devices))}")
+        device = next(iter(layers.values())).device
+        if self.examples and device != self._mean.device:
+            raise ValueError(f"x: expected the device {self._mean.device}, found {device}")
         # Also within inference mode, whose tensors could not be added to after it.
         with torch.inference_mode(False), torch.no_grad(), full_precision():
             joint = torch.cat([layers[name].double() for name in self.widths or widths], 1)
@@ -98,13 +91,7 @@ class Accumulator:
         self._add(len(joint), mean, scatter)
 
     def merge(self, other: "Accumulator") -> None:
-        """Take in all that `other` has seen.
-
-        Raises
-        ------
-        ValueError
-            If its layers, their order or widths differ.
-        """
+        """Take in all that `other` has seen; a ValueError if its layers or widths differ."""
         if not isinstance(other, Accumulator):
             raise ValueError(f"other: expected an Accumulator, found {type(other).__name__}")
         if not other.examples:
@@ -117,7 +104,7 @@ class Accumulator:
         self._add(other.examples, other._mean.to(device), other._scatter.to(device, copy=True))
 
     def _add(self, examples: int, mean: Tensor, scatter: Tensor) -> None:
-        """Combine two means and two scatter matrices; `scatter` is written over."""
+        """Combine two means (D,) and two scatter matrices (D, D); `scatter` is written over."""
         if self.examples == 0:
             self.examples, self._mean, self._scatter = examples, mean, scatter
             return
@@ -161,8 +148,8 @@ class Accumulator:
         Returns
         -------
         float-like or CCAResult or SimilarityGrid
-            For updates of two layers what the function of that name returns, without variates; for
-            mappings the grid of all pairs.
+            Of two layers what the function of that name returns, without variates; of mappings the
+            grid of all pairs.
 
         Raises
         ------
@@ -178,27 +165,116 @@ class Accumulator:
         if metric in ("cca", "pwcca", "regression"):
             options = {"tolerance": TOLERANCE, **options}
         chosen, kind = _metrics.find(metric, options), like(self._sample)
-        reduce = chosen.reduce
         if metric == "cca":  # the stand-ins are roots of a covariance already: take no second root
-            reduce = partial(subspace, tolerance=options["tolerance"])
+            reduce = functools.partial(subspace, tolerance=options["tolerance"])
+            chosen = replace(chosen, reduce=reduce)
         with full_precision():
-            layers = {name: reduce(layer) for name, layer in self._stand_ins().items()}
+            layers = {name: chosen.reduce(layer) for name, layer in self._stand_ins().items()}
             if metric in ("cca", "svcca", "pwcca"):
                 layers = {name: replace(x, examples=self.examples) for name, x in layers.items()}
             if self._paired and metric in ("cca", "svcca"):
                 return correlate(layers["x"], layers["y"], kind)
-            _metrics.warn(_metrics.notes(chosen, layers, self.examples), self.examples, 3)
+            _metrics.warn_once(_metrics.notes(chosen, layers, self.examples), self.examples)
             if self._paired:
                 return kind(chosen.pair(layers["x"], layers["y"]))[()]
             values = _metrics.grid(chosen, layers, layers, chosen.symmetric)
         return SimilarityGrid(kind(values), tuple(layers), tuple(layers), metric)
 
 
-def _layer(value: Array, name: str) -> Tensor:
-    layer = as_tensor(value, name)
-    if layer.ndim not in (2, 4) or layer.is_complex():
-        raise ValueError(
-            f"{name}: expected real (examples, neurons) or (examples, channels, height, width), "
-            f"found shape {tuple(layer.shape)}, {layer.dtype}"
+def minibatch_cka(
+    batches: Iterable[tuple[Layers, Layers]], unbiased: bool = True
+) -> Array | SimilarityGrid:
+    """Return the linear CKA of layers that come in minibatches, a similarity.
+
+    mean HSIC(X_i, Y_i) / sqrt(mean HSIC(X_i, X_i) mean HSIC(Y_i, Y_i)) over the minibatches i,
+    weighted by their examples (Nguyen et al. 2021, eqs. 2 and 3). HSIC_1 estimates the same number
+    whatever the size of a minibatch; HSIC_0 does not (`unbiased=False`). With one minibatch this
+    is `cka`, and it warns as that.
+
+    Parameters
+    ----------
+    batches : iterable of (x, y)
+        Two layers, each (examples, features), or two mappings of names to layers: then all pairs.
+        At least 4 examples where unbiased; read once.
+    unbiased : bool
+
+    Returns
+    -------
+    0-d tensor or NumPy float, or SimilarityGrid
+        In [-1, 1], biased in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        For no minibatch at all, and as all indices, with the minibatch's number.
+
+    Examples
+    --------
+    >>> x, y = torch.randn(2, 400, 5, dtype=torch.float64)
+    >>> batches = zip(x.split(50), (x + y).split(50))  # (layer, layer) of the same 50 examples
+    >>> 0.3 < float(minibatch_cka(batches)) < 0.7
+    True
+    """
+    total = scales = None
+    for number, batch in enumerate(batches):
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise ValueError(f"batches[{number}]: expected a pair (x, y), found {batch!r:.60}")
+        try:
+            sides = [_labelled(side, name) for name, side in zip("xy", batch, strict=True)]
+            if total is None:
+                start, labels = batch, [*map(list, sides)]
+            elif [*map(list, sides)] != labels:
+                raise ValueError("expected the layers of the first minibatch")
+            terms, scales = _terms(*sides, unbiased, scales)
+        except ValueError as error:
+            raise ValueError(f"batches[{number}]: {error}") from None
+        total = terms if total is None else [a + b for a, b in zip(total, terms, strict=True)]
+    if total is None:
+        raise ValueError("batches: expected at least one minibatch, found none")
+    xy, xx, yy, by_chance = total
+    values = index(xy, xx[:, None], yy, -1.0 if unbiased else 0.0)
+    first = start[0]
+    if isinstance(first, Mapping):
+        first = next(iter(first.values()))
+        grid = like(first)(values.to(as_layer(first, "x").dtype))
+        return SimilarityGrid(grid, *map(tuple, start), "cka")
+    chance = 0.0 if unbiased else index(by_chance, xx[:, None], yy).item()
+    warn({"x": int(xx[0] > 0), "y": int(yy[0] > 0)}, chance=chance)
+    return like(first)(values[0, 0].to(as_layer(first, "x").dtype))[()]
+
+
+def _labelled(side: Layers, name: str) -> dict[str, Tensor]:
+    """Return a side of a minibatch, one layer or several, by the names that messages give them."""
+    if isinstance(side, Mapping):
+        side = {f"{name}[{layer!r}]": value for layer, value in side.items()}
+    else:
+        side = {name: side}
+    return {label: as_layer(value, label) for label, value in side.items()}
+
+
+def _terms(
+    x: Mapping[str, Tensor], y: Mapping[str, Tensor], unbiased: bool, scales: list[Tensor] | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return HSIC of all pairs, of the layers of x, of those of y, and of the pairs if shuffled.
+
+    In units of `scales`, the layers' sizes in the first minibatch, as fourth powers leave the range
+    of float64 soon.
+    """
+    require_alike({**x, **y})
+    sides = list(x.values()), list(y.values())
+    n = len(sides[0][0])
+    dtype = functools.reduce(torch.promote_types, [z.dtype for side in sides for z in side])
+    with full_precision():
+        a, b = ([prepare(z.to(dtype), "linear", unbiased) for z in side] for side in sides)
+        cross, chance = (
+            torch.stack([torch.stack([term(p, q) for q in b]) for p in a])
+            for term in (product, functools.partial(shuffled, examples=n))
         )
-    return spatial_mean(layer if layer.is_floating_point() else layer.double())
+    sizes = [torch.stack([z.scale for z in side]) for side in (a, b)]
+    scales = scales or [size.where(size > 0, 1) for size in sizes]
+    u, v = ((size / scale) ** 2 for size, scale in zip(sizes, scales, strict=True))
+    xx, yy = (torch.stack([z.square for z in side]) for side in (a, b))
+    units = torch.outer(u, v), u**2, v**2, torch.outer(u, v)
+    weight = n / (n * (n - 3) if unbiased else (n - 1) ** 2)
+    terms = zip((cross, xx, yy, chance), units, strict=True)
+    return [term * unit * weight for term, unit in terms], scales

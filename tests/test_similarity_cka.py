@@ -363,7 +363,7 @@ NAN = np.where(np.arange(90).reshape(30, 3) == 0, np.nan, X)
         ("x: expected .*examples >= 2", lambda: cka(X[:, 0], Y)),
         ("x: expected at least 4", lambda: cka(X[:3], Y[:3], unbiased=True)),
         ("kernel: .*did you mean 'linear'", lambda: cka(X, Y, "linaer")),
-        ("kernel: unknown None", lambda: cka(X, Y, None)),
+        ("kernel: found None", lambda: cka(X, Y, None)),
         ("sigma: .*> 0, found 0", lambda: cka(X, Y, "rbf", sigma=0)),
         ("sigma: .*nan", lambda: cka(X, Y, "rbf", sigma=float("nan"))),
         ("confounder: expected the examples of x, 30", lambda: cka(X, Y, confounder=X[:9])),

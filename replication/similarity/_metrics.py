@@ -15,17 +15,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from replication._core.inputs import nearest
+from replication._core.inputs import as_choice
 from replication.similarity._linalg import principal_subspace, subspace, warn, whitening
-from replication.similarity.baselines import (
-    check_distance,
-    distance_ranks,
-    explained,
-    rank_correlation,
-)
+from replication.similarity.baselines import DISTANCES, distance_ranks, explained, rank_correlation
 from replication.similarity.cca import CCAResult, mean_correlation, weighted
 from replication.similarity.cka import Prepared, check_kernel, index, prepare, product, shuffled
-from replication.similarity.fourier import FourierCCAResult, Spectrum, correlate_spectra, spectrum
+from replication.similarity.fourier import FourierCCAResult, correlate_spectra, spectrum
 from replication.similarity.procrustes import distance_of, normalised
 
 
@@ -35,8 +30,7 @@ class Metric:
 
     `symmetric` says that the order of a pair does not matter. `rank` is 0 for a reduced layer that
     is constant, and for indices that ignore invertible maps the number of its directions. `reorder`
-    gives the reduced layer as if its examples had come in another order, and `chance`, from their
-    number too, the root of the index that it would have with an unrelated copy.
+    gives the reduced layer as if its examples had come in another order.
     """
 
     reduce: Callable[[Tensor], Any]
@@ -44,14 +38,16 @@ class Metric:
     symmetric: bool = True
     rank: Callable[[Any], int] = lambda reduced: int(reduced.any())
     reorder: Callable[[Any, Tensor], Any] = lambda reduced, order: reduced[order]
-    chance: Callable[[Any, int], float] = lambda reduced, examples: 0.0
 
 
 def _of_bases(reduce: Callable, pair: Callable, symmetric: bool = True) -> Metric:
-    def reorder(reduced: Any, order: Tensor) -> Any:
-        return replace(reduced, basis=reduced.basis[order])
-
-    return Metric(reduce, pair, symmetric, attrgetter("rank"), reorder)
+    return Metric(
+        reduce,
+        pair,
+        symmetric,
+        rank=attrgetter("rank"),
+        reorder=lambda reduced, order: replace(reduced, basis=reduced.basis[order]),
+    )
 
 
 def _cca(tolerance: float | None = None) -> Metric:
@@ -80,12 +76,8 @@ def _cka(kernel: str = "linear", unbiased: bool = False, sigma: float = 0.5) -> 
         values = values[:, order] if layer.is_kernel else values
         return replace(layer, values=values, diagonal=layer.diagonal[order])
 
-    def chance(layer: Prepared, examples: int) -> float:
-        mean = shuffled(layer, layer, examples)
-        return 0.0 if unbiased else index(mean, layer.square, layer.square).sqrt().item()
-
     reduce = partial(prepare, kernel=kernel, unbiased=unbiased, sigma=sigma)
-    return Metric(reduce, pair, True, lambda layer: int(layer.square > 0), reorder, chance)
+    return Metric(reduce, pair, True, lambda layer: int(layer.square > 0), reorder)
 
 
 def _procrustes(angular: bool = False) -> Metric:
@@ -106,7 +98,7 @@ def _regression(tolerance: float | None = None) -> Metric:
 
 
 def _rsa(distance: str = "correlation") -> Metric:
-    check_distance(distance)
+    as_choice(distance, "distance", DISTANCES)
 
     def reorder(ranks: Tensor, order: Tensor) -> Tensor:
         i, j = torch.triu_indices(len(order), len(order), 1, device=ranks.device)
@@ -118,11 +110,11 @@ def _rsa(distance: str = "correlation") -> Metric:
 
 
 def _dft_cca() -> Metric:
-    def reorder(layer: Spectrum, order: Tensor) -> Spectrum:
-        return replace(layer, bases=layer.bases[:, order])
-
     return Metric(
-        spectrum, correlate_spectra, rank=lambda layer: int(layer.ranks.max()), reorder=reorder
+        spectrum,
+        correlate_spectra,
+        rank=lambda layer: int(layer.ranks.max()),
+        reorder=lambda layer, order: replace(layer, bases=layer.bases[:, order]),
     )
 
 
@@ -143,9 +135,7 @@ def find(metric: str | Callable, options: Mapping[str, Any]) -> Metric:
     if callable(metric):
         fixed = partial(metric, **options)
         return Metric(lambda layer: layer, fixed, symmetric=False, rank=lambda layer: 1)
-    if not isinstance(metric, str) or metric not in METRICS:
-        raise ValueError(f"metric: found {metric!r}; {nearest(str(metric), METRICS)}")
-    accepted = inspect.signature(METRICS[metric]).parameters
+    accepted = inspect.signature(METRICS[as_choice(metric, "metric", METRICS)]).parameters
     if unknown := set(options) - set(accepted):
         raise ValueError(
             f"options: {metric} takes {', '.join(accepted) or 'none'}, "
@@ -184,8 +174,15 @@ def grid(
 
 
 def notes(metric: Metric, layers: Mapping[str, Any], examples: int) -> dict[str, tuple]:
-    """Return the rank and the chance of every reduced layer, for `warn_once`."""
-    return {name: (metric.rank(x), metric.chance(x, examples)) for name, x in layers.items()}
+    """Return by layer its rank, and its factor in the biased CKA that unrelated layers have."""
+    noted = {}
+    for name, layer in layers.items():
+        chance = 0.0
+        if isinstance(layer, Prepared) and not layer.unbiased:
+            mean = shuffled(layer, layer, examples)
+            chance = index(mean, layer.square, layer.square).sqrt().item()
+        noted[name] = metric.rank(layer), chance
+    return noted
 
 
 def warn_once(noted: Mapping[str, tuple[int, float]], examples: int) -> None:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from replication._core.inputs import Array, like, nearest
+from replication._core.inputs import Array, as_choice, like
 from replication._core.precision import full_precision
 from replication.similarity._linalg import as_pair, centred, subspace, warn
 from replication.similarity.procrustes import normalised
@@ -75,21 +75,15 @@ def rsa(x: Array, y: Array, distance: str = "correlation") -> Array:
     >>> round(float(rsa(x, 2 * x, distance="euclidean")), 6)
     1.0
     """
-    check_distance(distance)
+    as_choice(distance, "distance", DISTANCES)
     first, second = as_pair(x, y)
     a, b = distance_ranks(first, distance), distance_ranks(second, distance)
     warn({"x": int(a.any()), "y": int(b.any())})
     return like(x)(rank_correlation(a, b).to(first.dtype))[()]
 
 
-def check_distance(distance: str) -> None:
-    """Raise a ValueError for an unknown distance."""
-    if distance not in DISTANCES:
-        raise ValueError(f"distance: unknown {distance!r}; {nearest(str(distance), DISTANCES)}")
-
-
 def explained(basis: Tensor, target: Tensor) -> Tensor:
-    """Return R2 of a `normalised` target on an orthonormal basis, both (examples, ...)."""
+    """Return R2 of a `normalised` target (examples, features) on a basis (examples, rank)."""
     residual = target - basis @ (basis.mT @ target)
     total = target.square().sum()
     ratio = residual.square().sum() / total.where(total > 0, 1)

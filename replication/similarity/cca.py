@@ -33,13 +33,10 @@ class CCAResult:
 
     Attributes
     ----------
-    correlations : (k,)
-        In [0, 1], largest first; k is the smaller of the two ranks.
-    ranks, widths : pairs of int
-        Independent directions and neurons of x and y.
+    correlations : (k,) in [0, 1], largest first; k is the smaller of the two ranks
+    ranks, widths : pairs of int, the independent directions and the neurons of x and y
     examples : int
-    null : (permutations,) or None
-        `mean` for y with its examples permuted.
+    null : (permutations,), `mean` for y with its examples permuted, or None
     """
 
     correlations: Array
@@ -92,10 +89,8 @@ class CCAResult:
         p, q = self.ranks
         factor = self.examples - 1 - (p + q + 1) / 2
         if factor <= 0:
-            raise ValueError(
-                f"examples: expected more than {(p + q + 3) / 2:g} for ranks {self.ranks}, "
-                f"found {self.examples}"
-            )
+            least = f"more than {(p + q + 3) / 2:g} for ranks {self.ranks}"
+            raise ValueError(f"examples: expected {least}, found {self.examples}")
         rho = torch.as_tensor(self.correlations).double().cpu()
         # Sum over j > i of ln(1 - rho_j^2); -inf, and p = 0, from a correlation of 1.
         terms = torch.log1p(-rho.square()).flip(0).cumsum(0).flip(0).numpy()
@@ -122,8 +117,7 @@ def cca(x: Array, y: Array, *, null: int = 0, seed: int = 0) -> CCAResult:
     Parameters
     ----------
     x, y : (examples, neurons) tensor or array
-    null, seed : int
-        Permutations for `CCAResult.null`, and what they are drawn by.
+    null, seed : int, permutations for `CCAResult.null` and what they are drawn by
 
     Examples
     --------
@@ -157,13 +151,10 @@ def svcca(
 
     Parameters
     ----------
-    x, y, null, seed
-        As in `cca`.
+    x, y, null, seed : as in `cca`
     variance : float in (0, 1]
-    dims : int, optional
-        m itself, cut to the rank (the reference's tutorial takes 20).
-    squares : bool
-        s_i^2 in place of the paper's s_i, the usual share of variance, which keeps fewer.
+    dims : int, m itself, cut to the rank (the reference's tutorial takes 20)
+    squares : bool, s_i^2 in place of the paper's s_i: the usual share of variance, keeping fewer
 
     Examples
     --------
@@ -191,8 +182,7 @@ def pwcca(x: Array, y: Array, *, symmetric: bool = False) -> Array:
     Parameters
     ----------
     x, y : (examples, neurons) tensor or array
-    symmetric : bool
-        Return the mean of the two.
+    symmetric : bool, return the mean of the two
 
     Examples
     --------

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from replication._core.inputs import Array, as_number, like, nearest
+from replication._core.inputs import Array, as_choice, as_number, like
 from replication._core.precision import full_precision
 from replication.similarity._linalg import as_layer, as_pair, centred, require_alike, warn
 
@@ -165,8 +165,7 @@ def cka(
 
 def check_kernel(kernel: str, sigma: float) -> None:
     """Raise a ValueError for an unknown kernel or a wrong width."""
-    if kernel not in KERNELS:
-        raise ValueError(f"kernel: unknown {kernel!r}; {nearest(str(kernel), KERNELS)}")
+    as_choice(kernel, "kernel", KERNELS)
     as_number(sigma, "sigma", positive=True)
 
 

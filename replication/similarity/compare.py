@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from replication._core.inputs import Array, as_integer, like, nearest
+from replication._core.inputs import Array, as_choice, as_integer, like
 from replication._core.precision import full_precision
 from replication._core.progress import bar
 from replication.activations import flatten, spatial_mean
@@ -36,12 +36,10 @@ class SimilarityGrid:
     Attributes
     ----------
     values : (rows, columns) or (checkpoints, rows, columns) tensor or array
-    rows, columns : tuple of str
-        Names of the layers.
+    rows, columns : names of the layers
     metric : str
     checkpoints : tuple or None
-    null : like `values`, or None
-        The mean over permutations of the column layers' examples.
+    null : like `values`, the mean over permutations of the column layers' examples, or None
     """
 
     values: Array
@@ -72,7 +70,7 @@ class SimilarityGrid:
         values = _flat(self.values).reshape(-1, len(self.rows), len(self.columns))
         low, high = limits or (min(0.0, np.nanmin(values)), max(1.0, np.nanmax(values)))
         single, across = len(values) == 1, min(4, len(values))
-        down = -(-len(values) // across)
+        down = math.ceil(len(values) / across)
         size = (plotting.COLUMN, 2.8) if single else (plotting.PAGE, 0.7 + 1.6 * down)
         with plotting.style():
             fig, axes = plt.subplots(down, across, figsize=size, squeeze=False)
@@ -125,12 +123,9 @@ def compare(
         every position an example (Raghu et al. 2017, for one layer in two networks; the sizes must
         agree); every position a neuron; or, for ``metric="cca"``, DFT-CCA (Raghu et al. 2017, for
         different layers), which is also the metric ``"dft_cca"``.
-    null, seed : int
-        As in `cca`, for `SimilarityGrid.null`.
-    progress : bool
-        Show a progress bar over pairs.
-    options
-        Of the metric, as in the function of that name, but for the confounder of `cka`.
+    null, seed : int, as in `cca`
+    progress : bool, show a progress bar over pairs
+    options : of the metric, as in the function of that name, but for the confounder of `cka`
 
     Raises
     ------
@@ -148,8 +143,7 @@ def compare(
     """
     if conv == "dft" and metric in ("cca", "dft_cca"):
         metric, conv = "dft_cca", "spatial_mean"
-    if not isinstance(conv, str) or conv not in CONV:
-        raise ValueError(f"conv: found {conv!r} for {metric!r}; {nearest(str(conv), CONV)}")
+    policy = CONV[as_choice(conv, "conv", CONV)]
     chosen = _metrics.find(metric, options)
     as_integer(null, "null", 0)
     staged = isinstance(acts_a, Mapping) and any(isinstance(v, Mapping) for v in acts_a.values())
@@ -174,8 +168,8 @@ def compare(
     dtype = functools.reduce(torch.promote_types, [layer.dtype for layer in layers.values()])
 
     def reduced(part: Mapping[str, Tensor]) -> dict[str, Any]:
-        policy = CONV[conv] if metric != "dft_cca" else lambda layer: layer
-        flat = {name: policy(x) if x.ndim == 4 else x for name, x in part.items()}
+        kept = 2 if metric != "dft_cca" else 4
+        flat = {name: policy(x) if x.ndim > kept else x for name, x in part.items()}
         return {name: chosen.reduce(x.to(dtype)) for name, x in flat.items()}
 
     orders = []

@@ -30,17 +30,12 @@ class FourierCCAResult:
 
     Attributes
     ----------
-    correlations : (H, W, k)
-        In [0, 1], largest first; 0 beyond the frequency's rank, of which k is the largest.
-    ranks : (H, W) integers
-        How many correlations the frequency has: the smaller of the two ranks there.
-    mean : ()
-        Sum of the correlations over the sum of `ranks`, both over all frequencies: dead channels
-        and empty bands change nothing.
-    frequency_means : (H, W)
-        The same for each frequency; 0 where its rank is 0.
-    null : (permutations,) or None
-        `mean` for y with its examples permuted.
+    correlations : (H, W, k) in [0, 1], largest first; 0 beyond the frequency's rank, k at most
+    ranks : (H, W) integers, the smaller of the two layers' ranks at the frequency
+    mean : 0-d, sum of the correlations over the sum of `ranks`: dead channels and empty bands
+        change nothing
+    frequency_means : (H, W), the same for each frequency; 0 where its rank is 0
+    null : (permutations,), `mean` for y with its examples permuted, or None
     """
 
     correlations: Array
@@ -81,8 +76,7 @@ def dft_cca(x: Array, y: Array, *, null: int = 0, seed: int = 0) -> FourierCCARe
     Parameters
     ----------
     x, y : (examples, channels, height, width) or (examples, neurons) tensor or array
-    null, seed : int
-        As in `cca`, for `FourierCCAResult.null`.
+    null, seed : int, as in `cca`
 
     Examples
     --------

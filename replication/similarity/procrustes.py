@@ -22,8 +22,7 @@ def procrustes(x: Array, y: Array, angular: bool = False) -> Array:
     Parameters
     ----------
     x, y : (examples, features) tensor or array
-    angular : bool
-        Return the angle arccos |A^T B|_*, a metric (Williams et al. 2021).
+    angular : bool, return the angle arccos |A^T B|_*, a metric (Williams et al. 2021)
 
     Returns
     -------

@@ -139,17 +139,13 @@ class Accumulator:
     def result(self, metric: str = "svcca", **options) -> Array | CCAResult | SimilarityGrid:
         """Return the similarity of what was taken in.
 
+        Of two layers what the function of that name returns, without variates; of mappings the
+        grid of all pairs.
+
         Parameters
         ----------
-        metric, options
-            "cca", "svcca", "pwcca", "cka" (linear, biased), "procrustes" or "regression", and what
-            it takes.
-
-        Returns
-        -------
-        float-like or CCAResult or SimilarityGrid
-            Of two layers what the function of that name returns, without variates; of mappings the
-            grid of all pairs.
+        metric : "cca", "svcca", "pwcca", "cka" (linear, biased), "procrustes" or "regression"
+        options : what it takes
 
         Raises
         ------

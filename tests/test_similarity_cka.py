@@ -372,6 +372,7 @@ NAN = np.where(np.arange(90).reshape(30, 3) == 0, np.nan, X)
         (r"batches\[1\]: expected a pair", lambda: minibatch_cka([(X, Y), X])),
         (r"batches\[1\]: x: .*at least 4", lambda: minibatch_cka([(X, Y), (X[:3], Y[:3])])),
         (r"batches\[0\]: y: expected finite", lambda: minibatch_cka([(X, NAN)])),
+        (r"batches\[0\]: x: .*an empty one", lambda: minibatch_cka([({}, Y)])),
         (r"batches\[1\]: expected the layers", lambda: minibatch_cka([(X, Y), ({"a": X}, Y)])),
     ],
 )

@@ -151,9 +151,9 @@ def compare(
     acts_b = list(stages.values())[-1] if acts_b is None else acts_b
     lefts, right = [], None
     for stage, acts in stages.items():
-        lefts.append(_named(acts, f"acts_a[{stage!r}]" if staged else "acts_a"))
+        lefts.append(named(acts, f"acts_a[{stage!r}]" if staged else "acts_a"))
         right = lefts[-1] if acts is acts_b else right
-    right = right or _named(acts_b, "acts_b")
+    right = right or named(acts_b, "acts_b")
     start = next(iter(stages.values()))
     rows, kind = tuple(start), like(next(iter(start.values())))
     if others := [tuple(acts) for acts in stages.values() if tuple(acts) != rows]:
@@ -204,13 +204,13 @@ def compare(
     )
 
 
-def _named(acts: Mapping[str, Array], name: str) -> dict[str, Tensor]:
+def named(acts: Mapping[str, Array], name: str, maps: bool = True) -> dict[str, Tensor]:
     """Return the layers as floating tensors, by the names that messages give them."""
     if not isinstance(acts, Mapping) or not acts:
         given = "an empty one" if isinstance(acts, Mapping) else type(acts).__name__
         raise ValueError(f"{name}: expected a mapping of names to layers, found {given}")
     labels = {f"{name}[{layer!r}]": value for layer, value in acts.items()}
-    return {label: as_layer(value, label, maps=True) for label, value in labels.items()}
+    return {label: as_layer(value, label, maps=maps) for label, value in labels.items()}
 
 
 def _flat(values: Array) -> np.ndarray:

@@ -22,7 +22,7 @@ from replication.similarity import _metrics
 from replication.similarity._linalg import as_layer, require_alike, subspace, warn
 from replication.similarity.cca import CCAResult, correlate
 from replication.similarity.cka import index, prepare, product, shuffled
-from replication.similarity.compare import SimilarityGrid
+from replication.similarity.compare import SimilarityGrid, named
 
 TOLERANCE = 1e-6
 METRICS = ("cca", "svcca", "pwcca", "cka", "procrustes", "regression")
@@ -216,7 +216,10 @@ def minibatch_cka(
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise ValueError(f"batches[{number}]: expected a pair (x, y), found {batch!r:.60}")
         try:
-            sides = [_labelled(side, name) for name, side in zip("xy", batch, strict=True)]
+            sides = [
+                named(z, n, maps=False) if isinstance(z, Mapping) else {n: as_layer(z, n)}
+                for n, z in zip("xy", batch, strict=True)
+            ]
             if total is None:
                 start, labels = batch, [*map(list, sides)]
             elif [*map(list, sides)] != labels:
@@ -237,15 +240,6 @@ def minibatch_cka(
     chance = 0.0 if unbiased else index(by_chance, xx[:, None], yy).item()
     warn({"x": int(xx[0] > 0), "y": int(yy[0] > 0)}, chance=chance)
     return like(first)(values[0, 0].to(as_layer(first, "x").dtype))[()]
-
-
-def _labelled(side: Layers, name: str) -> dict[str, Tensor]:
-    """Return a side of a minibatch, one layer or several, by the names that messages give them."""
-    if isinstance(side, Mapping):
-        side = {f"{name}[{layer!r}]": value for layer, value in side.items()}
-    else:
-        side = {name: side}
-    return {label: as_layer(value, label) for label, value in side.items()}
 
 
 def _terms(

@@ -316,10 +316,10 @@ _AT = f"within {WINDOW:g} degrees of the three points"
 _BETWEEN = f"within {WINDOW:g} degrees of the middles between them"
 
 
-def _dip(number: int, statement: str, quantity: str) -> Claim:
+def _dip(number: int, subject: str, quantity: str) -> Claim:
     return _claim(
         number,
-        statement,
+        f"{subject} is lower at training points than between them, and flat along a random ellipse",
         Rule.read(
             f"ln of the mean {quantity} {_AT} over that {_BETWEEN}, training points of different "
             "classes < 0"
@@ -345,47 +345,32 @@ def _more(worse: str, better: str, quantity: str, which: str = "") -> Rule:
 
 def _raises(number: int, statement: str, worse: str, better: str, *more: Rule) -> Claim:
     gap, norm = _more(worse, better, "gap"), _more(worse, better, "|J|")
-    return _claim(number, f"{statement} raises the gap and |J|", gap, norm, *more)
+    return _claim(number, statement, gap, norm, *more)
 
 
 _LABELS = "with random labels", "with true ones"
 _AUGMENTATION = "without augmentation", "with it"
 _ACTIVATION = "of HardSigmoid", "of ReLU"
+_FULL_BATCH = "after full-batch training", "after minibatch training"
+_HELPED = " of which augmentation raised the test accuracy, as in the paper"
 CLAIMS = (
-    _dip(
-        1,
-        "|J| is lower at training points than between them, and flat along a random ellipse",
-        "|J|",
-    ),
-    _dip(
-        2,
-        "The density of transitions is lower at training points than between them, and flat along "
-        "a random ellipse",
-        "transition density",
-    ),
+    _dip(1, "|J|", "|J|"),
+    _dip(2, "The density of transitions", "transition density"),
     _claim(
         3,
         "Between points, |J| and the density of transitions are lower for points of the same class",
         _same("|J|"),
         _same("transition density"),
     ),
-    _claim(
-        4,
-        "Random labels raise the gap and |J|",
-        *(_more(*_LABELS, quantity) for quantity in ("gap", "|J|")),
-    ),
+    _raises(4, "Random labels raise the gap and |J|", *_LABELS),
     _raises(
         5,
-        "Training without augmentation",
+        "Training without augmentation raises the gap and |J|",
         *_AUGMENTATION,
-        _more(
-            *_AUGMENTATION,
-            "|J|",
-            " of which augmentation raised the test accuracy, as in the paper",
-        ),
+        _more(*_AUGMENTATION, "|J|", _HELPED),
     ),
-    _raises(6, "HardSigmoid in place of ReLU", *_ACTIVATION),
-    _raises(7, "Full-batch training", "after full-batch training", "after minibatch training"),
+    _raises(6, "HardSigmoid in place of ReLU raises the gap and |J|", *_ACTIVATION),
+    _raises(7, "Full-batch training raises the gap and |J|", *_FULL_BATCH),
     _claim(
         8,
         "Transitions follow the gap for labels, augmentation and activation, not for full batches",

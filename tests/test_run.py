@@ -54,8 +54,8 @@ def plan(profile, dataset="auto", device="auto"):
 """
 DRIVER = """
 import sys
-import replication.training.fit as fit
-fit.INTERVAL = 0.2
+import replication.training
+sys.modules["replication.training.fit"].INTERVAL = 0.2
 import made_up_paper
 sys.modules["replication.papers.made_up"] = made_up_paper
 from replication.papers import _run

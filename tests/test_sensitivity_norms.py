@@ -10,7 +10,7 @@ from torch import nn
 
 from replication import models
 from replication.sensitivity import jacobian_norm, jacobian_row_norm, spectral_norm
-from replication.sensitivity._norms import softmax_rows
+from replication.sensitivity._rows import softmax_rows
 
 
 def confident_network(activation, scale, convolution):

@@ -168,14 +168,14 @@ def test_bad_input(function):
             function(model, *points)
     with pytest.raises(ValueError, match="a, b, c: expected one shape"):
         function(model, a, b, c[:1])
-    with pytest.raises(ValueError, match="margin: expected a number >= 0, found -1"):
+    with pytest.raises(ValueError, match="margin: expected a finite number >= 0, found -1"):
         function(model, a, b, c, margin=-1)
     with pytest.raises(ValueError, match="a: examples of shape"):
         function(network(0, inputs=3), a, b, c)
 
 
 def test_bad_options():
-    with pytest.raises(ValueError, match="no activation layer 'act3'; did you mean"):
+    with pytest.raises(ValueError, match="layers: found 'act3'; did you mean"):
         region_map(network(0), *CORNERS, layers=["act3"])
     with pytest.raises(ValueError, match="resolution: expected an integer >= 1"):
         region_map(network(0), *CORNERS, 0)

@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from replication import data, models
-from replication.sensitivity import _segments, trajectories, transitions
+from replication.sensitivity import trajectories, transitions
+from replication.sensitivity._piecewise import walk
 
 KINKS = {nn.ReLU: (0,), nn.LeakyReLU: (0,), nn.ReLU6: (0, 6), nn.Hardsigmoid: (-3, 3)}
 
@@ -292,9 +293,9 @@ def test_several_paths_are_as_each_alone():
 
 
 def test_memory_bounds_the_rows_whatever_the_path(monkeypatch):
-    rows, kinks = [], _segments.kinks
+    rows, kinks = [], walk.kinks
     monkeypatch.setattr(
-        _segments,
+        walk,
         "kinks",
         lambda step, here, *rest: rows.append(len(here)) or kinks(step, here, *rest),
     )

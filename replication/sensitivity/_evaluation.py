@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from replication._core.inputs import as_model
+from replication._core.modules import weight_of
 from replication.activations import evaluating
 
 
@@ -14,11 +15,8 @@ from replication.activations import evaluating
 def plain_evaluation(model: nn.Module) -> Iterator[None]:
     """Put `model` in eval mode, with TF32 and the caller's autograd modes off, for the block.
 
-    Raises
-    ------
-    ValueError
-        If `model` is no network, or normalises by the statistics of the batch even so: then
-        examples have no Jacobian of their own.
+    A ValueError says if it normalises by the statistics of the batch even so: then examples have
+    no Jacobian of their own.
     """
     for name, module in as_model(model).named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
@@ -31,29 +29,16 @@ def plain_evaluation(model: nn.Module) -> Iterator[None]:
 
 
 def to_model(model: nn.Module, images: Tensor) -> Tensor:
-    """Return `images` on the model's device and in its dtype.
-
-    Raises
-    ------
-    ValueError
-        If the model is in neither float32 nor float64.
-    """
-    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if weight is None:
-        return images if images.is_floating_point() else images.float()
+    """Return `images` on the model's device and in its dtype, which is float32 or float64."""
+    default = images if images.is_floating_point() else images.new_zeros(1, dtype=torch.float32)
+    weight = weight_of(model, default)
     if weight.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"model: expected float32 or float64 weights, found {weight.dtype}")
     return images.to(weight)
 
 
 def as_logits(output: object, rows: int) -> Tensor:
-    """Return what a model gave if it is finite logits (rows, C).
-
-    Raises
-    ------
-    ValueError
-        If not.
-    """
+    """Return what a model gave if it is finite logits (rows, C)."""
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != rows:
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"model: expected logits ({rows}, classes), found {found}")
@@ -84,8 +69,7 @@ def default_memory(tensor: Tensor) -> int:
     return 2**25 if tensor.device.type == "cpu" else 2**30
 
 
-def chunks(points: int, size: int) -> Iterator[slice]:
-    """Yield consecutive slices of `size` points, of one at least."""
+def chunks(points: int, size: int) -> list[slice]:
+    """Return consecutive slices of `size` points, of one at least."""
     size = max(1, size)
-    for start in range(0, points, size):
-        yield slice(start, min(start + size, points))
+    return [slice(start, min(start + size, points)) for start in range(0, points, size)]

@@ -10,9 +10,16 @@ from torch import Tensor, nn
 
 from replication._core.inputs import Array, as_integer, as_tensor, like
 from replication.sensitivity._evaluation import chunks, plain_evaluation
-from replication.sensitivity._program import ROUNDING, Activation, Affine, MaxPool, Program
-from replication.sensitivity._tracing import trace
-from replication.sensitivity.regions import MEMORY
+from replication.sensitivity._piecewise import MEMORY
+from replication.sensitivity._piecewise.program import (
+    ROUNDING,
+    Activation,
+    Affine,
+    MaxPool,
+    Program,
+    after,
+)
+from replication.sensitivity._piecewise.trace import trace
 
 
 def nearest_boundary(
@@ -72,7 +79,7 @@ def nearest_boundary(
     if along is not None and not along.flatten(1).any(1).all():
         raise ValueError("directions: expected every one to have a length, found one of 0")
     with plain_evaluation(model):
-        program = trace(model, given[0], torch.float64, "points").hidden()
+        program = trace(model, given[0], torch.float64, "points")
         size = given[0].numel()
         rows = program.rows(memory) // (1 + (size if along is None else 1))
         found = []
@@ -95,7 +102,7 @@ def _distance(program: Program, x: Tensor, tangents: Tensor, along: bool) -> Ten
     """
     nearest = x.new_full((len(x),), torch.inf)
     live = {0: (x, tangents, x.flatten(1).abs().amax(1))}
-    for index, step in enumerate(program.steps):
+    for step in program.steps:
         values, moves, sizes = zip(*[live[slot] for slot in step.sources], strict=True)
         size = torch.stack(sizes).amax(0)
         if isinstance(step, Affine):
@@ -111,8 +118,7 @@ def _distance(program: Program, x: Tensor, tangents: Tensor, along: bool) -> Ten
             move = move.view(*dz.shape[:2], *value.shape[1:])
             if isinstance(step, Activation):
                 size = z.flatten(1).abs().amax(1)
-        live = {slot: v for slot, v in live.items() if slot not in step.released}
-        live[index + 1] = value, move, size
+        live = after(live, step, (value, move, size))
     return nearest
 
 

@@ -4,9 +4,16 @@ from numbers import Real
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from replication._core.inputs import Array, as_integer, as_number, as_tensor, like
+from replication._core.inputs import (
+    Array,
+    as_integer,
+    as_labels,
+    as_number,
+    as_tensor,
+    like,
+    require_classes,
+)
 
 
 class CrossEntropyBounds(NamedTuple):
@@ -26,12 +33,10 @@ def cross_entropy_bounds(
         |J|_F ~ sqrt(M) / (n - 1) (1 - e^-l) sqrt(n^2 e^-2l + n - 2)
 
     for n classes (Novak et al. 2018, appendix). They hold where a point's n logit gradients are
-    orthogonal and of the same squared length M: the lower bound is reached when the other classes
-    share what is left of the probability equally, the upper when one of them has it all; the
-    approximation is exact when they share equally. With two classes both bounds are one. The
-    paper takes for every point the M of all (`mean_square_gradient`); then they are only likely.
-
-    All three keep their relative accuracy for l near 0 and for large l, to where they underflow.
+    orthogonal and of the same squared length M: the lower bound and the approximation are reached
+    when the other classes share what is left of the probability equally, the upper when one of them
+    has it all. The paper takes for every point the M of all (`mean_square_gradient`); then they are
+    only likely. All three keep their relative accuracy to where they underflow.
 
     Parameters
     ----------
@@ -97,8 +102,7 @@ def fraction_inside(row_norms: Array, bounds: CrossEntropyBounds, tolerance: flo
     bounds : CrossEntropyBounds
         Of the same points.
     tolerance : float
-        By how much, relative, a point may be outside: the bounds can be reached, and numbers are
-        rounded.
+        By how much, relative, rounding may put a point outside.
 
     Raises
     ------
@@ -136,23 +140,15 @@ def cross_entropies(logits: Array, labels: Array) -> Array:
     ValueError
         If the shapes do not match or a label is not a class.
     """
-    values, y = as_tensor(logits, "logits"), as_tensor(labels, "labels")
+    values = as_tensor(logits, "logits")
     if values.ndim != 2 or not values.is_floating_point():
         raise ValueError(
             f"logits: expected floating (N, classes), found {values.dtype} {tuple(values.shape)}"
         )
-    count = values.shape[1]
-    y = y if y.is_floating_point() else y.long()  # small types would wrap in a comparison
-    if y.shape != values.shape[:1] or y.is_floating_point() or not 0 <= y.min() <= y.max() < count:
-        raise ValueError(
-            f"labels: expected {len(values)} integers from 0 to {count - 1}, found {y.dtype} of "
-            f"shape {tuple(y.shape)} from {y.min()} to {y.max()}"
-        )
+    y = as_labels(labels, len(values)).long()  # small types would wrap in a comparison
+    require_classes(y, values.shape[1])
     y = y.to(values.device)[:, None]
     margins = (values - values.gather(1, y)).scatter(1, y, -torch.inf)
-    return like(logits)(_softplus(margins.logsumexp(1)))
-
-
-def _softplus(x: Tensor) -> Tensor:
-    # torch's own goes over to x at a threshold, and -inf, of a single class, is 0
-    return x.clamp_min(0) + torch.log1p((-x.abs()).exp())
+    margin = margins.logsumexp(1)
+    # The softplus of it: torch's goes over to x at a threshold, and -inf, of a single class, is 0.
+    return like(logits)(margin.clamp_min(0) + torch.log1p((-margin.abs()).exp()))

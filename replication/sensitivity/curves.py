@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from replication._core.inputs import Array, as_integer, like
-from replication.sensitivity._codes import count_changes, new_tallies
 from replication.sensitivity._evaluation import plain_evaluation
-from replication.sensitivity._paths import as_paths, as_polylines
-from replication.sensitivity._program import ROUNDING
-from replication.sensitivity._segments import Stretch, walk
-from replication.sensitivity._tracing import trace
-from replication.sensitivity.regions import MEMORY
+from replication.sensitivity._piecewise import MEMORY
+from replication.sensitivity._piecewise.paths import as_paths, as_polylines
+from replication.sensitivity._piecewise.program import ROUNDING
+from replication.sensitivity._piecewise.trace import trace
+from replication.sensitivity._piecewise.walk import tallies_of, walk
 
 SHORT = 2**20
 """Pieces of fewer units of precision than this have no direction that could be relied on."""
@@ -115,30 +114,23 @@ def output_curve(
     memory = as_integer(memory, "memory", 1)
     if isinstance(path, list | tuple):
         raise ValueError(f"path: expected one tensor or array, found a {type(path).__name__}")
-    polylines = as_polylines(path, "path")
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    polylines = as_polylines(path)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with plain_evaluation(model):
-        program = trace(model, polylines[0][0], torch.float64, "path")
+        program = trace(model, polylines[0][0], torch.float64, "path", output=True)
         paths, limit = as_paths(polylines, closed, program.device), program.rows(memory)
-        tallies = new_tallies(program, closed)
-
-        def visit(stretch: Stretch) -> None:
-            if stretch.step is not None:
-                count_changes(tallies, stretch)
-                return
-            new = slice(bool(found), None)  # the first row is the last of the stretch before
-            terms = torch.outer(stretch.magnitude, program.scale) + program.offset
-            rounding = ROUNDING * torch.finfo(torch.float64).eps * terms
-            here = (stretch.rows.places, stretch.x.flatten(1), rounding)
-            found.append(tuple(x[new] for x in here))
-
+        tallies = tallies_of(program, closed)
         for rows, live in paths.blocks(program, limit):
-            walk(program, rows, live, limit, visit)
-    table, outputs, rounding = (torch.cat(parts) for parts in zip(*found, strict=True))
+            walk(program, rows, live, limit, tallies, parts)
+    # The first row of a part is the last of the one before.
+    parts = [tuple(x[number > 0 :] for x in part) for number, part in enumerate(parts)]
+    table, outputs, magnitude = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    outputs = outputs.flatten(1)
+    terms = torch.outer(magnitude, program.scale) + program.offset
+    rounding = ROUNDING * torch.finfo(torch.float64).eps * terms
     changes = torch.zeros(len(table), dtype=torch.int64, device=program.device)
     for tally in tallies.values():
-        places = tally.changes()[:, :2].to(table.device)
-        at = torch.searchsorted(table.sum(1), places.sum(1))
+        at = torch.searchsorted(table.sum(1), tally.changes[:, :2].sum(1))
         changes += torch.bincount(at, minlength=len(table))
     bends, angles = _turns(table, outputs, rounding, changes, closed)
 
@@ -148,13 +140,8 @@ def output_curve(
         segments %= paths.lengths[0]
     fractions = table[points, 1].contiguous()
     positions = (segments + fractions) / paths.lengths[0]
-    parts = (
-        positions,
-        segments,
-        fractions,
-        *(x[points] for x in (outputs, changes, bends, angles)),
-    )
-    return OutputCurve(*map(like(path), parts), closed)
+    columns = [x[points] for x in (outputs, changes, bends, angles)]
+    return OutputCurve(*map(like(path), (positions, segments, fractions, *columns)), closed)
 
 
 def _turns(

@@ -1,14 +1,22 @@
 """How far a network's output moves with its input: norms of the Jacobian, point by point."""
 
-from collections.abc import Callable
 from functools import partial
 from numbers import Real
+from warnings import warn
 
 import torch
 from torch import Tensor, nn
 
-from replication._core.inputs import Array, as_integer, as_tensor, generator, like, nearest
-from replication.sensitivity import _norms
+from replication._core.inputs import (
+    Array,
+    as_choice,
+    as_integer,
+    as_labels,
+    as_number,
+    as_tensor,
+    generator,
+    like,
+)
 from replication.sensitivity._evaluation import (
     as_logits,
     chunks,
@@ -18,8 +26,6 @@ from replication.sensitivity._evaluation import (
     to_model,
 )
 from replication.sensitivity._rows import reduced_rows
-
-OUTPUTS = ("softmax", "logits")
 
 
 def jacobian_norm(
@@ -70,7 +76,8 @@ def jacobian_norm(
     >>> torch.allclose(norms, linear.weight.norm().expand(5))
     True
     """
-    return like(images)(_reduced(model, images, output, memory, _norms.frobenius))
+    points = _checked(images, output, memory)
+    return like(images)(reduced_rows(model, points, output, None, _frobenius, memory))
 
 
 def jacobian_row_norm(
@@ -92,15 +99,10 @@ def jacobian_row_norm(
     labels : (N,) integers
         y, from 0 to classes - 1.
     """
-    _checked(images, output, memory)
-    labels = as_tensor(labels, "labels")
-    if labels.shape != (len(images),) or labels.is_floating_point() or labels.min() < 0:
-        raise ValueError(
-            f"labels: expected {len(images)} integers >= 0, found {labels.dtype} of shape "
-            f"{tuple(labels.shape)}, the least {labels.min()}"
-        )
-    labels = labels.long()  # small types would wrap when compared with the number of classes
-    return like(images)(_reduced(model, images, output, memory, _norms.frobenius, labels))
+    points = _checked(images, output, memory)
+    # Small types would wrap when compared with the number of classes.
+    labels = as_labels(labels, len(points)).long()
+    return like(images)(reduced_rows(model, points, output, labels, _frobenius, memory))
 
 
 def spectral_norm(
@@ -145,10 +147,9 @@ def spectral_norm(
     iterations = as_integer(iterations, "iterations", 1)
     if not (isinstance(tolerance, Real) and 0 < tolerance < 1):
         raise ValueError(f"tolerance: expected a number in (0, 1), found {tolerance!r}")
-    reduce = partial(
-        _norms.largest_singular_value, tolerance=tolerance, iterations=iterations, seed=seed
-    )
-    return like(images)(_reduced(model, images, output, memory, reduce))
+    points = _checked(images, output, memory)
+    reduce = partial(_largest_singular_value, tolerance=tolerance, iterations=iterations, seed=seed)
+    return like(images)(reduced_rows(model, points, output, None, reduce, memory))
 
 
 def finite_difference_norm(
@@ -184,8 +185,7 @@ def finite_difference_norm(
         Of the directions.
     """
     directions = as_integer(directions, "directions", 1)
-    if not (isinstance(step, Real) and 0 < step < float("inf")):
-        raise ValueError(f"step: expected a finite number > 0, found {step!r}")
+    step = as_number(step, "step", positive=True)
     points = _checked(images, output, memory)
     inputs = points[0].numel()
 
@@ -202,8 +202,8 @@ def finite_difference_norm(
         for where in chunks(len(points), memory // size):
             batch = to_model(model, points[where])
             before, squares = outputs(batch)[:, None], 0
-            for some in chunks(directions, memory // (size * len(batch))):
-                moved = batch[:, None] + step * units[some].unflatten(1, batch.shape[1:])
+            for block in chunks(directions, memory // (size * len(batch))):
+                moved = batch[:, None] + step * units[block].unflatten(1, batch.shape[1:])
                 after = outputs(moved.flatten(0, 1)).unflatten(0, moved.shape[:2])
                 squares = squares + (after - before).square().sum((1, 2))
             norms.append((squares * (inputs / directions)).sqrt() / step)
@@ -213,44 +213,80 @@ def finite_difference_norm(
 def _directions(inputs: int, count: int, seed: int) -> Tensor:
     """Return (count, inputs) random unit vectors, orthonormal in blocks of `inputs`."""
     blocks = []
-    for index, some in enumerate(chunks(count, inputs)):
+    for index, block in enumerate(chunks(count, inputs)):
         source = generator(seed, "directions", index)
-        drawn = torch.randn(inputs, some.stop - some.start, generator=source, dtype=torch.float64)
+        drawn = torch.randn(inputs, block.stop - block.start, generator=source, dtype=torch.float64)
         blocks.append(torch.linalg.qr(drawn)[0].mT)
     return torch.cat(blocks)
-
-
-def _reduced(
-    model: nn.Module,
-    images: Array,
-    output: str,
-    memory: int | None,
-    reduce: Callable[[Tensor, Tensor], Tensor],
-    labels: Tensor | None = None,
-) -> Tensor:
-    """Return `reduce` of the rows of J, of all classes or the labels' own."""
-    points = _checked(images, output, memory)
-    rows = _norms.softmax_rows if output == "softmax" else _norms.logit_rows
-
-    def covectors(logits: Tensor, where: slice) -> tuple[Tensor, Tensor]:
-        count = logits.shape[1]
-        if labels is None:
-            classes = torch.arange(count, device=logits.device).expand(len(logits), -1)
-        elif labels.max() < count:
-            classes = labels[where, None].to(logits.device)
-        else:
-            raise ValueError(f"labels: expected classes below {count}, found {labels.max()}")
-        return rows(logits, classes)
-
-    return reduced_rows(model, points, covectors, reduce, memory)
 
 
 def _checked(images: Array, output: str, memory: int | None) -> Tensor:
     points = as_tensor(images, "images")
     if points.ndim < 2:
         raise ValueError(f"images: expected (N, ...), found shape {tuple(points.shape)}")
-    if output not in OUTPUTS:
-        raise ValueError(f"output: found {output!r}; {nearest(str(output), OUTPUTS)}")
+    as_choice(output, "output", ("softmax", "logits"))
     if memory is not None:
         as_integer(memory, "memory", 1)
     return points
+
+
+def _frobenius(rows: Tensor, log_scales: Tensor) -> Tensor:
+    """Return the norm of each point's rows e^log_scales, (n,), from rows (n, K, d)."""
+    relative, log_scale = _relative(log_scales)
+    lengths, size = torch.linalg.vector_norm(rows, dim=2), 1
+    info = torch.finfo(rows.dtype)
+    low, high = info.tiny**0.5 / info.eps, info.max**0.5 * info.eps
+    if not (low < lengths.min() and lengths.max() < high):  # squares leave the range, or all are 0
+        size = _size(rows)
+        lengths = torch.linalg.vector_norm(rows / size[:, None, None], dim=2)
+    return _scaled(torch.linalg.vector_norm(lengths * relative, dim=1) * size, log_scale)
+
+
+def _largest_singular_value(
+    rows: Tensor, log_scales: Tensor, tolerance: float, iterations: int, seed: int
+) -> Tensor:
+    """Return the largest singular value of each point's rows e^log_scales, (n,).
+
+    Writes on `rows` (n, K, d).
+    """
+    relative, log_scale = _relative(log_scales)
+    rows *= relative[:, :, None]
+    size = _size(rows)
+    rows /= size[:, None, None]
+    gram = rows @ rows.mT
+    start = torch.randn(gram.shape[1], generator=generator(seed, "power"), dtype=torch.float64)
+    vector = (start / start.norm()).to(gram).expand(gram.shape[:2])
+    growth = max(2 * tolerance, 4 * torch.finfo(gram.dtype).eps)  # of the square, beyond rounding
+    value = gram.new_zeros(len(gram))
+    for _ in range(iterations):
+        image = (gram @ vector[:, :, None])[:, :, 0]
+        before, value = value, (vector * image).sum(1)
+        moving = value - before > growth * value
+        if not moving.any():
+            break
+        length = torch.linalg.vector_norm(image, dim=1, keepdim=True)
+        vector = image / length.where(length > 0, 1)
+    else:
+        warn(
+            f"spectral_norm: {int(moving.sum())} of {len(value)} points of a chunk were still "
+            f"moving after {iterations} iterations",
+            stacklevel=4,  # the caller of spectral_norm
+        )
+    return _scaled(value.clamp_min(0).sqrt() * size, log_scale)
+
+
+def _relative(log_scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the scales (n, K) over the largest of each point, and the logarithm of that one."""
+    largest = log_scales.amax(1, keepdim=True)
+    return (log_scales - largest).exp(), largest[:, 0]
+
+
+def _size(rows: Tensor) -> Tensor:
+    """Return each point's largest absolute entry (n,), 1 where all are 0."""
+    size = torch.maximum(rows.amax((1, 2)), -rows.amin((1, 2)))
+    return size.where(size > 0, 1)
+
+
+def _scaled(value: Tensor, log_scale: Tensor) -> Tensor:
+    half = (log_scale / 2).exp()  # the whole may underflow where the product does not
+    return value * half * half

@@ -4,15 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from replication._core.inputs import Array, as_integer, like, nearest
+from replication._core.inputs import Array, as_choice, as_integer, like
 from replication.sensitivity._evaluation import plain_evaluation
-from replication.sensitivity._plane import Extent, convex, plane_through
-from replication.sensitivity._polygons import Polygons, pack, regions
-from replication.sensitivity._program import Activation, MaxPool, Program
-from replication.sensitivity._tracing import trace
-from replication.sensitivity.regions import MEMORY
+from replication.sensitivity._piecewise import MEMORY
+from replication.sensitivity._piecewise.polygons import (
+    Extent,
+    Polygons,
+    as_convex,
+    box,
+    pack,
+    pieces_of,
+    plane_through,
+)
+from replication.sensitivity._piecewise.trace import trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,24 +135,28 @@ def region_map(
     (4, (50, 50))
     """
     resolution, memory = as_integer(resolution, "resolution", 1), as_integer(memory, "memory", 1)
-    plane, box = plane_through(a, b, c, margin)
+    plane, extent = plane_through(a, b, c, margin)
     with plain_evaluation(model):
-        program = trace(model, plane.origin, torch.float64, "a").hidden()
-        _check(layers, [step.name for step in program.activations])
+        program = trace(model, plane.origin, torch.float64, "a")
+        names = program.activations
+        chosen = names if layers is None else [as_choice(each, "layers", names) for each in layers]
         plane = plane.to(program.device)
         steps = (torch.arange(resolution, device=program.device).double() + 0.5) / resolution
-        x, y = (low + (high - low) * steps for low, high in (box[:2], box[2:]))
-        found = []
+        x, y = (low + (high - low) * steps for low, high in (extent[:2], extent[2:]))
+        different, numbers = [], []  # codes of every chunk, and which of them its points have
         for chunk in torch.cartesian_prod(y, x).flip(1).split(program.rows(memory)):
-            found.append(_unique(_codes(program, plane.inputs(chunk), layers)))
-        different, numbers = torch.cat([codes for codes, _ in found]).unique(
-            dim=0, return_inverse=True
-        )
-        parts = numbers.split([len(codes) for codes, _ in found])
-        ids = torch.cat([part[ids] for part, (_, ids) in zip(parts, found, strict=True)])
+            codes = [torch.zeros(len(chunk), 1, dtype=torch.int64, device=chunk.device)]
+            for step, states in program.states(plane.inputs(chunk)):
+                if step.name in chosen:
+                    codes.append(pack(states, len(step.pieces)))
+            unique, number = torch.cat(codes, 1).unique(dim=0, return_inverse=True)
+            different.append(unique)
+            numbers.append(number)
+        unique, ids = torch.cat(different).unique(dim=0, return_inverse=True)
+        parts = ids.split([len(codes) for codes in different])
+        ids = torch.cat([part[number] for part, number in zip(parts, numbers, strict=True)])
     kind = like(a)
-    ids = kind(ids.view(resolution, resolution))
-    return RegionMap(ids, len(different), box, kind(plane.points))
+    return RegionMap(kind(ids.view(resolution, -1)), len(unique), extent, kind(plane.points))
 
 
 def plane_regions(
@@ -199,64 +209,37 @@ def plane_regions(
     4
     """
     memory = as_integer(memory, "memory", 1)
-    plane, box = plane_through(a, b, c, margin)
+    plane, extent = plane_through(a, b, c, margin)
     if polygon is None:
-        left, right, bottom, top = box
+        left, right, bottom, top = extent
         corners = torch.tensor([[left, bottom], [right, bottom], [right, top], [left, top]])
         corners = corners.double()
     else:
-        corners = convex(polygon)
-        low, high = corners.amin(0).tolist(), corners.amax(0).tolist()
-        box = (low[0], high[0], low[1], high[1])
+        corners = as_convex(polygon)
+        extent = box(corners.amin(0), corners.amax(0))
     with plain_evaluation(model):
-        program = trace(model, plane.origin, torch.float64, "a").hidden()
-        for step in program.steps:
-            if isinstance(step, MaxPool):
-                raise ValueError(f"model: {step.name!r} is max pooling; expected none on a plane")
+        program = trace(model, plane.origin, torch.float64, "a")
+        if program.pools:
+            raise ValueError(
+                f"model: {program.pools[0]!r} is max pooling; expected none on a plane"
+            )
         plane, corners = plane.to(program.device), corners.to(program.device)
-        middle = corners.new_tensor([box[0] + box[1], box[2] + box[3]]) / 2
-        half = corners.new_tensor([box[1] - box[0], box[3] - box[2]]) / 2
+        middle = corners.new_tensor([extent[0] + extent[1], extent[2] + extent[3]]) / 2
+        half = corners.new_tensor([extent[1] - extent[0], extent[3] - extent[2]]) / 2
         sides = plane.basis * half.view(2, *[1] * plane.origin.ndim)
         planes = torch.cat([sides, plane.inputs(middle[None])])[None]
-        square = ((corners - middle) / half)[None]
         number = torch.tensor([len(corners)], device=program.device)
-        whole = Polygons(square, number, number.new_zeros(1, 0))
+        whole = Polygons(((corners - middle) / half)[None], number, number.new_zeros(1, 0))
         size = planes.flatten(2).abs().sum(1).amax(1)
         limit = max(1, program.rows(memory) // 3)
-        pieces = list(regions(program, whole, {0: (planes, size)}, limit))
-        codes = torch.cat([piece.codes for piece in pieces])
-        error = sum(float(piece.areas().sum()) for piece in pieces) / float(whole.areas()) - 1
+        parts = list(pieces_of(program, whole, {0: (planes, size)}, limit))
+        codes = torch.cat([part.codes for part in parts])
+        error = sum(float(part.areas().sum()) for part in parts) / float(whole.areas()) - 1
         count = len(codes.unique(dim=0)) if codes.shape[1] else 1
     kind = like(a)
     polygons = [
         kind(corners[:number] * half + middle)
-        for piece in pieces
-        for corners, number in zip(piece.corners, piece.number.tolist(), strict=True)
+        for part in parts
+        for corners, number in zip(part.corners, part.number.tolist(), strict=True)
     ]
-    return PlaneRegions(count, polygons, abs(error), box, kind(plane.points))
-
-
-def _unique(codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the different rows and which of them each row is; neighbours are often the same."""
-    heads = torch.ones(len(codes), dtype=torch.bool, device=codes.device)
-    heads[1:] = (codes[1:] != codes[:-1]).any(1)
-    different, numbers = codes[heads].unique(dim=0, return_inverse=True)
-    return different, numbers[heads.cumsum(0) - 1]
-
-
-def _check(layers: Sequence[str] | None, names: list[str]) -> None:
-    for name in layers if layers is not None else ():
-        if name not in names:
-            raise ValueError(f"layers: no activation layer {name!r}; {nearest(str(name), names)}")
-
-
-def _codes(program: Program, x: Tensor, layers: Sequence[str] | None) -> Tensor:
-    """Return the packed states of all units of these layers, (rows, words)."""
-    live, codes = {0: x}, [torch.zeros(len(x), 1, dtype=torch.int64, device=x.device)]
-    for index, step in enumerate(program.steps):
-        inputs = [live[slot] for slot in step.sources]
-        if isinstance(step, Activation) and (layers is None or step.name in layers):
-            codes.append(pack(step.states(inputs[0].flatten(1)), len(step.pieces)))
-        live = {slot: value for slot, value in live.items() if slot not in step.released}
-        live[index + 1] = step.forward(*inputs)
-    return torch.cat(codes, 1)
+    return PlaneRegions(count, polygons, abs(error), extent, kind(plane.points))

@@ -4,25 +4,20 @@ The activity code of an input is the state of every unit: off or on for ReLU and
 of three for ReLU6, Hardtanh and Hardsigmoid. Where it is constant the network is affine.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from replication._core.inputs import Array, as_integer, like, nearest
+from replication._core.inputs import Array, as_choice, as_integer, like
 from replication._core.progress import bar
-from replication.sensitivity._codes import Tally, count_changes, new_tallies
 from replication.sensitivity._evaluation import plain_evaluation
-from replication.sensitivity._paths import Paths, as_paths, as_polylines
-from replication.sensitivity._program import Activation, Program
-from replication.sensitivity._segments import walk
-from replication.sensitivity._tracing import trace
-
-METHODS = ("exact", "sampled")
-MEMORY = 2**26
+from replication.sensitivity._piecewise import MEMORY
+from replication.sensitivity._piecewise.paths import Paths, as_paths, as_polylines
+from replication.sensitivity._piecewise.trace import trace
+from replication.sensitivity._piecewise.walk import Tally, tallies_of, walk
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,27 +57,15 @@ class Transitions:
         return self.total
 
     def density(self, bins: int = 100, layer: str | None = None) -> Array:
-        """Return the transitions per path length, (bins,), in equal parts of the path.
+        """Return the transitions per path length in `bins` equal parts of the path, (bins,).
 
-        The unit of length is the whole path, so that the mean is the total.
-
-        Parameters
-        ----------
-        bins : int
-        layer : str, optional
-            Of this layer alone.
-
-        Raises
-        ------
-        ValueError
-            If there is no such layer, or no bin.
+        The unit of length is the whole path, so that the mean is the total: of all layers or of
+        the `layer` of that name. A ValueError says if there is no such layer, or no bin.
         """
         bins = as_integer(bins, "bins", 1)
         positions = torch.as_tensor(self.positions)
         if layer is not None:
-            if layer not in self.per_layer:
-                raise ValueError(f"layer: found {layer!r}; {nearest(layer, self.per_layer)}")
-            number = list(self.per_layer).index(layer)
+            number = list(self.per_layer).index(as_choice(layer, "layer", self.per_layer))
             positions = positions[torch.as_tensor(self.layers) == number]
         bin_ = (positions * bins).long().clamp(max=bins - 1)
         density = torch.bincount(bin_, minlength=bins).to(torch.float64) * bins
@@ -157,57 +140,41 @@ def transitions(
     >>> int(found), found.per_layer  # both units switch twice on the way round
     (4, {'1': 4})
     """
-    if method not in METHODS:
-        raise ValueError(f"method: found {method!r}; {nearest(str(method), METHODS)}")
+    as_choice(method, "method", ("exact", "sampled"))
     k, memory = as_integer(k, "k", 2), as_integer(memory, "memory", 1)
-    polylines = as_polylines(path, "path")
+    polylines = as_polylines(path)
     with plain_evaluation(model):
-        program = trace(model, polylines[0][0], dtype, "path").hidden()
+        program = trace(model, polylines[0][0], dtype, "path")
         paths, limit = as_paths(polylines, closed, program.device), program.rows(memory)
-        tallies, names = new_tallies(program, closed), [step.name for step in program.activations]
+        tallies = tallies_of(program, closed)
         if method == "exact":
             for rows, live in paths.blocks(program, limit):
-                walk(program, rows, live, limit, partial(count_changes, tallies))
+                walk(program, rows, live, limit, tallies)
         else:
-            _sampled(program, paths, tallies, program.rows(memory // 2), k, progress)
-        pools = [name for name in tallies if name not in names and method == "exact"]
-        results = _results(paths, tallies, names, pools)
-    if isinstance(path, list | tuple):
-        return [_as(like(one), result) for one, result in zip(path, results, strict=True)]
-    return _as(like(path), results[0])
-
-
-def _as(kind: Callable[[Tensor], Array], result: Transitions) -> Transitions:
-    names = ("positions", "segments", "fractions", "layers", "units")
-    return replace(result, **{name: kind(getattr(result, name)) for name in names})
-
-
-def _sampled(
-    program: Program, paths: Paths, tallies: dict[str, Tally], limit: int, k: int, progress: bool
-) -> None:
-    """Count what changes from one of k points to the next."""
-    points = paths.points(k, program.dtype, limit)
-    with bar(show=progress, total=k * len(paths.lengths), desc="sampled", unit="point") as done:
-        for places, x, closes in points:
-            live, runs = {0: x}, [(0, len(x) - 1, closes)]
-            for index, step in enumerate(program.steps):
-                inputs = [live[slot] for slot in step.sources]
-                if isinstance(step, Activation):
-                    tallies[step.name].add(places, step.states(inputs[0].flatten(1)), runs)
-                live = {slot: value for slot, value in live.items() if slot not in step.released}
-                if index + 1 < len(program.steps):
-                    live[index + 1] = step.forward(*inputs)
-            done.update(len(x))
+            points = paths.points(k, program.dtype, program.rows(memory // 2))
+            with bar(show=progress, total=k * len(polylines), desc=method, unit="point") as done:
+                for places, x, closes in points:
+                    for step, states in program.states(x):
+                        tallies[step.name].add(places, states, [(0, len(x) - 1, closes)])
+                    done.update(len(x))
+        pools = program.pools if method == "exact" else []
+        if isinstance(path, list | tuple):
+            return _results(paths, tallies, program.activations, pools, path)
+        return _results(paths, tallies, program.activations, pools, [path])[0]
 
 
 def _results(
-    paths: Paths, tallies: dict[str, Tally], names: list[str], pools: list[str]
+    paths: Paths,
+    tallies: dict[str, Tally],
+    names: list[str],
+    pools: list[str],
+    given: Sequence[Array],
 ) -> list[Transitions]:
-    """Return what was counted in activation and in pooling layers, path by path."""
-    count, device = len(paths.lengths), paths.path.device
-    found = [tallies[name].changes().to(device) for name in names]
-    table = torch.cat(found or [torch.zeros(0, 3, dtype=torch.float64, device=device)])
-    sizes = torch.tensor([len(changes) for changes in found], dtype=torch.int64, device=device)
+    """Return what was counted in activations and pools, path by path, of the kind of `given`."""
+    device = paths.path.device
+    changes = [tallies[name].changes for name in names]
+    table = torch.cat([*changes, torch.zeros(0, 3, dtype=torch.float64, device=device)])
+    sizes = torch.tensor([len(rows) for rows in changes], dtype=torch.int64, device=device)
     layers = torch.arange(len(names), device=device).repeat_interleave(sizes)
     order = table[:, 1].argsort(stable=True)
     order = order[table[order, 0].argsort(stable=True)]
@@ -218,19 +185,19 @@ def _results(
     if paths.closed:
         positions = positions.clamp(max=1 - torch.finfo(torch.float64).eps)
 
-    per_layer = torch.bincount(path * len(names) + layers, minlength=count * len(names))
-    per_layer = per_layer.view(count, len(names)).tolist()
-    switches = {}
-    for name in pools:
-        rows = tallies[name].changes()[:, 0].long().to(device)
-        switches[name] = torch.bincount(paths.path[rows], minlength=count).tolist()
-    stops = torch.bincount(path, minlength=count).cumsum(0).tolist()
+    def by_path(name: str) -> list[int]:
+        numbers = paths.path[tallies[name].changes[:, 0].long()]
+        return torch.bincount(numbers, minlength=len(given)).tolist()
+
+    per_layer, switches = ({name: by_path(name) for name in kind} for kind in (names, pools))
+    sizes = torch.bincount(path, minlength=len(given)).tolist()
+    columns = [x.split(sizes) for x in (positions, segments, fractions, layers, units)]
     return [
         Transitions(
-            stop - start,
-            dict(zip(names, per_layer[number], strict=True)),
-            *(x[start:stop] for x in (positions, segments, fractions, layers, units)),
-            {name: counted[number] for name, counted in switches.items()},
+            sizes[number],
+            {name: counts[number] for name, counts in per_layer.items()},
+            *map(like(vertices), own),
+            {name: counts[number] for name, counts in switches.items()},
         )
-        for number, (start, stop) in enumerate(zip([0, *stops[:-1]], stops, strict=True))
+        for number, (vertices, *own) in enumerate(zip(given, *columns, strict=True))
     ]

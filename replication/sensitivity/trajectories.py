@@ -1,7 +1,8 @@
 """Closed paths through input space: vertices (V, ...), the last joined to the first.
 
 Closed, since a network without biases has one linear region along each ray from 0, and a line is
-soon such a ray.
+soon such a ray. NaN, infinity, points of different shapes and too few of them are a ValueError;
+integers are taken as float64.
 """
 
 import math
@@ -21,32 +22,24 @@ def polyline(points: Array | Sequence[Array]) -> Array:
     ----------
     points : (V, ...) tensor or array, or sequence of V of them
         At least 2. A last point that repeats the first is left out, as the path is closed anyway.
-
-    Raises
-    ------
-    ValueError
-        For fewer than 2 points, points of different shapes, NaN or infinity.
     """
     kind = like(points[0] if isinstance(points, list | tuple) and points else points)
     if isinstance(points, list | tuple):
         vertices = _same(*((point, f"points[{i}]") for i, point in enumerate(points)))
     else:
-        vertices = _floating(points, "points")
-    if vertices.ndim > 1 and len(vertices) > 2 and torch.equal(vertices[0], vertices[-1]):
-        vertices = vertices[:-1]
-    if vertices.ndim < 2 or len(vertices) < 2:
-        raise ValueError(f"points: expected (V >= 2, ...), found shape {tuple(vertices.shape)}")
-    return kind(vertices)
+        vertices = points
+    vertices = _path(vertices, "points")
+    repeats = len(vertices) > 2 and torch.equal(vertices[0], vertices[-1])
+    return kind(vertices[:-1] if repeats else vertices)
 
 
 def translations(image: Array, shifts: int = 28) -> Array:
     """Return the ring of an image's horizontal translations, (shifts, ...).
 
     Vertex i is the image rolled by floor(i width / shifts) pixels, so that 28 translations of a
-    28-pixel image are one pixel apart (Novak et al. 2018, section 3, whose transitions are
-    counted along such a ring around a test point). Translation is cyclic: what leaves on the right
-    comes back on the left. Then every vertex holds the same pixels, and the step that closes the
-    ring is as long as the others; filled with zeros, the image would be gone half-way.
+    28-pixel image are one pixel apart (Novak et al. 2018, section 3). Translation is cyclic, so
+    that the step that closes the ring is as long as the others; filled with zeros, the image would
+    be gone half-way.
 
     Parameters
     ----------
@@ -54,11 +47,6 @@ def translations(image: Array, shifts: int = 28) -> Array:
         One image.
     shifts : int
         From 2 to the width.
-
-    Raises
-    ------
-    ValueError
-        For other shapes or numbers, NaN or infinity.
     """
     vertex = _floating(image, "image")
     if vertex.ndim < 2 or vertex.shape[-1] < 2:
@@ -87,11 +75,6 @@ def ellipse(a: Array, b: Array, c: Array, vertices: int = 360) -> Array:
     ----------
     a, b, c : tensors or arrays of one shape
     vertices : int >= 3
-
-    Raises
-    ------
-    ValueError
-        For other numbers of vertices, points of different shapes, NaN or infinity.
     """
     points = _same((a, "a"), (b, "b"), (c, "c"))
     vertices = as_integer(vertices, "vertices", 3)
@@ -111,22 +94,9 @@ def random_ellipse(images: Array, vertices: int = 360, seed: int = 0) -> Array:
     """Return the ellipse through three points of noise, (vertices, ...).
 
     Every number of the three points is drawn from the normal distribution with the mean and the
-    standard deviation of all of `images`.
-
-    Parameters
-    ----------
-    images : (N, ...) tensor or array
-    vertices : int >= 3
-    seed : int
-
-    Raises
-    ------
-    ValueError
-        As `ellipse`, or if `images` has no axis behind the examples.
+    standard deviation of all of `images` (N, ...), by the integer `seed`.
     """
-    known = _floating(images, "images")
-    if known.ndim < 2:
-        raise ValueError(f"images: expected (N, ...), found shape {tuple(known.shape)}")
+    known = _path(images, "images", 1)
     source = generator(seed, "ellipse")
     drawn = torch.randn(3, *known.shape[1:], generator=source, dtype=torch.float64).to(known)
     points = known.mean() + known.std(correction=0) * drawn
@@ -143,15 +113,8 @@ def sample(path: Array, k: int) -> Array:
     ----------
     path : (V, ...) tensor or array
     k : int >= 1
-
-    Raises
-    ------
-    ValueError
-        For a path of fewer than 2 vertices, NaN or infinity, or `k` below 1.
     """
-    vertices = _floating(path, "path")
-    if vertices.ndim < 2 or len(vertices) < 2:
-        raise ValueError(f"path: expected (V >= 2, ...), found shape {tuple(vertices.shape)}")
+    vertices = _path(path, "path")
     k = as_integer(k, "k", 1)
     closed = torch.cat([vertices, vertices[:1]])
     ends = closed.diff(dim=0).flatten(1).double().norm(dim=1).cumsum(0)
@@ -167,6 +130,15 @@ def sample(path: Array, k: int) -> Array:
 def _floating(value: Array, name: str) -> Tensor:
     tensor = as_tensor(value, name)
     return tensor if tensor.is_floating_point() else tensor.double()
+
+
+def _path(value: Array, name: str, least: int = 2) -> Tensor:
+    """Return points (N, ...), at least so many, as a floating tensor."""
+    points = _floating(value, name)
+    if points.ndim < 2 or len(points) < least:
+        shape = tuple(points.shape)
+        raise ValueError(f"{name}: expected (N >= {least}, ...), found shape {shape}")
+    return points
 
 
 def _same(*named: tuple[Array, str]) -> Tensor:

@@ -1,33 +1,96 @@
-"""A convex polygon on a plane, cut by every unit's kinks into the regions of a network.
+"""A plane through three inputs, and a convex polygon on it, cut by every unit's kinks.
 
 In each piece all units are affine, u x + v y + w, and so are those of the next layer once the piece
 is cut where one of them crosses a kink. Pieces stay convex.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from replication.sensitivity._program import ROUNDING, Activation, Affine, Program
+from replication._core.inputs import Array, as_number, as_tensor
+from replication.sensitivity._piecewise.program import (
+    ROUNDING,
+    Activation,
+    Affine,
+    Program,
+    after,
+)
+
+Extent = tuple[float, float, float, float]
+"""Left, right, bottom and top."""
 
 # Coefficients u, v, w of units in every polygon, (polygons, 3, ...), and the size of their terms
 Planes = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Polygons:
-    """Convex polygons.
+class Plane:
+    """``origin + x basis[0] + y basis[1]``, the basis (2, ...) orthonormal; `points` (3, 2)."""
 
-    Attributes
-    ----------
-    corners : (polygons, most, 2)
-        Counter-clockwise; the last one is repeated where there are fewer than most.
-    number : (polygons,) int64
-        How many corners each has.
-    codes : (polygons, words) int64
-        The states of all units so far, packed.
+    origin: Tensor
+    basis: Tensor
+    points: Tensor
+
+    def to(self, device: torch.device) -> "Plane":
+        return Plane(*(x.to(device) for x in (self.origin, self.basis, self.points)))
+
+    def inputs(self, coordinates: Tensor) -> Tensor:
+        """Return the inputs (n, ...) at coordinates (n, 2)."""
+        return self.origin + torch.tensordot(coordinates, self.basis, 1)
+
+
+def plane_through(a: Array, b: Array, c: Array, margin: float) -> tuple[Plane, Extent]:
+    """Return the plane through three inputs, and the box around them with its margin."""
+    a, b, c = (as_tensor(x, name).double() for x, name in ((a, "a"), (b, "b"), (c, "c")))
+    if not a.shape == b.shape == c.shape:
+        shapes = f"{tuple(a.shape)}, {tuple(b.shape)} and {tuple(c.shape)}"
+        raise ValueError(f"a, b, c: expected one shape, found {shapes}")
+    margin = as_number(margin, "margin")
+    b, c = (b - a).flatten(), (c.to(a.device) - a).flatten()
+    width = b.norm()
+    first = b / width.where(width > 0, 1)
+    across = c @ first
+    second = c - across * first
+    second -= (second @ first) * first
+    height = second.norm()
+    if not (width > 0 and height > 1e-9 * c.norm()):
+        raise ValueError("a, b, c: expected three inputs that are not on one line")
+    points = b.new_zeros(3, 2)
+    points[1, 0], points[2, 0], points[2, 1] = width, across, height
+    basis = torch.stack([first, second / height]).view(2, *a.shape)
+    low, high = points.amin(0), points.amax(0)
+    low, high = low - margin * (high - low), high + margin * (high - low)
+    return Plane(a, basis, points), box(low, high)
+
+
+def box(low: Tensor, high: Tensor) -> Extent:
+    """Return the extent from the lower left corner (2,) to the upper right one."""
+    return (low[0].item(), high[0].item(), low[1].item(), high[1].item())
+
+
+def as_convex(polygon: Array) -> Tensor:
+    """Return the argument `polygon`, convex, as corners counter-clockwise, (corners, 2)."""
+    corners = as_tensor(polygon, "polygon").double()
+    if corners.ndim != 2 or len(corners) < 3 or corners.shape[1] != 2:
+        raise ValueError(f"polygon: expected (corners >= 3, 2), found {tuple(corners.shape)}")
+    side = corners.roll(-1, 0) - corners
+    following = side.roll(-1, 0)
+    turn = side[:, 0] * following[:, 1] - side[:, 1] * following[:, 0]
+    angle = torch.atan2(turn, (side * following).sum(1)).sum().abs()
+    if not ((turn > 0).all() or (turn < 0).all()) or angle > 7:  # round more than once
+        raise ValueError("polygon: expected a convex one, without corners on a straight side")
+    return corners if turn[0] > 0 else corners.flip(0)
+
+
+@dataclass(frozen=True)
+class Polygons:
+    """Convex polygons: `number` (n,) of `corners` (n, most, 2), counter-clockwise.
+
+    The last corner is repeated where there are fewer than most. `codes` (n, words) are the states
+    of all units so far, packed.
     """
 
     corners: Tensor
@@ -56,22 +119,13 @@ def pack(states: Tensor, count: int) -> Tensor:
     return torch.stack([(word * places).sum(1) for word in padded.split(62, 1)], 1)
 
 
-def regions(
+def pieces_of(
     program: Program, polygons: Polygons, live: dict[int, Planes], limit: int, first: int = 0
 ) -> Iterator[Polygons]:
-    """Yield the pieces of polygons in which no unit changes state.
+    """Yield the pieces of polygons in [-1, 1]^2 in which no unit changes state.
 
-    Parameters
-    ----------
-    program : Program
-        Of affine steps and activations.
-    polygons : Polygons
-        Within the square [-1, 1]^2.
-    live : dict
-        Slot to coefficients in each polygon, of all slots that steps from number `first` on read.
-    limit : int
-        Polygons at a time.
-    first : int
+    By the steps from number `first` on, affine or activations, of which `live` has all slots that
+    they read; `limit` polygons at a time.
     """
     for index in range(first, len(program.steps)):
         step = program.steps[index]
@@ -80,22 +134,19 @@ def regions(
             moved = step.linear(*[value[:, :2].flatten(0, 1) for value in values])
             constant = step.forward(*[value[:, 2] for value in values])
             value = torch.cat([moved.unflatten(0, (-1, 2)), constant[:, None]], 1)
-            live = {s: v for s, v in live.items() if s not in step.released}
-            live[index + 1] = value, torch.stack(sizes).amax(0)
+            live = after(live, step, (value, torch.stack(sizes).amax(0)))
             continue
         z, size = live[step.sources[0]]
         pieces, parent, states = _cut(step, polygons, z.flatten(2), size)
         largest = z.flatten(2).abs().sum(1).amax(1)
-        live = {s: v for s, v in live.items() if s not in step.released}
         for block in torch.arange(len(pieces), device=parent.device).split(limit):
             origin = parent[block]
-            here = {s: (value[origin], terms[origin]) for s, (value, terms) in live.items()}
-            if index + 1 < len(program.steps):
-                slope, intercept = step.coefficients(states[block])
-                value = z.flatten(2)[origin] * slope[:, None]
-                value[:, 2] += intercept
-                here[index + 1] = value.view(-1, *z.shape[1:]), largest[origin]
-            yield from regions(program, pieces[block], here, limit, index + 1)
+            inside = {slot: (value[origin], terms[origin]) for slot, (value, terms) in live.items()}
+            slope, intercept = step.coefficients(states[block])
+            value = z.flatten(2)[origin] * slope[:, None]
+            value[:, 2] += intercept
+            inside = after(inside, step, (value.view(-1, *z.shape[1:]), largest[origin]))
+            yield from pieces_of(program, pieces[block], inside, limit, index + 1)
         return
     yield polygons
 
@@ -103,7 +154,10 @@ def regions(
 def _cut(
     step: Activation, polygons: Polygons, z: Tensor, size: Tensor
 ) -> tuple[Polygons, Tensor, Tensor]:
-    """Return the pieces, which polygon each is part of, and the state of every unit in it."""
+    """Return the pieces, which polygon each is part of, and the state of every unit in it.
+
+    From the coefficients z (polygons, 3, units) and the size of their terms (polygons,).
+    """
     parent = torch.arange(len(polygons), device=z.device)
     states = torch.zeros(len(polygons), z.shape[2], dtype=torch.int8, device=z.device)
     pieces = polygons
@@ -135,7 +189,7 @@ def _cut(
             states = torch.cat([states, lower])
             states[split, unit] = number + 1
     codes = torch.cat([pieces.codes, pack(states, len(step.pieces))], 1)
-    return replace(pieces, codes=codes), parent, states
+    return Polygons(pieces.corners, pieces.number, codes), parent, states
 
 
 def _part(polygons: Polygons, height: Tensor) -> Polygons:
@@ -145,10 +199,11 @@ def _part(polygons: Polygons, height: Tensor) -> Polygons:
     real = index < number[:, None]
     following = (index + 1).where(index + 1 < number[:, None], 0)
     height_after = height.gather(1, following)
-    after = corners.gather(1, following[..., None].expand_as(corners))
+    next_corners = corners.gather(1, following[..., None].expand_as(corners))
     crossing = real & (height * height_after < 0)
     weight = (height / (height - height_after)).where(crossing, 0)
-    points = torch.stack([corners, torch.lerp(corners, after, weight[..., None])], 2).flatten(1, 2)
+    crossed = torch.lerp(corners, next_corners, weight[..., None])
+    points = torch.stack([corners, crossed], 2).flatten(1, 2)
     kept = torch.stack([real & (height >= 0), crossing], 2).flatten(1, 2)
     number = kept.sum(1)
     order = (~kept).byte().argsort(dim=1, stable=True)[:, : int(number.max())]

@@ -7,60 +7,45 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from replication.sensitivity._program import Activation, Affine, MaxPool, Step
+from replication._core.modules import CONVOLUTIONS, NORMS
+from replication.sensitivity._piecewise.program import Activation, Affine, MaxPool, Step
 
 SUPPORTED = (
     "expected ReLU, LeakyReLU, ReLU6, Hardtanh, Hardsigmoid, MaxPool2d, Linear, convolutions, "
     "average pooling, batch normalisation, Flatten, Dropout, Identity, sums and joins of branches"
 )
 SMOOTH = (nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.SELU, nn.CELU, nn.Softplus)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 LINEAR = (nn.Flatten, nn.Unflatten, nn.ZeroPad2d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 LINEAR += (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 
 
 def step_of(module: nn.Module, value: Tensor, name: str) -> Step:
-    """Return the step of one layer in eval mode, without its sources.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-    value : (examples, ...) tensor
-        Examples of its input, for their shape, dtype and device.
-    name : str
-
-    Raises
-    ------
-    ValueError
-        If the layer is neither affine nor piecewise linear, or not known here.
-    """
-    kind = type(module).__name__
-    if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+    """Return the step of a layer in eval mode, on inputs of the shape and dtype of `value`."""
+    if isinstance(module, (nn.Linear, *CONVOLUTIONS)):
         return _weighted(module, value)
     if isinstance(module, NORMS):
         return _normalisation(module, value)
     if isinstance(module, LINEAR):
-        return Affine((), module, module, module)
+        return Affine(module, module, module)
     if isinstance(module, nn.MaxPool2d) and not module.return_indices:
-        return MaxPool(name, (), module, _windows(module, value))
+        return MaxPool(name, module, _windows(module, value))
     if isinstance(module, nn.ReLU):
-        return Activation(name, (), torch.relu, (0.0,), ((0.0, 0.0), (1.0, 0.0)))
+        return Activation(name, torch.relu, (0.0,), ((0.0, 0.0), (1.0, 0.0)))
     if isinstance(module, nn.LeakyReLU):
         slope = float(module.negative_slope)
         forward = partial(F.leaky_relu, negative_slope=slope)
-        return Activation(name, (), forward, (0.0,), ((slope, 0.0), (1.0, 0.0)))
+        return Activation(name, forward, (0.0,), ((slope, 0.0), (1.0, 0.0)))
     if isinstance(module, nn.Hardtanh):  # and ReLU6, which is one
         ends = float(module.min_val), float(module.max_val)
         pieces = ((0.0, ends[0]), (1.0, 0.0), (0.0, ends[1]))
-        return Activation(name, (), partial(torch.clamp, min=ends[0], max=ends[1]), ends, pieces)
+        return Activation(name, partial(torch.clamp, min=ends[0], max=ends[1]), ends, pieces)
     if isinstance(module, nn.Hardsigmoid):
         pieces = ((0.0, 0.0), (1 / 6, 0.5), (0.0, 1.0))
-        return Activation(name, (), F.hardsigmoid, (-3.0, 3.0), pieces)
+        return Activation(name, F.hardsigmoid, (-3.0, 3.0), pieces)
+    reason = f"not supported; {SUPPORTED}"
     if isinstance(module, SMOOTH):
-        raise ValueError(
-            f"model: {name!r} is a {kind}, which is smooth: such a network has no linear regions"
-        )
-    raise ValueError(f"model: {name!r} is a {kind}, which is not supported; {SUPPORTED}")
+        reason = "smooth: such a network has no linear regions"
+    raise ValueError(f"model: {name!r} is a {type(module).__name__}, which is {reason}")
 
 
 def _weighted(module: nn.Module, value: Tensor) -> Affine:
@@ -70,7 +55,6 @@ def _weighted(module: nn.Module, value: Tensor) -> Affine:
     # Of a convolution, what it does itself with its own padding.
     apply = F.linear if isinstance(module, nn.Linear) else module._conv_forward
     return Affine(
-        (),
         lambda x: apply(x, weight, bias),
         lambda x: apply(x, weight, zero),
         lambda x: apply(x, weight.abs(), zero),
@@ -86,7 +70,6 @@ def _normalisation(module: nn.Module, value: Tensor) -> Affine:
         slope, shift = slope * weight, shift * weight + bias
     slope, shift = (x.view(-1, *[1] * (value.ndim - 2)) for x in (slope, shift))
     return Affine(
-        (),
         lambda x: torch.addcmul(shift, x, slope),
         partial(torch.mul, slope),
         partial(torch.mul, slope.abs()),

@@ -1,24 +1,24 @@
-"""Where units cross kinks between rows, and the rows with the crossings among them."""
+"""Where units cross kinks between rows, and the rows with the crossings among them.
 
-from dataclasses import dataclass, replace
+Rows are points of polylines; between neighbouring ones every unit is affine in the position.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from replication.sensitivity._program import ROUNDING, Activation, MaxPool
+from replication.sensitivity._piecewise.program import ROUNDING, Activation, MaxPool
 
 
 @dataclass(frozen=True)
 class Rows:
     """Consecutive points of polylines, possibly several, one after another.
 
-    Attributes
-    ----------
-    places : (rows, 2) float64
-        The number of the segment a point lies on, and the fraction of it, in [0, 1]. Segments are
-        numbered over all polylines; the last vertex of each has a number of its own.
-    ends : tuple of int
-        Which rows are the last vertex of their polyline, so that the next row lies elsewhere.
+    `places` (rows, 2) float64 are the number of the segment, over all polylines, and the fraction
+    of it, in [0, 1]; the last vertex of each polyline has a number of its own. `ends` are the rows
+    that are such a last vertex, so that the next row lies elsewhere.
     """
 
     places: Tensor
@@ -46,30 +46,24 @@ class Rows:
         return [run for run in runs if run[0] < run[1]]
 
 
-@dataclass(frozen=True)
-class Crossings:
-    """Where units cross kinks: `weight` of the way from row `left` to the next, +- `rounding`.
+class Crossings(NamedTuple):
+    """Where units cross kinks, (n,) each: `weight` of the way from row `left` to the next.
 
-    There, `unit` is to have `value`, one for all or one each; of a pooling layer they are None.
+    The weight is known to +- `rounding`; `unit` is to have `value` there.
     """
 
     left: Tensor
     weight: Tensor
     rounding: Tensor
-    unit: Tensor | None = None
-    value: Tensor | float | None = None
+    unit: Tensor
+    value: Tensor
 
-    def __getitem__(self, chosen: Tensor) -> "Crossings":
-        parts = vars(self).values()
-        return Crossings(*[part[chosen] if isinstance(part, Tensor) else part for part in parts])
+    def where(self, chosen: Tensor) -> "Crossings":
+        return Crossings(*[part[chosen] for part in self])
 
     @staticmethod
     def join(several: list["Crossings"]) -> "Crossings":
-        """Return them all, one after another."""
-        if len(several) == 1:
-            return several[0]
-        parts = zip(*[vars(crossings).values() for crossings in several], strict=True)
-        return Crossings(*[None if part[0] is None else torch.cat(part) for part in parts])
+        return Crossings(*map(torch.cat, zip(*several, strict=True)))
 
 
 def nonzero(mask: Tensor) -> Tensor:
@@ -91,21 +85,12 @@ def kinks(
 ) -> tuple[Tensor, bool, Crossings, Tensor]:
     """Put units on the kinks they are within rounding of, and find where others cross one.
 
-    Rounding is `ROUNDING` units of precision of the terms that a unit is a sum of. Others cross a
-    threshold where they are strictly on opposite sides, a and b, of it: at the fraction
-    a / (a - b), which is known to +- rounding / |a - b|.
-
-    Returns
-    -------
-    x : (rows, ...) tensor
-        With units on kinks; the same tensor if there are none.
-    on_kinks : bool
-        Whether there are.
-    crossings : Crossings
-    largest : (rows,) tensor
-        What no |x| exceeds.
+    Others cross a threshold where they are strictly on opposite sides, a and b, of it: at the
+    fraction a / (a - b), which is known to +- rounding / |a - b|. Returns x (rows, ...) with units
+    on kinks, the same tensor if there are none; whether there are; the crossings; and what no |x|
+    exceeds, (rows,).
     """
-    z, on_kinks, found, largest = x.flatten(1), False, [], None
+    z, on_kinks, crossings, largest = x.flatten(1), False, [], None
     eps, units = ROUNDING * torch.finfo(x.dtype).eps, z.shape[1]
     top, gaps = magnitude.amax(), rows.gaps()
     for threshold in step.thresholds:
@@ -129,22 +114,20 @@ def kinks(
         del distance
         above = side > 0
         flips = above[1:] != above[:-1]
-        if gaps:
-            flips[gaps] = False
+        flips[gaps] = False
         index, side = nonzero(flips), side.reshape(-1)
         a, b = side[index], side[index + units]
-        if on_kinks:
-            strict = (a != 0) & (b != 0)
-            index, a, b = index[strict], a[strict], b[strict]
+        strict = (a != 0) & (b != 0)
+        index, a, b = index[strict], a[strict], b[strict]
         left = index // units
         unit, span = index - units * left, a - b
-        value = threshold if len(step.thresholds) == 1 else torch.full_like(a, threshold)
-        found.append(Crossings(left, a / span, bound[unit] / span.abs(), unit, value))
-    return (z.view(x.shape) if on_kinks else x), on_kinks, Crossings.join(found), largest
+        rounding, value = bound[unit] / span.abs(), torch.full_like(a, threshold)
+        crossings.append(Crossings(left, a / span, rounding, unit, value))
+    return (z.view(x.shape) if on_kinks else x), on_kinks, Crossings.join(crossings), largest
 
 
 def switches(step: MaxPool, rows: Rows, x: Tensor, magnitude: Tensor) -> Crossings:
-    """Return where another input becomes the largest of a window.
+    """Return where another input becomes the largest of a window; their value is of no use.
 
     The inputs are lines on a segment, and their maximum is followed from line to line: the next is
     the steeper one that meets the present one first.
@@ -153,8 +136,7 @@ def switches(step: MaxPool, rows: Rows, x: Tensor, magnitude: Tensor) -> Crossin
     attained = step.attains(lines, magnitude)
     # A line that is the largest at both ends is so between them: the maximum is convex.
     changing = ~(attained[1:] & attained[:-1]).any(2)
-    if gaps := rows.gaps():
-        changing[gaps] = False
+    changing[rows.gaps()] = False
     left, window = changing.nonzero(as_tuple=True)
     a, b, at_end = lines[left, window], lines[left + 1, window], attained[left + 1, window]
     slope = b - a
@@ -162,32 +144,25 @@ def switches(step: MaxPool, rows: Rows, x: Tensor, magnitude: Tensor) -> Crossin
     rounding = ROUNDING * torch.finfo(x.dtype).eps * (terms + step.offset[window])
     present = slope.where(attained[left, window], -torch.inf).argmax(1, keepdim=True)
     position = torch.zeros_like(rounding)
-    found = [Crossings(left[:0], position[:0], rounding[:0])]
+    crossings = [Crossings(left, position, rounding, window, position).where(slice(0))]
     for _ in range(lines.shape[2] - 1):
         steeper = slope - slope.gather(1, present)
         meeting = ((a.gather(1, present) - a) / steeper).clamp(min=position[:, None])
         position, following = meeting.where(steeper > 0, torch.inf).min(1)
         gain = steeper.gather(1, following[:, None])[:, 0]
         on = (position < 1) & ~at_end.gather(1, present)[:, 0]
-        found.append(Crossings(left, position, rounding / gain)[on])
-        left, position, rounding, at_end = (x[on] for x in (left, position, rounding, at_end))
-        a, slope, present = a[on], slope[on], following[on, None]
-    return Crossings.join(found)
+        crossings.append(Crossings(left, position, rounding / gain, window, position).where(on))
+        left, window, position, rounding = (x[on] for x in (left, window, position, rounding))
+        a, slope, at_end, present = a[on], slope[on], at_end[on], following[on, None]
+    return Crossings.join(crossings)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Rows with new ones among them.
+    """Rows with new ones among them, n in all.
 
-    Attributes
-    ----------
-    rows : Rows
-        Old and new, n of them.
-    left, weight : (n,) or None
-        A row is the old row `left` plus `weight` times its difference from the next one. None where
-        there is no new row.
-    where, unit, value : tensors or None
-        The crossings: these units have these values at the rows `where`, which are sorted.
+    A row is the old row `left` plus `weight` times its difference from the next one, (n,) both,
+    None where there is no new row. At the rows `where`, sorted, these units have these values.
     """
 
     rows: Rows
@@ -195,7 +170,7 @@ class Cut:
     weight: Tensor | None = None
     where: Tensor | None = None
     unit: Tensor | None = None
-    value: Tensor | float | None = None
+    value: Tensor | None = None
 
     def at(self, block: slice, x: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """Return x (old rows, ...) and its magnitude at a block of the rows."""
@@ -213,15 +188,11 @@ class Cut:
 
     def settle(self, x: Tensor, block: slice) -> None:
         """Give the crossing units of x (rows of the block, ...) their values, in place."""
-        if self.where is None:
-            return
-        where, unit, value = self.where, self.unit, self.value
-        if len(x) < len(self.rows):
+        if self.where is not None:
             ends = torch.tensor([block.start, block.start + len(x)], device=x.device)
-            chosen = slice(*torch.searchsorted(where, ends).tolist())
-            where, unit = where[chosen] - block.start, unit[chosen]
-            value = value[chosen] if isinstance(value, Tensor) else value
-        x.view(len(x), -1)[where, unit] = value
+            chosen = slice(*torch.searchsorted(self.where, ends).tolist())
+            row = self.where[chosen] - block.start
+            x.view(len(x), -1)[row, self.unit[chosen]] = self.value[chosen]
 
 
 def cut(rows: Rows, crossings: Crossings) -> Cut:
@@ -232,20 +203,14 @@ def cut(rows: Rows, crossings: Crossings) -> Cut:
     """
     if not len(crossings.left):
         return Cut(rows)
-    weight, order = crossings.weight.sort()
-    lowest, highest = weight[0].item(), weight[-1].item()
-    crossings = crossings[order[crossings.left[order].argsort(stable=True)]]
-    eps, inner, on_row = 4 * torch.finfo(weight.dtype).eps, crossings, None
-    if lowest <= eps or highest >= 1 - eps:
-        on_row = (crossings.weight <= eps) | (crossings.weight >= 1 - eps)
-        inner = crossings[~on_row]
-    left, weight, rounding = inner.left, inner.weight, inner.rounding
-    merged = (weight.diff() <= torch.minimum(rounding[1:], rounding[:-1])) & (left.diff() == 0)
-    group = None
-    if merged.any():
-        is_head = torch.cat([torch.ones_like(merged[:1]), ~merged])
-        group = is_head.cumsum(0) - 1
-        left, weight = left[is_head], weight[is_head]
+    order = crossings.weight.argsort()
+    crossings = crossings.where(order[crossings.left[order].argsort(stable=True)])
+    eps = 4 * torch.finfo(crossings.weight.dtype).eps
+    on_row = (crossings.weight <= eps) | (crossings.weight >= 1 - eps)
+    left, weight, rounding, *_ = crossings.where(~on_row)
+    is_new = torch.ones_like(left, dtype=torch.bool)
+    is_new[1:] = (weight.diff() > torch.minimum(rounding[1:], rounding[:-1])) | (left.diff() != 0)
+    group, left, weight = is_new.cumsum(0) - 1, left[is_new], weight[is_new]
     numbers = torch.arange(max(len(rows), len(left)), device=left.device)
     old = torch.searchsorted(left, numbers[: len(rows)]) + numbers[: len(rows)]
     new = left + numbers[: len(left)] + 1
@@ -260,13 +225,8 @@ def cut(rows: Rows, crossings: Crossings) -> Cut:
     places = rows.places.new_empty(total, 2)
     places[old], places[new] = rows.places, between
     ends = tuple(old[list(rows.ends)].tolist()) if rows.ends else ()
-    result = Cut(Rows(places, ends), all_left, all_weight)
-    if crossings.unit is None:
-        return result
-    where = new if group is None else new[group]
-    if on_row is not None:
-        mixed = old[crossings.left + (crossings.weight > 0.5)]
-        mixed[~on_row] = where
-        where, order = mixed.sort()
-        crossings = crossings[order]
-    return replace(result, where=where, unit=crossings.unit, value=crossings.value)
+    where = old[crossings.left + (crossings.weight > 0.5)]
+    where[~on_row] = new[group]
+    where, order = where.sort(stable=True)
+    unit, value = crossings.unit[order], crossings.value[order]
+    return Cut(Rows(places, ends), all_left, all_weight, where, unit, value)

@@ -1,12 +1,8 @@
-"""From a network to its steps, through torch.fx.
-
-Sequential and residual networks, and the usual functions in a `forward`, are then all one. What is
-neither affine nor piecewise linear is an error that names it.
-"""
+"""From a network to its program, through torch.fx, whatever its `forward` is like."""
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,8 +10,9 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 from torch.nn import functional as F
 
-from replication.sensitivity._layers import SUPPORTED, step_of
-from replication.sensitivity._program import Affine, MaxPool, Program, Step
+from replication._core.modules import IDLE, device_of, is_hooked
+from replication.sensitivity._piecewise.layers import SUPPORTED, step_of
+from replication.sensitivity._piecewise.program import Affine, MaxPool, Program, Step
 
 FUNCTIONS: dict[object, type[nn.Module]] = {
     **dict.fromkeys((F.relu, torch.relu, "relu", "relu_"), nn.ReLU),
@@ -26,8 +23,7 @@ FUNCTIONS: dict[object, type[nn.Module]] = {
     **dict.fromkeys((F.tanh, torch.tanh, "tanh"), nn.Tanh),
     **dict.fromkeys((F.sigmoid, torch.sigmoid, "sigmoid"), nn.Sigmoid),
 }
-SKIPPED = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
-SKIPPED_FUNCTIONS = (F.dropout, F.dropout2d, "contiguous")
+IDLE_FUNCTIONS = (F.dropout, F.dropout2d, "contiguous")
 SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 SHAPES = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
 JOINS = (torch.cat, torch.concat)
@@ -35,17 +31,13 @@ MEANS = (torch.mean, "mean")
 SIZES = (getattr, "size", "dim")
 
 
-def trace(model: nn.Module, example: Tensor, dtype: torch.dtype, name: str) -> Program:
-    """Return the steps of `model`, which is in eval mode, with its weights in `dtype`.
+def trace(
+    model: nn.Module, example: Tensor, dtype: torch.dtype, name: str, output: bool = False
+) -> Program:
+    """Return the program of `model`, which is in eval mode, with its weights in `dtype`.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-    example : (...) tensor
-        For its shape, that of one example.
-    dtype : torch.float32 or torch.float64
-    name : str
-        The caller's argument that `example` comes from.
+    It ends with the input of the last nonlinear step, or with the network's output if `output`.
+    `example` (...) gives the shape of one example; `name` is the caller's argument it is from.
 
     Raises
     ------
@@ -56,34 +48,31 @@ def trace(model: nn.Module, example: Tensor, dtype: torch.dtype, name: str) -> P
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype: expected torch.float32 or torch.float64, found {dtype}")
     for layer, module in model.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks:
+        if is_hooked(module):
             raise ValueError(
                 f"model: {layer!r} has forward hooks, which may do anything; remove them"
             )
-    device = next((p.device for p in model.parameters()), example.device)
-    terms = torch.zeros(2, *example.shape, dtype=dtype, device=device)
+    terms = torch.zeros(2, *example.shape, dtype=dtype, device=device_of(model, example))
     terms[0] = 1
     recorder = _Recorder(terms, name)
-    output = recorder.follow(model)
-    steps, row_size = _with_lifetimes(recorder.steps, recorder.sizes, output.index)
-    return Program(steps, output.index, *output.terms.flatten(1), row_size)
+    end = recorder.follow(model)
 
-
-def _with_lifetimes(
-    steps: list[Step], sizes: list[int], output: int
-) -> tuple[tuple[Step, ...], int]:
-    """Return the steps, each with the slots it is the last to read, and the size of a row."""
+    steps = recorder.steps
     last = {source: i for i, step in enumerate(steps) for source in step.sources}
-    last[output] = len(steps)
-    kept = widest = 0
+    last[end.index] = len(steps)
+    row_size = widest = 0
     for i, step in enumerate(steps):
+        released = tuple({slot for slot in step.sources if last[slot] == i})
+        steps[i] = replace(step, released=released)
         if not isinstance(step, Affine):
-            alive = sum(sizes[slot] for slot in range(i + 1) if last.get(slot, -1) >= i)
+            alive = sum(recorder.sizes[slot] for slot in range(i + 1) if last.get(slot, -1) >= i)
             alive += 2 * step.windows.numel() if isinstance(step, MaxPool) else 0
-            kept, widest = kept + alive, max(widest, alive)
-    released = [tuple({s for s in step.sources if last[s] == i}) for i, step in enumerate(steps)]
-    kept += 4 * max(widest, *sizes)
-    return tuple(replace(step, released=r) for step, r in zip(steps, released, strict=True)), kept
+            row_size, widest = row_size + alive, max(widest, alive)
+    row_size += 4 * max(widest, *recorder.sizes)
+    while not output and steps and isinstance(steps[-1], Affine):
+        steps.pop()
+    slot = end.index if output else None
+    return Program(tuple(steps), slot, *end.terms.flatten(1), row_size)
 
 
 @dataclass(frozen=True)
@@ -98,7 +87,7 @@ class _Slot:
 
 
 class _Recorder:
-    """Follows a network with slots in the place of tensors and notes the steps."""
+    """Follows a network with slots in the place of tensors and notes steps and sizes of slots."""
 
     def __init__(self, terms: Tensor, name: str) -> None:
         self.input, self.name = _Slot(0, terms), name
@@ -108,34 +97,28 @@ class _Recorder:
 
     def follow(self, model: nn.Module) -> _Slot:
         """Return the slot of the network's output."""
-        tracer, slot = fx.Tracer(), self.input
-        names = {id(module): name for name, module in model.named_modules()}
-        chain = list(_unrolled(model))
-        if all(tracer.is_leaf_module(layer, "") for layer in chain):  # as tracing would find it
-            for layer in chain:
-                slot = self.module(layer, names[id(layer)], slot)
-            return slot
+        tracer = fx.Tracer()
+        if tracer.is_leaf_module(model, ""):  # a layer by itself, whose code would be traced
+            return self.module(model, "", self.input)
         try:
             graph = tracer.trace(model)
         except Exception as error:  # whatever the network's own code raises
             raise ValueError(f"model: torch.fx cannot trace it ({error})") from error
-        found: dict[fx.Node, object] = {}
+        values: dict[fx.Node, object] = {}
         for node in graph.nodes:
-            arguments, options = map_arg((node.args, node.kwargs), found.__getitem__)
+            arguments, options = map_arg((node.args, node.kwargs), values.__getitem__)
             if node.op == "placeholder":
                 default = node.args[0] if node.args else None
-                found[node] = default if found else self.input
+                values[node] = default if values else self.input
             elif node.op != "output":
-                found[node] = self.node(model, node, arguments, options)
-            elif isinstance(arguments[0], _Slot):
-                slot = arguments[0]
-            else:
-                raise ValueError(f"model: expected one tensor as output, found {node.args[0]}")
-        return slot
+                values[node] = self.node(model, node, arguments, options)
+        if not isinstance(arguments[0], _Slot):
+            raise ValueError(f"model: expected one tensor as output, found {node.args[0]}")
+        return arguments[0]
 
     def module(self, layer: nn.Module, name: str, source: _Slot) -> _Slot:
         """Return the slot that a layer writes; called again in the same pass it is ``name#2``."""
-        if isinstance(layer, SKIPPED):
+        if isinstance(layer, IDLE):
             return source
         self.calls[name] += 1
         label = name if self.calls[name] == 1 else f"{name}#{self.calls[name]}"
@@ -151,23 +134,27 @@ class _Recorder:
         one = len(sources) == 1 and arguments[0] is sources[0]
         if node.op == "call_module" and one and len(arguments) == 1:
             return self.module(model.get_submodule(target), target, sources[0])
-        if target in SKIPPED_FUNCTIONS and one:
+        if target in IDLE_FUNCTIONS and one:
             return sources[0]
         if target in FUNCTIONS and one:
             options = {k: v for k, v in options.items() if k not in ("inplace", "training")}
             return self.module(FUNCTIONS[target](*arguments[1:], **options), node.name, sources[0])
+
+        def linear(function: Callable[..., Tensor]) -> _Slot:
+            return self.add(Affine(function, function, function), sources, node.name)
+
+        call = getattr(torch.Tensor, target) if node.op == "call_method" else target
         if target in SUMS and len(sources) == len(arguments) == 2 and not options:
-            return self.add(_linear(operator.add), sources, node.name)
+            return linear(operator.add)
         if target in JOINS and sources and len(sources) == len(arguments[0]):
-            join = lambda *xs: target(xs, *arguments[1:], **options)  # noqa: E731
-            return self.add(_linear(join), sources, node.name)
+            return linear(lambda *xs: target(xs, *arguments[1:], **options))
         if one and _is_linear(target, arguments[1:], options):
-            return self.add(_linear(_function(node, arguments, options)), sources, node.name)
-        if (target in SHAPES + SIZES and one) or (not sources and node.op != "get_attr"):
-            value = _function(node, arguments, options)(*[slot.terms for slot in sources])
-            if target in SHAPES:
-                shape = value.shape[1:]
-                return self.add(_linear(lambda x: x.reshape(len(x), *shape)), sources, node.name)
+            return linear(lambda x: call(x, *arguments[1:], **options))
+        if target in SHAPES and one:
+            shape = call(sources[0].terms, *arguments[1:], **options).shape[1:]
+            return linear(lambda x: x.reshape(len(x), *shape))
+        if (target in SIZES and one) or (not sources and node.op != "get_attr"):
+            value = call(*(sources[0].terms, *arguments[1:]) if one else arguments, **options)
             if not isinstance(value, Tensor):
                 return value
         raise ValueError(f"model: {node.format_node()} is not supported; {SUPPORTED}")
@@ -199,25 +186,11 @@ class _Recorder:
             else:
                 terms = torch.stack([torch.ones_like(terms[0]), forward(0 * terms[0]).abs()])
             step = replace(step, scale=inputs[0].clone(), offset=inputs[1].clone())
-        self.steps.append(replace(step, sources=tuple(source.index for source in sources)))
+        slot = _Slot(len(self.steps) + 1, terms)
+        slots = tuple(source.index for source in sources)
+        self.steps.append(replace(step, sources=slots, target=slot.index))
         self.sizes.append(terms[0].numel())
-        return _Slot(len(self.steps), terms)
-
-
-def _unrolled(module: nn.Module) -> Iterator[nn.Module]:
-    if type(module) is nn.Sequential:
-        for child in module:
-            yield from _unrolled(child)
-    else:
-        yield module
-
-
-def _function(node: fx.Node, arguments: tuple, options: dict) -> Callable:
-    """Return a node's function of its first argument if that is a slot, or else of nothing."""
-    call = getattr(torch.Tensor, node.target) if node.op == "call_method" else node.target
-    if arguments and isinstance(arguments[0], _Slot):
-        return lambda x: call(x, *arguments[1:], **options)
-    return lambda: call(*arguments, **options)
+        return slot
 
 
 def _is_linear(target: object, arguments: tuple, options: dict) -> bool:
@@ -228,7 +201,3 @@ def _is_linear(target: object, arguments: tuple, options: dict) -> bool:
         given = dict(zip(("pad", "mode", "value"), arguments, strict=False)) | options
         return given.get("mode", "constant") == "constant" and not given.get("value")
     return target in MEANS
-
-
-def _linear(function: Callable[..., Tensor]) -> Affine:
-    return Affine((), function, function, function)

@@ -7,43 +7,30 @@ import torch
 from torch import Tensor
 
 from replication._core.inputs import as_tensor
-from replication.sensitivity._cuts import Rows
-from replication.sensitivity._program import Program
-from replication.sensitivity._segments import Values
+from replication.sensitivity._piecewise.crossings import Rows
+from replication.sensitivity._piecewise.program import Program
+from replication.sensitivity._piecewise.walk import Values
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Several polylines, one after another.
+    """Several polylines, one after another, on the device of the model but for `vertices`.
 
     A segment's number is that of the row of its first vertex; the last vertex of a polyline, where
-    it is closed the first once more, has a row of its own. All but `vertices` is on the device of
-    the model.
-
-    Attributes
-    ----------
-    vertices : (V, ...) tensor
-        Of all, each vertex once.
-    vertex, path, place : (rows,) int64
-        Which vertex a row is, of which polyline, and of which of its segments it is the start.
-    last, moving : (rows,) bool
-        Whether it is the last row of its polyline; the start of a segment that has a length.
-    lengths : (paths,) int64
-        Segments in each.
-    closed : bool
+    it is closed the first once more, has a row of its own.
     """
 
-    vertices: Tensor
-    vertex: Tensor
-    path: Tensor
-    place: Tensor
-    last: Tensor
-    moving: Tensor
-    lengths: Tensor
+    vertices: Tensor  # (V, ...), each vertex of all polylines once
+    vertex: Tensor  # (rows,) which vertex a row is,
+    path: Tensor  # of which polyline,
+    place: Tensor  # and of which of its segments it is the start
+    last: Tensor  # (rows,) bool, whether it is the last row of its polyline
+    moving: Tensor  # (rows,) bool, whether it is the start of a segment that has a length
+    lengths: Tensor  # (paths,) segments in each
     closed: bool
 
     def inputs(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the vertices of rows, on the device of the model."""
+        """Return the vertices of rows, (len(rows), ...), on the device of the model."""
         chosen = self.vertices[self.vertex[rows].to(self.vertices.device)]
         return chosen.to(rows.device, dtype)
 
@@ -88,31 +75,24 @@ class Paths:
                 yield torch.stack([segment.double(), fraction], 1), x, start + limit >= k
 
 
-def as_polylines(path: object, name: str) -> list[Tensor]:
-    """Return one polyline (V, ...) or a list of them, checked, as a list.
-
-    Raises
-    ------
-    ValueError
-        If one has fewer than 2 vertices, no axis behind them or another shape than the first.
-    """
-    found = [as_tensor(one, name) for one in (path if isinstance(path, list | tuple) else [path])]
-    if not found:
-        raise ValueError(
-            f"{name}: expected at least one path, found an empty {type(path).__name__}"
-        )
-    for one in found:
-        if one.ndim < 2 or len(one) < 2 or one.shape[1:] != found[0].shape[1:]:
+def as_polylines(path: object) -> list[Tensor]:
+    """Return the argument `path`, one polyline (V, ...) or a list of them, as a list of tensors."""
+    polylines = [as_tensor(p, "path") for p in (path if isinstance(path, list | tuple) else [path])]
+    if not polylines:
+        raise ValueError(f"path: expected at least one path, found an empty {type(path).__name__}")
+    shape = polylines[0].shape[1:]
+    for vertices in polylines:
+        if vertices.ndim < 2 or len(vertices) < 2 or vertices.shape[1:] != shape:
             raise ValueError(
-                f"{name}: expected vertices (V, ...), V >= 2, all of one shape, found shape "
-                f"{tuple(one.shape)}"
+                "path: expected vertices (V, ...), V >= 2, all of one shape, found shape "
+                f"{tuple(vertices.shape)}"
             )
-    return found
+    return polylines
 
 
 def as_paths(polylines: list[Tensor], closed: bool, device: torch.device) -> Paths:
     """Return polylines as rows of vertices, for a model on `device`."""
-    lengths = torch.tensor([len(one) - 1 + closed for one in polylines], device=device)
+    lengths = torch.tensor([len(vertices) - 1 + closed for vertices in polylines], device=device)
     starts = torch.tensor([0, *map(len, polylines)], device=device).cumsum(0)
     path = torch.arange(len(polylines), device=device).repeat_interleave(lengths + 1)
     first_rows = (lengths + 1).cumsum(0) - (lengths + 1)
@@ -122,11 +102,11 @@ def as_paths(polylines: list[Tensor], closed: bool, device: torch.device) -> Pat
 
     vertices = polylines[0]
     if len(polylines) > 1:
-        vertices = torch.cat([one.to(vertices.device) for one in polylines])
+        vertices = torch.cat([more.to(vertices.device) for more in polylines])
     moving = torch.zeros_like(last)
     size = max(1, 2**20 // vertices[0].numel())
     for block in torch.arange(len(path) - 1, device=vertices.device).split(size):
-        here, following = (vertices[vertex.to(block.device)[rows]] for rows in (block, block + 1))
-        moving[block.to(device)] = (here != following).flatten(1).any(1).to(device)
+        start, end = (vertices[vertex.to(block.device)[rows]] for rows in (block, block + 1))
+        moving[block.to(device)] = (start != end).flatten(1).any(1).to(device)
     moving &= ~last
     return Paths(vertices, vertex, path, place, last, moving, lengths, closed)

@@ -30,8 +30,8 @@ def linear_regression_r2(x: Array, y: Array) -> Array:
 
     Returns
     -------
-    0-d tensor or NumPy float
-        In [0, 1]; 1 with a UserWarning for an x of rank examples - 1, whatever y is.
+    0-d tensor or NumPy float in [0, 1]
+        1 with a UserWarning for an x of rank examples - 1, whatever y is.
 
     Examples
     --------
@@ -66,8 +66,8 @@ def rsa(x: Array, y: Array, distance: str = "correlation") -> Array:
 
     Returns
     -------
-    0-d tensor or NumPy float
-        In [-1, 1]; 0 with a UserWarning where all distances of a layer are equal, as of 2 examples.
+    0-d tensor or NumPy float in [-1, 1]
+        0 with a UserWarning where all distances of a layer are equal, as of 2 examples.
 
     Examples
     --------

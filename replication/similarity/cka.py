@@ -116,8 +116,7 @@ def cka(
     unbiased : bool
         HSIC_1, the U-statistic of Song et al. 2012, eq. 5, in place of HSIC_0: about 0 for
         unrelated layers however few the examples, of which there must be 4.
-    sigma : float
-        The RBF kernel's width in units of m.
+    sigma : float, the RBF kernel's width in units of m
     confounder : (examples, features) tensor or array, optional
         Usually the flattened input: its kernel matrix C is regressed out of both layers',
         K - (<K, C> / <C, C>) C (Cui et al. 2022), negative eigenvalues kept as in their code.

@@ -26,8 +26,7 @@ def procrustes(x: Array, y: Array, angular: bool = False) -> Array:
 
     Returns
     -------
-    0-d tensor or NumPy float
-        In [0, 2], or in [0, pi/2] radians.
+    0-d tensor or NumPy float in [0, 2], or in [0, pi/2] radians
 
     Examples
     --------

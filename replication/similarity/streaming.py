@@ -56,8 +56,7 @@ class Accumulator:
     def update(self, x: Layers, y: Array | None = None) -> None:
         """Take in a batch: two layers, or a mapping of names to layers of the same examples.
 
-        Layers are (examples, neurons); convolutional ones (examples, channels, height, width) are
-        averaged over space.
+        Convolutional layers (examples, channels, height, width) are averaged over space.
 
         Raises
         ------
@@ -137,10 +136,7 @@ class Accumulator:
         return dict(zip(self.widths, root.split(list(self.widths.values()), 1), strict=True))
 
     def result(self, metric: str = "svcca", **options) -> Array | CCAResult | SimilarityGrid:
-        """Return the similarity of what was taken in.
-
-        Of two layers what the function of that name returns, without variates; of mappings the
-        grid of all pairs.
+        """Return what the function of that name does, without variates; of mappings, the grid.
 
         Parameters
         ----------
@@ -196,8 +192,7 @@ def minibatch_cka(
 
     Returns
     -------
-    0-d tensor or NumPy float, or SimilarityGrid
-        In [-1, 1], biased in [0, 1].
+    0-d tensor, NumPy float or SimilarityGrid in [-1, 1], biased in [0, 1]
 
     Raises
     ------

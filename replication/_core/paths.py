@@ -13,7 +13,7 @@ def root() -> Path:
     chosen = os.environ.get("REPLICATION_ROOT")
     if chosen:
         return Path(chosen).expanduser().resolve()
-    checkout = Path(__file__).resolve().parent.parent
+    checkout = Path(__file__).resolve().parent.parent.parent
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
 
 

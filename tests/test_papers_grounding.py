@@ -107,6 +107,9 @@ def test_influence_values_average_to_the_correlation():
     own = grounding.by_network(values, does, network)
     assert len(own) == 10 and own.std() > 0
     assert own.mean() == pytest.approx(grounding.every_reference(values, does))
+    # 0 counts for more than 9 where the correlation is lower without it
+    without = [grounding.every_reference(values[k, k], does[k]) for k in (slice(3, 30), slice(27))]
+    assert own[0] - own[9] == pytest.approx(9 * (without[1] - without[0]))
     assert np.isnan(grounding.by_network(values[:6, :6], does[:6], network[:6])).all()
 
 

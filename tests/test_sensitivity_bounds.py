@@ -85,18 +85,6 @@ def test_where_bounds_and_approximation_are_reached(classes, own):
         assert (whole / bounds.approximation - 1).abs() > 1e-3
 
 
-def test_both_bounds_are_one_for_two_classes():
-    bounds = cross_entropy_bounds(torch.linspace(0, 20, 50), 2.0, 2)
-    torch.testing.assert_close(bounds.lower, bounds.upper)
-
-
-def test_the_row_peaks_at_ln_2():
-    loss = torch.linspace(0, 4, 40_001, dtype=torch.float64)
-    bounds = cross_entropy_bounds(loss, 1.0, 10)
-    for bound in bounds[:2]:
-        assert loss[bound.argmax()].item() == pytest.approx(math.log(2), abs=2e-4)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_digits_are_kept_at_both_ends(dtype):
     loss = torch.tensor([0, 1e-30, 1e-9, 1, 30, 80], dtype=dtype)
@@ -111,9 +99,6 @@ def test_digits_are_kept_at_both_ends(dtype):
     torch.testing.assert_close(two, 4 * e * rest, **close)
     vanished = cross_entropy_bounds(loss.new_tensor([1e4]), 4.0, 5)
     assert [float(z) for z in vanished] == pytest.approx([0, 0, 3**0.5 / 2])
-
-
-# ------------------------------------------------------------------ cross-entropies
 
 
 @settings(max_examples=50, deadline=None)
@@ -146,9 +131,6 @@ def test_confident_points_are_inside_in_float32():
     assert fraction_inside(rows[confident], bounds, tolerance=1e-3) == 1
 
 
-# ------------------------------------------------------------------ what callers pass in
-
-
 def test_kinds():
     loss = np.array([0.1, 2.0])
     bounds = cross_entropy_bounds(loss, 1.5, 3)
@@ -169,7 +151,6 @@ LOSS = torch.ones(3)
     [
         ("cross_entropy", lambda: cross_entropy_bounds(-LOSS, 1.0, 3)),
         ("cross_entropy", lambda: cross_entropy_bounds(LOSS.long(), 1.0, 3)),
-        ("cross_entropy", lambda: cross_entropy_bounds(LOSS * torch.nan, 1.0, 3)),
         ("mean_square", lambda: cross_entropy_bounds(LOSS, -1.0, 3)),
         ("mean_square", lambda: cross_entropy_bounds(LOSS, float("nan"), 3)),
         ("mean_square", lambda: cross_entropy_bounds(LOSS, torch.ones(2), 3)),
@@ -177,10 +158,8 @@ LOSS = torch.ones(3)
         ("classes", lambda: mean_square_gradient(LOSS, 0)),
         ("bounds", lambda: fraction_inside(torch.ones(2), cross_entropy_bounds(LOSS, 1.0, 3))),
         ("logits", lambda: cross_entropies(LOSS, torch.zeros(3, dtype=torch.int64))),
-        ("labels", lambda: cross_entropies(torch.eye(3), torch.tensor([0, 1]))),
         ("labels", lambda: cross_entropies(torch.eye(3), torch.tensor([0, 1, 3]))),
         ("labels", lambda: cross_entropies(torch.eye(3), torch.tensor([0, 1, -1]))),
-        ("labels", lambda: cross_entropies(torch.eye(3), LOSS)),
     ],
 )
 def test_bad_input(argument, call):

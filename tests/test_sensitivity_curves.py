@@ -10,23 +10,17 @@ from torch import nn
 
 from replication.sensitivity import nearest_boundary, output_curve, transitions
 
-network = scaled_mlp
-
 
 def dense(weight, bias):
     layer = nn.Linear(len(weight[0]), len(weight), dtype=torch.float64)
     with torch.no_grad():
-        layer.weight[:], layer.bias[:] = (
-            torch.tensor(x, dtype=torch.float64) for x in (weight, bias)
-        )
+        layer.weight[:] = torch.tensor(weight, dtype=torch.float64)
+        layer.bias[:] = torch.tensor(bias, dtype=torch.float64)
     return layer
 
 
 def line(*positions):
     return torch.tensor(positions, dtype=torch.float64)[:, None]
-
-
-# ------------------------------------------------------------------ output curves
 
 
 def corner(turn):
@@ -59,7 +53,7 @@ def test_a_polygon_turns_once_around():
 
 @pytest.mark.parametrize("activation", ["relu", "hardtanh"])
 def test_the_output_is_the_networks_and_straight_between(activation):
-    model, path = network(1, activation=activation), 2 * gaussian(4, 3)
+    model, path = scaled_mlp(1, activation=activation), 2 * gaussian(4, 3)
     found, counted = output_curve(model, path), transitions(model, path)
     assert int(found.changes.sum()) == int(counted)
     assert found.activation_regions == len(counted.positions.unique())
@@ -81,7 +75,7 @@ def test_the_output_is_the_networks_and_straight_between(activation):
 @pytest.mark.parametrize("seed", range(6))
 def test_pieces_with_the_same_slope_are_one_linear_region(seed):
     # narrow and deep, so that units often change while all behind them is off
-    model, ends = network(seed, widths=(3,) * 6), 20 * gaussian(2, 3, seed=seed)
+    model, ends = scaled_mlp(seed, widths=(3,) * 6), 20 * gaussian(2, 3, seed=seed)
     found = output_curve(model, ends, closed=False)
     middles = torch.lerp(*ends, ((found.positions[1:] + found.positions[:-1]) / 2)[:, None])
     jacobians = [torch.autograd.functional.jacobian(model, x[None])[0, :, 0] for x in middles]
@@ -111,17 +105,14 @@ def test_max_pooling_bends():
 
 
 def test_a_path_of_one_point_and_other_kinds():
-    found = output_curve(network(0), np.ones((3, 3)))
+    found = output_curve(scaled_mlp(0), np.ones((3, 3)))
     assert found.positions.tolist() == [0] and isinstance(found.outputs, np.ndarray)
     assert (found.activation_regions, found.linear_regions) == (1, 1)
     assert (found.curvature, found.length) == (0, 0)
     with pytest.raises(ValueError, match="path: expected one tensor or array, found a list"):
-        output_curve(network(0), [np.ones((3, 3))])
+        output_curve(scaled_mlp(0), [np.ones((3, 3))])
     with pytest.raises(ValueError, match="smooth"):
-        output_curve(network(0, activation="tanh"), gaussian(3, 3))
-
-
-# ------------------------------------------------------------------ the nearest boundary
+        output_curve(scaled_mlp(0, activation="tanh"), gaussian(3, 3))
 
 
 def test_hyperplanes():
@@ -135,7 +126,7 @@ def test_hyperplanes():
 
 @pytest.mark.parametrize("activation", ["relu", "relu6", "hardtanh"])
 def test_the_first_breakpoint_of_a_ray(activation):
-    model = network(2, activation=activation, widths=(9, 9, 9))
+    model = scaled_mlp(2, activation=activation, widths=(9, 9, 9))
     points, directions = gaussian(30, 3), 0.1 * gaussian(30, 3, seed=1)
     found = nearest_boundary(model, points, directions)
     far = points + 1000 * directions
@@ -147,7 +138,7 @@ def test_the_first_breakpoint_of_a_ray(activation):
 
 
 def test_at_all_is_the_least_over_directions():
-    model, points = network(4, inputs=2), gaussian(5, 2)
+    model, points = scaled_mlp(4, inputs=2), gaussian(5, 2)
     angles = torch.arange(0, 2 * math.pi, 1e-3, dtype=torch.float64)
     around = torch.stack([angles.cos(), angles.sin()], 1)
     least = [nearest_boundary(model, p.expand_as(around), around).min() for p in points]
@@ -185,12 +176,12 @@ def test_max_pooling_has_boundaries():
 )
 def test_bad_points_and_directions(points, directions, message):
     with pytest.raises(ValueError, match=message):
-        nearest_boundary(network(0), points, directions)
+        nearest_boundary(scaled_mlp(0), points, directions)
 
 
 @pytest.mark.gpu
 def test_the_gpu_agrees():
-    model, path = network(0), 2 * gaussian(9, 3)
+    model, path = scaled_mlp(0), 2 * gaussian(9, 3)
     curve, distance = output_curve(model, path), nearest_boundary(model, path)
     model.cuda()
     torch.testing.assert_close(output_curve(model, path).outputs.cpu(), curve.outputs)

@@ -1,9 +1,11 @@
-"""Jacobian norms, point by point: loops over examples, closed forms, what callers pass in."""
+"""Jacobian norms, point by point: loops over examples, closed forms, confident points, memory."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
-from _jacobians import logit_jacobians, softmax_jacobians
+from _peak_memory import Peak
 from _random_networks import Wrapped, gaussian
 from torch import nn
 
@@ -14,7 +16,25 @@ from replication.sensitivity import (
     jacobian_row_norm,
     spectral_norm,
 )
-from replication.sensitivity._rows import mlp_layers
+from replication.sensitivity._evaluation import plain_evaluation
+from replication.sensitivity._rows import mlp_layers, softmax_rows
+
+
+def logit_jacobians(model, images):
+    """Return (N, classes, inputs), one example after the other."""
+    jacobian = torch.autograd.functional.jacobian
+    with plain_evaluation(model), torch.enable_grad():
+        rows = [jacobian(lambda v: model(v[None].clone())[0], x) for x in images]
+    return torch.stack(rows).flatten(2)
+
+
+def softmax_jacobians(model, images):
+    """Return d s_c / dx = s_c sum_j s_j (df_c/dx - df_j/dx), with no difference near 0."""
+    rows = logit_jacobians(model, images)
+    with plain_evaluation(model):
+        s = model(images.clone()).softmax(1)
+    differences = rows[:, :, None] - rows[:, None]
+    return s[:, :, None] * (s[:, None, :, None] * differences).sum(2)
 
 
 def drawn(model, seed=0):
@@ -29,30 +49,6 @@ def drawn(model, seed=0):
     return model
 
 
-def nested():
-    return nn.Sequential(
-        nn.Identity(),
-        nn.Flatten(),
-        nn.Sequential(nn.Linear(12, 9), nn.BatchNorm1d(9), nn.LeakyReLU(0.1, inplace=True)),
-        nn.Dropout(),
-        nn.Sequential(nn.Sequential(nn.Linear(9, 7, bias=False), nn.PReLU(7))),
-        nn.BatchNorm1d(7, affine=False),
-        nn.Linear(7, 4),
-    )
-
-
-def convolutional():
-    return nn.Sequential(
-        nn.ReLU(inplace=True),
-        nn.Conv2d(1, 3, 2),
-        nn.BatchNorm2d(3),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(3, 4),
-    )
-
-
 def mlp(*widths, activation="relu"):
     return models.mlp(12, widths, 4, activation)
 
@@ -64,14 +60,22 @@ MLPS = {
     "linear": mlp(),
     "tanh": mlp(6, 8, activation="tanh"),
     "hardsigmoid": mlp(6, 8, activation="hardsigmoid"),
-    "nested": nested(),
+    "nested": nn.Sequential(
+        *(nn.Identity(), nn.Flatten()),
+        nn.Sequential(nn.Linear(12, 9), nn.BatchNorm1d(9), nn.LeakyReLU(0.1, inplace=True)),
+        *(nn.Dropout(), nn.Sequential()),
+        nn.Sequential(nn.Sequential(nn.Linear(9, 7, bias=False), nn.PReLU(7))),
+        *(nn.BatchNorm1d(7, affine=False), nn.Linear(7, 4)),
+    ),
     "activation first": nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(12, 4)),
     "activation last": nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Softplus()),
 }
-NETWORKS = MLPS | {"convolutional": convolutional(), "wrapped": Wrapped(mlp(6, 5))}
+CONVOLUTIONAL = nn.Sequential(
+    *(nn.ReLU(inplace=True), nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.ReLU(inplace=True)),
+    *(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(3, 4)),
+)
+NETWORKS = MLPS | {"convolutional": CONVOLUTIONAL, "wrapped": Wrapped(mlp(6, 5))}
 IMAGES = gaussian(40, 1, 3, 4)
-
-
 REFERENCES = {"logits": logit_jacobians, "softmax": softmax_jacobians}
 LABELS = torch.arange(40) % 4
 
@@ -92,6 +96,7 @@ def norms(model, images, output, labels=LABELS, **options):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_equal_to_a_loop_over_examples(name, output):
     model = drawn(NETWORKS[name])
+    assert (mlp_layers(model, IMAGES.ndim) is not None) == (name in MLPS)
     jacobians = REFERENCES[output](model, IMAGES)
     rows = jacobians[torch.arange(40), LABELS]
     expected = torch.stack([jacobians.norm(dim=(1, 2)), rows.norm(dim=1)])
@@ -108,11 +113,6 @@ def test_chunks_do_not_matter(name, output):
     for memory in (1, 20_000):
         found = norms(model, IMAGES, output, memory=memory)
         torch.testing.assert_close(found, norms(model, IMAGES, output), rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("name", MLPS)
-def test_mlps_are_done_in_closed_form(name):
-    assert mlp_layers(NETWORKS[name], IMAGES.ndim) is not None
 
 
 def hooked():
@@ -216,6 +216,85 @@ def test_power_iteration_says_when_it_stops_early():
     assert (found < largest * (1 - 1e-6)).any()
 
 
+# ------------------------------------------------------------------ confident points
+
+
+def confident_network(activation, scale, convolution):
+    """Return a float32 network whose logits are about `scale`, and images, off its kinks."""
+    if convolution:
+        model = nn.Sequential(nn.Conv2d(1, 8, 2), nn.Tanh(), nn.Flatten(), nn.Linear(48, 6))
+    else:
+        model = models.mlp(12, (30, 30), 6, activation)
+    for seed, parameter in enumerate(model.parameters()):
+        value = gaussian(*parameter.shape, seed=seed) / parameter[0].numel() ** 0.5
+        parameter.data = (value * scale if parameter is model[-1].weight else value).float()
+    images = value = gaussian(300, 1, 3, 4, seed=3).float().double()
+    clear = torch.ones(300, dtype=torch.bool)
+    with torch.no_grad():
+        for layer in model.double():
+            value = layer(value)
+            if isinstance(layer, nn.Linear):
+                clear &= (value.abs() > 1e-5).all(1)
+    return model.float(), images[clear].float()
+
+
+@pytest.mark.parametrize(
+    ("activation", "convolution"), [("relu", False), ("tanh", False), ("tanh", True)]
+)
+@pytest.mark.parametrize("scale", [1, 30, 100])
+def test_float32_is_right_at_every_point(activation, convolution, scale):
+    model, images = confident_network(activation, scale, convolution)
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    found = torch.stack([jacobian_norm(model, images), jacobian_row_norm(model, images, labels)])
+    largest = spectral_norm(model, images)
+    logits = model(images).detach()
+    jacobians = softmax_jacobians(model.double(), images.double())
+    expected = torch.stack([jacobians.norm(dim=(1, 2)), jacobians[:, 0].norm(dim=1)])
+    normal = expected > 1e-37
+    assert found.dtype == torch.float32
+    assert ((found / expected - 1).abs() < 1e-4)[normal].all()
+    assert (found[~normal] <= 2e-37).all()
+    assert ((largest / torch.linalg.svdvals(jacobians)[:, 0] - 1).abs() < 1e-3)[normal[0]].all()
+    if scale > 1:
+        p = logits.softmax(1)
+        sure = normal[0] & (logits.double().softmax(1).amax(1) > 1 - 1e-6)
+        assert sure.sum() > 40
+        # diag(p) - p p^T itself, in float32, has nothing left there
+        usual = (torch.diag_embed(p) - p[:, :, None] * p[:, None]).double()
+        usual = (usual @ logit_jacobians(model, images.double())).norm(dim=(1, 2))
+        wrong = (usual / expected[0] - 1).abs()[sure]
+        assert wrong.median() > 1e-3 and wrong.max() > 0.1
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 80), (torch.float64, 700)])
+def test_two_logits_as_far_apart_as_the_dtype_goes(dtype, limit):
+    margin = torch.linspace(0, limit, 50, dtype=dtype)
+    model = nn.Linear(1, 2, bias=False, dtype=dtype)
+    model.load_state_dict({"weight": torch.tensor([[1.0], [0.0]])})
+    found = jacobian_norm(model, margin[:, None]).double()
+    exact = margin.double()
+    expected = 0.5 * math.log(2) - exact - 2 * torch.log1p((-exact).exp())
+    torch.testing.assert_close(found.log(), expected, rtol=0, atol=1e-5)
+    assert jacobian_norm(model, 10 * margin[-1:, None]).item() == 0
+
+
+def test_softmax_rows_against_exact_numbers():
+    # p = (1 - 3e-12, 1e-12, 2e-12), to 1e-11: S from p with what 1 - p is put in by hand
+    q = torch.tensor([[1.0, 1e-12, 2e-12]], dtype=torch.float64)
+    rows, log_scales = softmax_rows(q.log().float(), torch.arange(3)[None])
+    found = rows.double() * log_scales.double().exp()[:, :, None]
+    expected = [[3e-12, -1e-12, -2e-12], [-1e-12, 1e-12, -2e-24], [-2e-12, -2e-24, 2e-12]]
+    torch.testing.assert_close(found[0], q.new_tensor(expected), rtol=1e-5, atol=0)
+
+
+def test_norms_whose_squares_leave_the_range():
+    for size in (1e-25, 1e-12, 1e25):
+        model = nn.Linear(3, 2, dtype=torch.float32)
+        nn.init.constant_(model.weight, size)
+        found = jacobian_norm(model, gaussian(2, 3, dtype=torch.float32), "logits")
+        assert found.tolist() == pytest.approx([size * 6**0.5] * 2, rel=1e-5)
+
+
 # ------------------------------------------------------------------ what callers pass in
 
 
@@ -252,38 +331,32 @@ def test_kinds_and_dtypes():
     assert jacobian_norm(model.float(), IMAGES).dtype == torch.float32
 
 
-def poisoned():
-    model = mlp(3).double()
-    nn.init.constant_(model.fc1.weight, float("nan"))
-    return model
+def spoiled(module):
+    if isinstance(module, nn.Linear):
+        nn.init.constant_(module.weight, float("nan"))
+
+
+UNNORMED = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12, track_running_stats=False))
 
 
 @pytest.mark.parametrize(
     ("argument", "call"),
     [
         ("images", lambda m: jacobian_norm(m, torch.zeros(3))),
-        ("images", lambda m: jacobian_norm(m, torch.zeros(0, 12))),
         ("images", lambda m: jacobian_norm(m, torch.full((2, 12), torch.nan))),
-        ("images", lambda m: jacobian_norm(m, [[0.0] * 12])),
         ("output", lambda m: jacobian_norm(m, IMAGES, "logit")),
         ("memory", lambda m: jacobian_norm(m, IMAGES, memory=0)),
         ("labels", lambda m: jacobian_row_norm(m, IMAGES, LABELS[:3])),
         ("labels", lambda m: jacobian_row_norm(m, IMAGES, LABELS + 1)),
         ("labels", lambda m: jacobian_row_norm(m, IMAGES, LABELS - 1)),
-        ("labels", lambda m: jacobian_row_norm(m, IMAGES, LABELS / 2)),
         ("tolerance", lambda m: spectral_norm(m, IMAGES, tolerance=0)),
         ("iterations", lambda m: spectral_norm(m, IMAGES, iterations=0)),
         ("step", lambda m: finite_difference_norm(m, IMAGES, step=0)),
         ("directions", lambda m: finite_difference_norm(m, IMAGES, directions=0)),
-        ("model", lambda m: jacobian_norm(poisoned(), IMAGES)),
+        ("model", lambda m: jacobian_norm(m.apply(spoiled), IMAGES)),
         ("model", lambda m: jacobian_norm(nn.Linear(4, 2).double(), IMAGES)),
         ("model", lambda m: jacobian_norm(mlp(3).half(), IMAGES)),
-        (
-            "model",
-            lambda m: jacobian_norm(
-                nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12, track_running_stats=False)), IMAGES
-            ),
-        ),
+        ("model", lambda m: jacobian_norm(UNNORMED, IMAGES)),
     ],
 )
 def test_bad_input(argument, call):
@@ -291,6 +364,23 @@ def test_bad_input(argument, call):
     with pytest.raises(ValueError, match=f"^{argument}: "):
         call(model)
     assert model.training
+
+
+@pytest.mark.parametrize("call", [jacobian_norm, spectral_norm, finite_difference_norm])
+@pytest.mark.parametrize("kind", ["closed form", "autograd"])
+def test_memory_is_bounded_whatever_the_number_of_points(kind, call):
+    model = models.mlp(144, (64, 64), 10)
+    if kind == "autograd":
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 10))
+    images = torch.randn(512, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    peaks = []
+    for points in (200, 512):
+        with Peak(images, *model.parameters()) as seen:
+            call(model, images[:points], memory=2**19)
+        peaks.append(seen.peak)
+    weights = 2**17  # the first layer's factor, the directions
+    assert 2**17 < peaks[1] < 2**19 + weights
+    assert peaks[1] - peaks[0] < 2 * images[:, 0, 0, 0].nbytes  # the results
 
 
 @pytest.mark.gpu

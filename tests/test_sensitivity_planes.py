@@ -41,9 +41,6 @@ def grid(found, resolution):
     return torch.cartesian_prod(bottom + (top - bottom) * steps, left + (right - left) * steps)
 
 
-# ------------------------------------------------------------------ known regions
-
-
 @pytest.mark.parametrize("n", [1, 2, 5, 9])
 def test_lines_in_general_position(n):
     # n chords of the square that all cross one another inside: 1 + n + n (n - 1) / 2 regions
@@ -68,9 +65,6 @@ def test_through_one_point_and_along_the_edge():
     model = units([[1.0, 0], [0, 1], [1, 1], [1, -1], [1.0, 0]], [0.0, 0, 0, 0, 1])
     found = plane_regions(model, *CORNERS, margin=0)
     assert found.count == 8 and found.certified
-
-
-# ------------------------------------------------------------------ against a grid
 
 
 @pytest.mark.parametrize("activation", ["relu", "relu6", "hardtanh", "hardsigmoid"])
@@ -125,9 +119,6 @@ def test_in_chunks():
     assert torch.equal(whole.ids, parts.ids) and whole.count == parts.count
 
 
-# ------------------------------------------------------------------ maps
-
-
 def test_a_map_of_two_half_planes():
     found = region_map(units([[1.0, 0]], [-0.2]), *CORNERS, 10, margin=0)
     assert found.count == 2 and found.extent == (0, 2, 0, 2)
@@ -160,34 +151,34 @@ def test_layers_and_kinds():
     assert all(isinstance(polygon, np.ndarray) for polygon in polygons)
 
 
-@pytest.mark.parametrize("function", [region_map, plane_regions])
-def test_bad_input(function):
-    model, (a, b, c) = network(0), CORNERS
-    for points in ((a, b, 2 * b - a), (a, a, c), (a, b, b)):
-        with pytest.raises(ValueError, match="not on one line"):
-            function(model, *points)
-    with pytest.raises(ValueError, match="a, b, c: expected one shape"):
-        function(model, a, b, c[:1])
-    with pytest.raises(ValueError, match="margin: expected a finite number >= 0, found -1"):
-        function(model, a, b, c, margin=-1)
-    with pytest.raises(ValueError, match="a: examples of shape"):
-        function(network(0, inputs=3), a, b, c)
+A, B, C = CORNERS
+PENTAGRAM = [[math.cos(4 * math.pi * i / 5), math.sin(4 * math.pi * i / 5)] for i in range(5)]
+POOL = {"model": nn.MaxPool2d(2)} | dict(zip("abc", gaussian(3, 1, 2, 2), strict=True))
 
 
-def test_bad_options():
-    with pytest.raises(ValueError, match="layers: found 'act3'; did you mean"):
-        region_map(network(0), *CORNERS, layers=["act3"])
-    with pytest.raises(ValueError, match="resolution: expected an integer >= 1"):
-        region_map(network(0), *CORNERS, 0)
-    for polygon in ([[0.0, 0], [1, 0]], [[0.0, 0], [1, 0], [0.1, 0.1], [0, 1]], np.eye(3)):
-        with pytest.raises(ValueError, match="polygon: expected"):
-            plane_regions(network(0), *CORNERS, np.array(polygon))
-    pentagram = [[math.cos(4 * math.pi * i / 5), math.sin(4 * math.pi * i / 5)] for i in range(5)]
-    with pytest.raises(ValueError, match="polygon: expected a convex one"):
-        plane_regions(network(0), *CORNERS, np.array(pentagram))
-    pool = nn.Sequential(nn.Conv2d(1, 1, 1), nn.MaxPool2d(2))
-    with pytest.raises(ValueError, match="'1' is max pooling"):
-        plane_regions(pool, *(gaussian(1, 2, 2, seed=seed) for seed in range(3)))
+@pytest.mark.parametrize(
+    ("functions", "options", "message"),
+    [
+        ("both", {"c": 2 * B - A}, "not on one line"),
+        ("both", {"b": A}, "not on one line"),
+        ("both", {"c": B}, "not on one line"),
+        ("both", {"c": C[:1]}, "a, b, c: expected one shape"),
+        ("both", {"margin": -1}, "margin: expected a finite number >= 0, found -1"),
+        ("both", {"model": network(0, inputs=3)}, "a: examples of shape"),
+        ("map", {"layers": ["act3"]}, "layers: found 'act3'; did you mean"),
+        ("map", {"resolution": 0}, "resolution: expected an integer >= 1"),
+        ("regions", {"polygon": np.eye(3)[:2, :2]}, "polygon: expected"),
+        ("regions", {"polygon": np.eye(3)}, "polygon: expected"),
+        ("regions", {"polygon": np.array([[0, 0], [1, 0], [0.1, 0.1], [0, 1]])}, "a convex one"),
+        ("regions", {"polygon": np.array(PENTAGRAM)}, "polygon: expected a convex one"),
+        ("regions", POOL, "is max pooling"),
+    ],
+)
+def test_bad_input(functions, options, message):
+    for name, function in (("map", region_map), ("regions", plane_regions)):
+        if functions in (name, "both"):
+            with pytest.raises(ValueError, match=message):
+                function(**{"model": network(0), "a": A, "b": B, "c": C} | options)
 
 
 @pytest.mark.gpu
@@ -197,9 +188,3 @@ def test_the_gpu_agrees():
     on_gpu = plane_regions(model.cuda(), *CORNERS)
     assert on_gpu.count == exact.count and on_gpu.polygons[0].is_cuda
     assert region_map(model, *CORNERS, 50).count == drawn.count
-
-
-def test_results_are_shown_without_their_arrays():
-    drawn, exact = region_map(network(0), *CORNERS, 20), plane_regions(network(0), *CORNERS)
-    assert f"count={exact.count}" in repr(exact)
-    assert "tensor" not in repr(drawn) + repr(exact)

@@ -15,15 +15,9 @@ from replication.sensitivity import transitions
 def convnet():
     return nn.Sequential(
         nn.Conv2d(1, 3, 3, padding=1, padding_mode="circular"),
-        nn.LeakyReLU(0.1),
-        nn.BatchNorm2d(3),
-        nn.MaxPool2d(3, 2, padding=1, ceil_mode=True),
+        *(nn.LeakyReLU(0.1), nn.BatchNorm2d(3), nn.MaxPool2d(3, 2, padding=1, ceil_mode=True)),
         nn.Sequential(nn.Conv2d(3, 4, 2), nn.Identity(), nn.ReLU6()),
-        nn.AvgPool2d(2),
-        nn.Dropout(0.5),
-        nn.Flatten(),
-        nn.Linear(4, 6),
-        nn.ReLU(),
+        *(nn.AvgPool2d(2), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4, 6), nn.ReLU()),
     )
 
 
@@ -89,9 +83,6 @@ def test_switches_of_max_pooling():
     assert transitions(pool, path).switches == {"1": 1}
 
 
-# ------------------------------------------------------------------ errors
-
-
 class Branching(nn.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
@@ -106,15 +97,16 @@ def mlp(**options):
     return models.build("mlp", **{"inputs": 3, "widths": (4,)} | options)
 
 
+def spoiled():
+    model = mlp(bias=False)
+    model.fc1.weight.data[0, 0] = torch.nan
+    return model
+
+
 def hooked():
     model = mlp()
     model.act1.register_forward_hook(lambda *_: None)
     return model
-
-
-def spoil(layer):
-    if isinstance(layer, nn.Linear):
-        layer.weight.data[0, 0] = torch.nan
 
 
 @pytest.mark.parametrize(
@@ -124,7 +116,7 @@ def spoil(layer):
         (nn.Sequential(nn.LayerNorm(3)), "'0' is a LayerNorm, which is not supported; expected"),
         (nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)), "no running statistics"),
         (Branching(), "torch.fx cannot trace"),
-        (mlp(bias=False).apply(spoil), "finite weights, but 'fc1' gives NaN"),
+        (spoiled(), "finite weights, but 'fc1' gives NaN"),
         (Mixing(), "one row an example|is not supported"),
         (hooked(), "'act1' has forward hooks"),
         (mlp(inputs=4), "path: examples of shape .3,. do not fit the model, whose 'fc1'"),

@@ -42,8 +42,7 @@ def nearest_boundary(
         One for each point, of any length but 0. By default the distance is that to the nearest
         point of the boundary, which takes one derivative for every number of the input.
     memory : int
-        Bytes that the working tensors may take, about; the points are taken in chunks that fit, of
-        one point at least.
+        Bytes that the working tensors may take, about.
 
     Returns
     -------
@@ -70,29 +69,29 @@ def nearest_boundary(
     given = as_tensor(points, "points")
     if given.ndim < 2:
         raise ValueError(f"points: expected (N, ...), found shape {tuple(given.shape)}")
-    along = None if directions is None else as_tensor(directions, "directions")
-    if along is not None and along.shape != given.shape:
-        raise ValueError(
-            f"directions: expected the shape of points, {tuple(given.shape)}, "
-            f"found {tuple(along.shape)}"
-        )
-    if along is not None and not along.flatten(1).any(1).all():
-        raise ValueError("directions: expected every one to have a length, found one of 0")
+    if directions is not None:
+        along = as_tensor(directions, "directions")
+        if along.shape != given.shape:
+            shapes = f"{tuple(given.shape)}, found {tuple(along.shape)}"
+            raise ValueError(f"directions: expected the shape of points, {shapes}")
+        if not along.flatten(1).any(1).all():
+            raise ValueError("directions: expected every one to have a length, found one of 0")
     with plain_evaluation(model):
         program = trace(model, given[0], torch.float64, "points")
         size = given[0].numel()
-        rows = program.rows(memory) // (1 + (size if along is None else 1))
-        found = []
+        rows = program.rows(memory) // (1 + (size if directions is None else 1))
+        distances = []
         for chunk in chunks(len(given), rows):
             x = given[chunk].to(program.device, program.dtype)
-            if along is None:
+            if directions is None:
                 axes = torch.eye(size, dtype=x.dtype, device=x.device).view(size, *x.shape[1:])
-                found.append(_distance(program, x, axes.expand(len(x), *axes.shape), False))
+                tangents = axes.expand(len(x), *axes.shape)
             else:
                 u = along[chunk].to(x)
                 length = u.flatten(1).norm(dim=1).view(-1, *[1] * (u.ndim - 1))
-                found.append(_distance(program, x, (u / length)[:, None], True))
-    return like(points)(torch.cat(found))
+                tangents = (u / length)[:, None]
+            distances.append(_distance(program, x, tangents, directions is not None))
+    return like(points)(torch.cat(distances))
 
 
 def _distance(program: Program, x: Tensor, tangents: Tensor, along: bool) -> Tensor:

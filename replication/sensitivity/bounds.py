@@ -101,13 +101,8 @@ def fraction_inside(row_norms: Array, bounds: CrossEntropyBounds, tolerance: flo
         From `jacobian_row_norm`.
     bounds : CrossEntropyBounds
         Of the same points.
-    tolerance : float
+    tolerance : float >= 0
         By how much, relative, rounding may put a point outside.
-
-    Raises
-    ------
-    ValueError
-        If the numbers of points differ or the tolerance is below 0.
     """
     tolerance = as_number(tolerance, "tolerance")
     norms, lower = as_tensor(row_norms, "row_norms"), as_tensor(bounds.lower, "bounds.lower")
@@ -133,12 +128,7 @@ def cross_entropies(logits: Array, labels: Array) -> Array:
     Parameters
     ----------
     logits : (N, classes) tensor or array
-    labels : (N,) integers
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not match or a label is not a class.
+    labels : (N,) integers, 0 to classes - 1
     """
     values = as_tensor(logits, "logits")
     if values.ndim != 2 or not values.is_floating_point():

@@ -79,10 +79,10 @@ def output_curve(
 ) -> OutputCurve:
     """Return the output along a path at all its breakpoints, in float64: exact in between.
 
-    The total curvature is the sum of the angles between the directions of consecutive pieces,
-    which for a polygon is integral |dT/ds| ds, T its unit tangent (Milnor 1950). The pieces of a
-    line with constant activity codes are its activation regions; neighbours on which the network
-    is one affine function are one linear region (Hanin and Rolnick 2019, both papers).
+    The total curvature is the sum of the angles between consecutive pieces, for a polygon
+    integral |dT/ds| ds, T its unit tangent (Milnor 1950). Pieces of constant activity codes are
+    activation regions; neighbours on which the network is one affine function are one linear region
+    (Hanin and Rolnick 2019, both papers).
 
     Parameters
     ----------

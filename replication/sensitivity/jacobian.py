@@ -35,25 +35,22 @@ def jacobian_norm(
 
         |J|_F = sqrt(sum_{c,i} (d s_c / d x_i)^2),   s = softmax(f(x)), or s = f(x), the logits
 
-    (Novak et al. 2018, section 3, where s is the softmax). In float32 each point's norm is within
-    1e-4 of float64's, relative, however confident the network is, as long as the norm itself is
-    above 1e-38, the dtype's smallest number; below, it goes to 0. Two things remain: an error d of
-    the logits is a relative error of about d here, and a point within rounding of a kink of the
-    activations may fall on its other side.
+    (Novak et al. 2018, section 3, where s is the softmax). In float32 each norm above 1e-38 is
+    within 1e-4 of float64's, relative, however confident the network is; below, it goes to 0. Two
+    things remain: an error d of the logits is a relative error of about d here, and a point within
+    rounding of a kink of the activations may fall on its other side.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Gives logits (N, classes), each example's its own. Runs in eval mode, on its own device and
-        in its own dtype, float32 or float64; every module is back in its mode afterwards. An MLP
-        of standard layers in `nn.Sequential` is done in closed form, anything else by one backward
-        pass a class. At kinks the slope is torch's. With one class the softmax's norm is 0.
+        Gives logits (N, classes). Runs in eval mode, on its own device, in its own dtype, float32
+        or float64. An MLP of standard layers in `nn.Sequential` is done in closed form, anything
+        else by one backward pass a class. At kinks the slope is torch's.
     images : (N, ...) tensor or array
     output : "softmax" or "logits"
     memory : int, optional
-        Bytes that the working tensors may take, about, beside the model. Points are taken in
-        chunks that fit, of one point at least. By default 32 MiB on a CPU, which measured fastest
-        as it stays near a processor's cache, and 1 GiB on a GPU.
+        Bytes that the working tensors may take, about, beside the model, of one point at least. By
+        default 32 MiB on a CPU, fastest as it is near a processor's cache, and 1 GiB on a GPU.
 
     Returns
     -------
@@ -168,10 +165,10 @@ def finite_difference_norm(
 
         E |s(x + step u) - s(x)|^2 = step^2 |J|_F^2 / d + O(step^3):
 
-    the norm is how far a small random perturbation moves the output, the reason to look at it in
-    Novak et al. 2018 (section 3). The directions, the same for every point, are orthonormal in
-    blocks of d; with a multiple of d of them the size of the step is the only error. Differences
-    of outputs round at eps / step: float32 tells nothing here about confident points.
+    the norm is how far a small random perturbation moves the output (Novak et al. 2018, section 3).
+    The directions, the same for every point, are orthonormal in blocks of d; with a multiple of d
+    of them the size of the step is the only error. Differences of outputs round at eps / step:
+    float32 tells nothing here about confident points.
 
     Parameters
     ----------

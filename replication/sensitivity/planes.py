@@ -25,17 +25,10 @@ from replication.sensitivity._piecewise.trace import trace
 class RegionMap:
     """A grid on a plane and the activation region that each of its points lies in.
 
-    Attributes
-    ----------
-    ids : (resolution, resolution) int64
-        Equal where the activity codes are equal, from 0 on; the first row has the lowest y, for
-        ``imshow(ids, origin="lower", extent=extent)``.
-    count : int
-        How many different ones the grid meets; it misses those that lie between its points.
-    extent : tuple of 4 floats
-        Left, right, bottom and top of the grid, whose outermost points lie half a step inside.
-    points : (3, 2) float64
-        The three points on the plane: a at (0, 0), b at (|b - a|, 0), c above.
+    `ids` (resolution, resolution) are equal where the activity codes are, from 0 on, for
+    ``imshow(ids, origin="lower", extent=extent)``; `count` is how many the grid meets, without
+    those between its points. The outermost points lie half a step inside the `extent` (left, right,
+    bottom, top). `points` (3, 2) are a at (0, 0), b at (|b - a|, 0) and c above.
     """
 
     ids: Array = field(repr=False)
@@ -56,16 +49,10 @@ class RegionMap:
 class PlaneRegions:
     """All activation regions in a convex polygon on a plane.
 
-    Attributes
-    ----------
-    count : int
-        Different activity codes of the pieces.
-    polygons : list of (corners, 2) float64
-        The pieces, convex, counter-clockwise, in the plane's coordinates.
-    area_error : float
-        How far the pieces' areas are from adding up to the polygon's, relative to it.
-    extent, points
-        As in `RegionMap`, of the box around the polygon.
+    `count` is the number of different activity codes of the pieces, `polygons` their corners
+    (corners, 2) float64, counter-clockwise, and `area_error` how far their areas are from adding up
+    to the polygon's, relative to it. `points` are as in `RegionMap`, and `extent` is the box around
+    the polygon.
     """
 
     count: int
@@ -93,8 +80,8 @@ def region_map(
 ) -> RegionMap:
     """Return the activation regions on the plane through three inputs, on a grid, in float64.
 
-    Two points of the grid have the same number if and only if every unit is in the same state: the
-    codes themselves are compared (Novak et al. 2018, figure 3, draws the boundaries in between).
+    Two points have the same number if and only if every unit is in the same state (Novak et al.
+    2018, figure 3, draws the boundaries in between).
 
     Parameters
     ----------
@@ -177,20 +164,15 @@ def plane_regions(
 
     Parameters
     ----------
-    model : torch.nn.Module
-        As in `transitions`, but without max pooling.
-    a, b, c : (...) tensors or arrays
-        Single inputs, not on one line.
+    model, a, b, c, margin, memory
+        As in `region_map`, but without max pooling.
     polygon : (corners, 2) tensor or array, optional
-        Convex, in the plane's coordinates: a at (0, 0), b at (|b - a|, 0), c above. By default the
+        Convex, in the plane's coordinates, in which `RegionMap` has the points. By default the
         rectangle that `region_map` draws.
-    margin, memory
-        As in `region_map`.
 
     Returns
     -------
     PlaneRegions
-        Of the kind of `a`, tensors on the model's device.
 
     Raises
     ------

@@ -104,9 +104,6 @@ def as_paths(polylines: list[Tensor], closed: bool, device: torch.device) -> Pat
     if len(polylines) > 1:
         vertices = torch.cat([more.to(vertices.device) for more in polylines])
     moving = torch.zeros_like(last)
-    size = max(1, 2**20 // vertices[0].numel())
-    for block in torch.arange(len(path) - 1, device=vertices.device).split(size):
-        start, end = (vertices[vertex.to(block.device)[rows]] for rows in (block, block + 1))
-        moving[block.to(device)] = (start != end).flatten(1).any(1).to(device)
-    moving &= ~last
+    moves = [(p != p.roll(-1, 0)).flatten(1).any(1)[: len(p) - 1 + closed] for p in polylines]
+    moving[~last] = torch.cat([move.to(device) for move in moves])
     return Paths(vertices, vertex, path, place, last, moving, lengths, closed)

@@ -3,9 +3,6 @@
 Every step knows how large the terms are that its output is a sum of: of z = Wx + b they are at most
 |W| 1 r + |b| where no |x_j| exceeds r, as ``scale * r + offset``. Rounding moves z by a few units
 of precision of that, and what is nearer than that to a kink is on it.
-
-Each step reads the slots `sources`, writes the slot `target`, and no later one reads those it has
-`released`. Slot 0 is the network's input.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,20 +15,29 @@ ROUNDING = 32
 """Units of precision, of the terms of a sum, below which a number is rounding."""
 
 
-@dataclass(frozen=True)
-class Affine:
-    """An affine function; `linear` is without its constant, `absolute` also of absolute weights."""
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Reads the slots `sources` and writes the slot `target`; slot 0 is the network's input.
 
-    forward: Callable[..., Tensor]
-    linear: Callable[..., Tensor]
-    absolute: Callable[..., Tensor]
+    No later step reads those that it has `released`.
+    """
+
     sources: tuple[int, ...] = ()
     target: int = 0
     released: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
-class Activation:
+class Affine(Step):
+    """An affine function; `linear` is without its constant, `absolute` also of absolute weights."""
+
+    forward: Callable[..., Tensor]
+    linear: Callable[..., Tensor]
+    absolute: Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Activation(Step):
     """A piecewise-linear function of each unit z, the same for all.
 
     `thresholds` are where its slope changes, 1 or 2: the state is 0 for z <= the first, 1 behind it
@@ -45,9 +51,6 @@ class Activation:
     pieces: tuple[tuple[float, float], ...]
     scale: Tensor | None = None
     offset: Tensor | None = None
-    sources: tuple[int, ...] = ()
-    target: int = 0
-    released: tuple[int, ...] = ()
 
     def behind(self, z: Tensor, number: int) -> Tensor:
         """Return whether units are behind a threshold; on the second they are, on the first not."""
@@ -73,7 +76,7 @@ class Activation:
 
 
 @dataclass(frozen=True)
-class MaxPool:
+class MaxPool(Step):
     """A maximum over windows; `windows` (W, k) holds flat input units, their number as filler.
 
     `scale` and `offset` (W,) are of the terms of a window's inputs.
@@ -84,9 +87,6 @@ class MaxPool:
     windows: Tensor
     scale: Tensor | None = None
     offset: Tensor | None = None
-    sources: tuple[int, ...] = ()
-    target: int = 0
-    released: tuple[int, ...] = ()
 
     def candidates(self, x: Tensor) -> Tensor:
         """Return the input (rows, ...) by windows, (rows, W, k), a low number as filler."""
@@ -98,9 +98,6 @@ class MaxPool:
         rounding = ROUNDING * torch.finfo(candidates.dtype).eps
         slack = rounding * torch.addcmul(self.offset, magnitude[:, None], self.scale)
         return candidates >= (candidates.amax(2) - slack)[..., None]
-
-
-Step = Affine | Activation | MaxPool
 
 
 def after(live: dict, step: Step, output: object) -> dict:

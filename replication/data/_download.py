@@ -24,7 +24,7 @@ class UnavailableError(ValueError):
 
 
 def fetch(name: str, timeout: float = 10.0) -> Path:
-    """Download a data set through torchvision, which checks it, into ``data/``.
+    """Download a data set through torchvision, which checks it, into ``data/``; return its folder.
 
     It is downloaded into a folder of its own and moved into place when complete, so that what was
     interrupted is never taken for a data set. What is whole in ``data/`` is not downloaded again.
@@ -35,11 +35,6 @@ def fetch(name: str, timeout: float = 10.0) -> Path:
         One of `NAMES`; ``"mnist5k"`` is always there.
     timeout
         Seconds to wait for an answer of the network, and later for each further piece of data.
-
-    Returns
-    -------
-    Path
-        The folder that holds the files.
 
     Raises
     ------

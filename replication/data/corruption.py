@@ -1,4 +1,8 @@
-"""Corruption of labels and images, as Zhang et al. 2017 and Morcos et al. 2018 define it."""
+"""Corruption of labels and images, as Zhang et al. 2017 and Morcos et al. 2018 define it.
+
+Tensors and arrays are taken, not modified, and come back in their kind and on their device. A
+ValueError names an argument of the wrong kind, shape or range.
+"""
 
 import re
 
@@ -19,11 +23,7 @@ KINDS = ("shuffled_pixels", "random_pixels", "gaussian")
 
 
 def corrupt_labels(
-    labels: Array,
-    fraction: float,
-    num_classes: int,
-    seed: int,
-    keep_marginal: bool = False,
+    labels: Array, fraction: float, num_classes: int, seed: int, keep_marginal: bool = False
 ) -> Array:
     """Corrupt a fraction of the labels; the same for all epochs, devices and sizes of batch.
 
@@ -39,21 +39,11 @@ def corrupt_labels(
     Parameters
     ----------
     labels
-        Integers (N,) from 0 to ``num_classes - 1``, a tensor or an array. Not modified.
+        Integers (N,) from 0 to ``num_classes - 1``; the result is int64.
     fraction
         From 0 to 1.
     seed
         An integer >= 0.
-
-    Returns
-    -------
-    torch.Tensor or numpy.ndarray
-        int64 (N,), of the kind and on the device of `labels`.
-
-    Raises
-    ------
-    ValueError
-        An argument is of the wrong kind, shape or range.
     """
     dtype = getattr(labels, "dtype", None)
     if dtype is not None and not re.fullmatch(r"(torch\.)?u?int\d+", str(dtype)):
@@ -95,21 +85,11 @@ def corrupt_images(images: Array, kind: str, seed: int) -> Array:
     Parameters
     ----------
     images
-        (N, C, H, W), floating point and finite, a tensor or an array. Not modified.
+        (N, C, H, W), floating point and finite; their dtype stays (float32 for half types).
     kind
         One of `KINDS`.
     seed
         An integer >= 0.
-
-    Returns
-    -------
-    torch.Tensor or numpy.ndarray
-        Of the shape, kind and device of `images` and of its dtype (float32 for half types).
-
-    Raises
-    ------
-    ValueError
-        An argument is of the wrong kind, shape or range.
     """
     given = as_images(images)
     as_choice(kind, "kind", KINDS)

@@ -135,12 +135,11 @@ def _balanced(
 
 def _absent(name: str, reason: str, passed_over: str) -> str:
     """Return what to tell the user who asked for a data set that cannot be had."""
-    places = dict(_locations.folders())
-    searched = " and ".join(f"{where} ({path})" for where, path in places.items())
-    searched += "" if len(places) > 1 else " ($REPLICATION_DATA is not set)"
-    passed_over = f"; {passed_over}" if passed_over else ""
+    places = [f"{where} ({path})" for where, path in _locations.folders()]
+    unset = " ($REPLICATION_DATA is not set)" if len(places) == 1 else ""
+    searched = "; ".join(filter(None, [" and ".join(places) + unset, passed_over]))
     return (
-        f"{_locations.INFO[name].title} was not found in {searched}{passed_over}, and was not "
-        f"downloaded ({reason}). Run `python -m replication data {name}` with a network, or put "
-        "the files there (data/README.md lists the layouts)"
+        f"{_locations.INFO[name].title} was not found in {searched}, and was not downloaded "
+        f"({reason}). Run `python -m replication data {name}` with a network, or put the files "
+        "there (data/README.md lists the layouts)"
     )

@@ -54,17 +54,9 @@ def whiten_images(images: Array) -> Array:
 def preprocess(split: Split, crop: int | None = None, whiten: bool = False) -> Split:
     """Return a split with its training and test images cropped, then whitened, image by image.
 
-    `source` and `describe()` say what was done, `digest` is that of the new images, `name` stays
-    that of the data set. A crop to the size that the images have already is not mentioned.
-
-    Parameters
-    ----------
-    split
-        Not modified.
-    crop
-        Side of the `centre_crop`; None for none.
-    whiten
-        Apply `whiten_images`.
+    `crop` is the side of the `centre_crop`, None for none. `source` and `describe()` say what was
+    done, `digest` is that of the new images, `name` stays that of the data set. A crop to the size
+    that the images have already is not mentioned.
     """
     halves, done = [split.train, split.test], []
     if crop is not None:

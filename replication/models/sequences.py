@@ -157,14 +157,8 @@ def vit(
     From the paper: class token, learned positions (drawn with standard deviation 0.02), GELU,
     logits from the normalised class token. Ours: the sizes, no dropout.
 
-    Parameters
-    ----------
-    size, patch : int
-        Sides of the image and of a patch; `patch` divides `size`.
-    width, depth, heads : int
-        Units of a token; blocks; attention heads, whose number divides `width`.
-    mlp_ratio : float
-        Hidden units of the MLP a unit of `width`.
+    `patch`, the side of a patch, divides `size`; `heads` divides `width`, the units of a token;
+    `depth` counts blocks; `mlp_ratio` is hidden units of the MLP a unit of `width`.
     """
     size, patch = as_integer(size, "size", 1), as_integer(patch, "patch", 1)
     width, heads = as_integer(width, "width", 1), as_integer(heads, "heads", 1)

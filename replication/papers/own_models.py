@@ -102,13 +102,7 @@ def load(
         Called without arguments; returns a `torch.nn.Module`, or a pair of it and a function that
         turns a PIL image into the network's input.
     device : str
-        "cpu", "cuda" or "auto".
-
-    Returns
-    -------
-    model : torch.nn.Module
-        On the device, in eval mode.
-    transform : callable or None
+        "cpu", "cuda" or "auto"; the network is put there, in eval mode.
 
     Raises
     ------
@@ -240,9 +234,8 @@ def load_dataset(
     if examples is None:
         return dataset
     if as_integer(examples, "examples", 1) > len(dataset):
-        raise ValueError(
-            f"examples: expected at most the {len(dataset)} there are, found {examples}"
-        )
+        count = len(dataset)
+        raise ValueError(f"examples: expected at most the {count} there are, found {examples}")
     drawn = torch.randperm(len(dataset), generator=generator(seed, "examples"))
     return Subset(dataset, drawn[:examples].tolist())
 

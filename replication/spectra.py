@@ -13,22 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from replication import activations
-from replication._core.inputs import (
-    Array,
-    as_choice,
-    as_integer,
-    as_labels,
-    as_model,
-    as_names,
-    as_number,
-    as_tensor,
-    like,
-)
+from replication._core import inputs
+from replication._core.inputs import Array, as_integer, as_names, as_tensor, like
 from replication._core.modules import weight_of
 from replication._core.precision import full_precision
 from replication.sensitivity.perturbations import attack, draw
 
-PERTURBATIONS = ("gaussian", "fgsm", "pgd")
+KINDS = ("gaussian", "fgsm", "pgd")
 
 
 @dataclass(frozen=True)
@@ -190,8 +181,8 @@ def noise_spectrum(
         Run in eval mode, on its own device and in its own dtype.
     images : (N, ...) tensor
     sigma : float >= 0
-        Size of the perturbation, in units of `images`: the standard deviation of the Gaussian
-        noise, or the radius of the sup-norm ball of the attacks (the same root mean square).
+        In units of `images`: the standard deviation of the Gaussian noise, or the radius of the
+        sup-norm ball of the attacks (the same root mean square).
     copies : int >= 2
     layers : sequence of str, optional
         Keys of `activations.record`, and ``"input"`` for the perturbed images themselves. By
@@ -227,10 +218,10 @@ def noise_spectrum(
     True
     """
     images = as_tensor(images, "images")
-    perturb, sigma = as_choice(perturb, "perturb", PERTURBATIONS), as_number(sigma, "sigma")
+    sigma, perturb = inputs.as_number(sigma, "sigma"), inputs.as_choice(perturb, "perturb", KINDS)
     copies, steps = as_integer(copies, "copies", 2), as_integer(steps, "steps", 1)
-    labels = None if labels is None else as_labels(labels, len(images)).long()
-    weight = weight_of(as_model(model), images)
+    labels = None if labels is None else inputs.as_labels(labels, len(images)).long()
+    weight = weight_of(inputs.as_model(model), images)
     if images_per_batch is None:
         images_per_batch = 2 if weight.device.type == "cpu" else 32
     images_per_batch = as_integer(images_per_batch, "images_per_batch", 1)

@@ -85,7 +85,7 @@ def attack(model, image, noise, sigma, steps, label):
     return noise
 
 
-@pytest.mark.parametrize("kind", spectra.PERTURBATIONS)
+@pytest.mark.parametrize("kind", spectra.KINDS)
 def test_the_whole_protocol_by_hand(kind):
     model, sigma = small(), 0.1
     found = noise_spectrum(model, IMAGES, sigma, 5, perturb=kind, steps=3, seed=7)
@@ -181,7 +181,7 @@ def test_channels_last_gives_the_same_values_without_a_copy(monkeypatch):
         assert output.data_ptr() in taken
 
 
-@pytest.mark.parametrize("kind", spectra.PERTURBATIONS)
+@pytest.mark.parametrize("kind", spectra.KINDS)
 def test_claim_b10_without_noise_only_s1_remains(kind):
     """B10: sigma = 0 gives s_k = 0 for k >= 2 on the notebook's own network."""
     for dtype, bound in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
@@ -297,7 +297,7 @@ def test_attacks_lead_away_from_the_given_labels():
     assert loss(model, attacked(own), own) > loss(model, attacked(other), own)
 
 
-@pytest.mark.parametrize("kind", spectra.PERTURBATIONS)
+@pytest.mark.parametrize("kind", spectra.KINDS)
 @pytest.mark.parametrize("grad", [True, False])
 def test_the_model_is_left_as_it_was(kind, grad):
     model = nn.Sequential(
@@ -363,7 +363,7 @@ def test_numpy_integers_are_integers():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", spectra.PERTURBATIONS)
+@pytest.mark.parametrize("kind", spectra.KINDS)
 def test_gpu_equals_cpu(kind):
     cpu = noise_spectrum(small(), IMAGES, 0.1, 4, perturb=kind, steps=3)
     found = noise_spectrum(small().cuda(), IMAGES, 0.1, 4, perturb=kind, steps=3)

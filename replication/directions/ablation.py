@@ -1,22 +1,19 @@
 """Ablation of units: how accuracy falls as units are clamped to a constant, many or one at a time.
 
 Single directions are ablated at a layer's output, that is, after the nonlinearity and batch norm
-where the caller names the layer that ends them (Morcos et al. 2018, section 2). A unit is a
-neuron of (N, units) or a whole feature map of (N, channels, height, width).
-
-How much is run again for each clamped copy depends on the model; `method` of the results tells:
+where the caller names the layer that ends them (Morcos et al. 2018, section 2). What is run again
+for each clamped copy depends on the model; `method` of the results tells:
 
 ``"incremental"``
     The layer is a link of an `nn.Sequential` (nested or not), and up to the next linear layer
     (dense or convolution) only modules follow that treat units by themselves. What the units give
-    to its pre-activation is added up, and only what comes behind it runs; examples on which a unit
-    does not change are not run at all.
+    to its pre-activation is added up, and only what comes behind it runs, for the examples on
+    which a unit changes.
 ``"split"``
     The layer is a link, but something else follows. What comes behind the layer runs.
 ``"hooks"``
-    The model does not say which of its modules takes which output (any `forward` of its own), or
-    the layer lies inside such a module of a Sequential. That module, or the model, runs from its
-    start, with forward hooks that clamp.
+    The layer lies inside a module with a `forward` of its own. That module, or the model, runs
+    from its start, with forward hooks that clamp.
 
 All three give the accuracies of one masked forward pass per number of units, except for examples
 whose largest two logits agree to within rounding (in float64 practically none). The model has to
@@ -123,8 +120,8 @@ def cumulative_ablation(
     layers : str or sequence of str
         Whose outputs to clamp, as in ``model.named_modules()``; several are ablated together.
     orders : int or (orders, units) integers
-        Random orders to draw from `seed` (the first ones do not depend on how many), or explicit
-        ones, each a permutation of 0 .. units - 1 with the layers' units one after another.
+        How many random orders to draw (the first do not depend on how many), or permutations of
+        0 .. units - 1, with the layers' units one after another.
     clamp : "zero" or "mean"
         To 0, or to the unit's mean over `reference` (and over space) in the whole network.
     counts : increasing integers in 0 .. units, at least two, optional
@@ -133,11 +130,10 @@ def cumulative_ablation(
     reference : (M, ...) tensor or array, optional
         Images for the means; `images` by default.
     batch_size : int, optional
-        Rows of a forward pass, examples times clamped copies, which bounds the memory. By default
-        at most 1024, and as few as keep every layer's output within 16 MiB (on a GPU, 16384 and
-        512 MiB).
+        Rows of a forward pass, examples times copies, which bounds the memory. By default at most
+        1024 within 16 MiB for the largest output of a layer (on a GPU, 16384 and 512 MiB).
     progress : bool
-        Show a progress bar over batches and orders.
+        Show a bar over batches and orders.
 
     Raises
     ------

@@ -6,15 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from replication._core.inputs import (
-    Array,
-    as_choice,
-    as_integer,
-    as_list,
-    as_number,
-    generator,
-    like,
-)
+from replication._core import inputs
+from replication._core.inputs import Array, as_integer
 from replication.directions._network import Cut, Perturbation, unit_moments
 
 
@@ -55,22 +48,19 @@ def noise_curve(
 
         x_u + a sigma_u e,    a = scale for per="std", a = sqrt(scale) for per="variance",
 
-    so that the scale is the noise's standard deviation, or its variance, in units of the unit's own
-    (Morcos et al. 2018, section 2 and figure 2: the variance is normalised by the empirical one).
-    All scales share the numbers e of a draw. These depend on `seed`, the draw, the layer's place
-    in `layers` and the example's place in `images`, not on the batches.
+    so that the scale is in units of the unit's own deviation or variance (Morcos et al. 2018,
+    section 2 and figure 2: the latter). All scales share the numbers e of a draw, which depend on
+    `seed`, the draw and the places of the layer in `layers` and of the example in `images` only.
 
     Parameters
     ----------
     model, images, labels, layers, batch_size, progress
         As in `cumulative_ablation`; several layers are perturbed at once.
     scales : numbers >= 0
-    draws : int
-    seed : int
+    draws, seed : int
     per : "std" or "variance"
     reference : (M, ...) tensor or array, optional
-        Images for the standard deviations (over examples and, for feature maps, space; divided by
-        n); `images` by default.
+        Images for the deviations (over examples and space, divided by n); `images` by default.
 
     Raises
     ------
@@ -88,8 +78,8 @@ def noise_curve(
     ((4, 2), True)
     """
     draws = as_integer(draws, "draws", 1)
-    per = as_choice(per, "per", ("std", "variance"))
-    amounts = [as_number(scale, "scales") for scale in as_list(scales, "scales")]
+    per = inputs.as_choice(per, "per", ("std", "variance"))
+    amounts = [inputs.as_number(scale, "scales") for scale in inputs.as_list(scales, "scales")]
     if not amounts:
         raise ValueError("scales: expected finite numbers >= 0, at least one, found none")
     network = Cut(model, images, labels, layers, batch_size)
@@ -99,7 +89,7 @@ def noise_curve(
     factors = factors.sqrt() if per == "variance" else factors
     hits = network.zeros(draws, len(amounts))
     sources = [
-        [generator(seed, f"noise/{draw}", place) for place in range(len(network.layers))]
+        [inputs.generator(seed, f"noise/{draw}", place) for place in range(len(network.layers))]
         for draw in range(draws)
     ]
     with network.running("noise", draws, progress) as done, noise.hooked():
@@ -111,7 +101,7 @@ def noise_curve(
                     right.append(noise.logits(x).argmax(-1) == y)
                 total += torch.cat(right).double() @ classes
                 done.update()
-    kind = like(images)
+    kind = inputs.like(images)
     return NoiseCurve(
         accuracy=kind(hits.sum(2) / len(network.images)),
         class_accuracy=kind(hits / network.examples),

@@ -4,15 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from replication._core.inputs import (
-    MOST_CLASSES,
-    Array,
-    as_integer,
-    as_labels,
-    as_number,
-    like,
-    require_classes,
-)
+from replication._core import inputs
+from replication._core.inputs import Array, as_integer
 from replication._core.precision import full_precision
 from replication.similarity._linalg import as_layer, centred
 
@@ -58,7 +51,7 @@ def linear_probe(
     if x.shape[1] != z.shape[1]:
         raise ValueError(f"test: expected the {x.shape[1]} features of train, found {z.shape[1]}")
     y, truth = _classes(train_labels, x, "train_labels"), _classes(test_labels, z, "test_labels")
-    penalty = as_number(penalty, "penalty")
+    penalty = inputs.as_number(penalty, "penalty")
     iterations = as_integer(iterations, "iterations", 1)
     mean, scale = x.mean(0), x.std(0)
     scale = scale.where(scale > 1e-12 * (1 + mean.abs()), 1)
@@ -121,12 +114,12 @@ def keep_components(x: Array, count: int, *others: Array) -> Array | tuple[Array
             values = as_layer(layer, name)
             if values.shape[1] != len(mean):
                 raise ValueError(f"{name}: expected {len(mean)} features, found {values.shape[1]}")
-            cut.append(like(layer)(mean + ((values - mean) @ kept.mT) @ kept))
+            cut.append(inputs.like(layer)(mean + ((values - mean) @ kept.mT) @ kept))
     return tuple(cut) if others else cut[0]
 
 
 def _classes(labels: Array, layer: Tensor, name: str) -> Tensor:
     """Return int64 labels (examples,) on the device of `layer`."""
-    classes = as_labels(labels, len(layer), name).to(layer.device).long()
-    require_classes(classes, MOST_CLASSES, name)
+    classes = inputs.as_labels(labels, len(layer), name).to(layer.device).long()
+    inputs.require_classes(classes, inputs.MOST_CLASSES, name)
     return classes

@@ -1,10 +1,9 @@
 """Reset layers of a trained network, and measure how far its weights went (Zhang et al. 2019).
 
 A reset gives some layers the weights of another state of the same network: of a checkpoint, the
-initial one included (re-initialisation), or of a fresh draw, ``models.build`` with another seed
-(re-randomisation). Batch normalisation holds statistics of what the layers before it put out. They
-are reset with their layer, and those further up no longer fit: a reset as it stands breaks the
-normalisation as well as the layer. `recalibrate` measures them anew, which leaves the layer alone.
+initial one included (re-initialisation), or of a fresh draw (re-randomisation). Batch normalisation
+is reset with its layer, and the statistics of those further up no longer fit: `recalibrate`
+measures them anew, so that only the layer itself is lost.
 """
 
 import copy
@@ -41,7 +40,7 @@ def reset(model: nn.Module, state: Mapping[str, Tensor], layers: Sequence[str]) 
     state : mapping
         A ``state_dict`` of the same architecture, on any device.
     layers : sequence of str
-        Names of modules; with a module go all modules in it. Of none, the copy is equal.
+        Names of modules; with a module go all modules in it.
 
     Raises
     ------

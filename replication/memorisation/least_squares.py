@@ -6,15 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from replication._core.inputs import (
-    Array,
-    as_integer,
-    as_list,
-    as_number,
-    as_tensor,
-    generator,
-    like,
-)
+from replication._core import inputs
+from replication._core.inputs import Array, as_integer, as_number, as_tensor, like
 from replication._core.precision import full_precision
 from replication.memorisation._inputs import as_rows, as_targets
 
@@ -123,12 +116,12 @@ def gradient_descent_path(
     """
     x = as_rows(features, "features")
     y = as_targets(targets, x, "targets", one_hot=True)
-    record = sorted({as_integer(step, "steps", 0) for step in as_list(steps, "steps")})
+    record = sorted({as_integer(step, "steps", 0) for step in inputs.as_list(steps, "steps")})
     if not record:
         raise ValueError("steps: expected at least one number of steps, found none")
     if batch_size is not None:
         batch_size = as_integer(batch_size, "batch_size", 1)
-    source = generator(as_integer(seed, "seed", 0), "gradient_descent_path")
+    source = inputs.generator(as_integer(seed, "seed", 0), "gradient_descent_path")
     recorded = []
     with full_precision():
         u, s, vh = _decompose(x)

@@ -106,43 +106,34 @@ def test_arrays_in_arrays_out(function):
         np.testing.assert_allclose(value, getattr(expected, name).numpy(), rtol=1e-12)
 
 
-def test_orders_may_be_an_array():
-    arguments = network(), gaussian(20, 12), classes(20), "act1"
-    expected = cumulative_ablation(*arguments, 2)
-    found = cumulative_ablation(*arguments, expected.orders.numpy())
-    assert torch.equal(found.accuracy, expected.accuracy)
-
-
 def test_one_image_one_unit_and_other_integers():
     model = models.build("mlp", inputs=3, widths=(1,), classes=2)
-    found = cumulative_ablation(
-        model, gaussian(1, 3), classes(1, number=2).to(torch.int32), "act1", 1
-    )
+    labels = classes(1, number=2).to(torch.int32)
+    found = cumulative_ablation(model, gaussian(1, 3), labels, "act1", 1)
     assert found.accuracy.shape == (1, 2)
     assert found.counts.tolist() == [0, 1]
 
 
-BAD = [
-    ({"images": torch.full((6, 12), torch.nan)}, "images: .*NaN"),
-    ({"labels": torch.zeros(5).long()}, r"labels: .*shape \(6,\)"),
-    ({"labels": torch.zeros(6)}, "labels: expected integers"),
-    ({"labels": torch.full((6,), 5)}, "labels: expected 0 to 4.*found 5"),
-    ({"layers": "act9"}, "layers: no layer 'act9'; did you mean"),
-    ({"layers": []}, "layers: expected at least one"),
-    ({"layers": ["act1", "act1"]}, "layers: expected different"),
-    ({"orders": 0}, "orders: expected an integer >= 1"),
-    ({"orders": torch.zeros(1, 9).long()}, "orders: expected permutations of 0 to 8"),
-    ({"orders": torch.arange(8)[None]}, r"orders: .*found shape \(1, 8\)"),
-    ({"clamp": "zeros"}, "clamp: found 'zeros'; did you mean 'zero'"),
-    ({"counts": [0, 10]}, "counts: .*0 to 9"),
-    ({"counts": [0, 3, 3]}, "counts: .*increasing"),
-    ({"counts": [4]}, "counts: expected at least two"),
-    ({"batch_size": 0}, "batch_size"),
-    ({"clamp": "mean", "reference": torch.empty(0, 12)}, "reference"),
-]
-
-
-@pytest.mark.parametrize(("change", "message"), BAD, ids=[message for _, message in BAD])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": torch.full((6, 12), torch.nan)}, "images: .*NaN"),
+        ({"labels": torch.zeros(5).long()}, r"labels: .*shape \(6,\)"),
+        ({"labels": torch.full((6,), 5)}, "labels: expected 0 to 4.*found 5"),
+        ({"layers": "act9"}, "layers: no layer 'act9'; did you mean"),
+        ({"layers": []}, "layers: expected at least one"),
+        ({"layers": ["act1", "act1"]}, "layers: expected different"),
+        ({"orders": 0}, "orders: expected an integer >= 1"),
+        ({"orders": torch.zeros(1, 9).long()}, "orders: expected permutations of 0 to 8"),
+        ({"orders": torch.arange(8)[None]}, r"orders: .*found shape \(1, 8\)"),
+        ({"clamp": "zeros"}, "clamp: found 'zeros'; did you mean 'zero'"),
+        ({"counts": [0, 10]}, "counts: .*0 to 9"),
+        ({"counts": [0, 3, 3]}, "counts: .*increasing"),
+        ({"counts": [4]}, "counts: expected at least two"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"clamp": "mean", "reference": torch.empty(0, 12)}, "reference"),
+    ],
+)
 def test_bad_input(change, message):
     arguments = {"images": gaussian(6, 12), "labels": classes(6), "layers": "act1"} | change
     with pytest.raises(ValueError, match=message):
@@ -171,11 +162,7 @@ class Odd(nn.Module):
         (Odd(), "flat", r"layers: 'flat' gave shape \(2,\); expected \(N, units, ...\)"),
         (Odd(), "pair", "layers: 'pair' gave .*expected one tensor"),
         (nn.Sequential(nn.Unflatten(1, (3, 4)), nn.Linear(4, 5)), "1", "model: expected logits"),
-        (
-            nn.Sequential(nn.Sequential(nn.Linear(12, 5))),
-            ["0", "0.0"],
-            "layers: expected different",
-        ),
+        (nn.Sequential(nn.Sequential(nn.Linear(12, 5))), ["0", "0.0"], "layers: expected diff"),
     ],
 )
 def test_layers_and_models_that_do_not_allow_it(function, model, layer, message):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from _random_networks import gaussian
 
 from replication.directions.probe import keep_components, linear_probe
 
@@ -27,13 +28,6 @@ def test_separable_classes_are_told_apart_and_noise_is_not():
     assert linear_probe(x, wrong, z, truth) < 0.8
 
 
-def test_one_feature_decides():
-    x = torch.tensor([[-1.0], [-1.0], [1.0], [1.0]], dtype=torch.float64)
-    y = torch.tensor([0, 1, 1, 1])
-    # Which class wins at x = -1, where both occur once, is rounding; at x = 1 only one occurs.
-    assert linear_probe(x, y, torch.ones(3, 1), torch.ones(3, dtype=torch.long)) == 1
-
-
 def test_scale_shift_and_constant_features_change_nothing():
     x, y, z, truth = problem(noise=2.5)
     value = linear_probe(x, y, z, truth)
@@ -44,15 +38,14 @@ def test_scale_shift_and_constant_features_change_nothing():
     assert linear_probe(ones[0], y, ones[1], truth) == value
 
 
-def test_a_constant_layer_gives_the_largest_class():
+def test_one_feature_a_constant_layer_and_a_class_that_was_never_seen():
+    x, y = torch.tensor([[-1.0], [-1.0], [1.0], [1.0]]), torch.tensor([0, 1, 1, 1])
+    # Which class wins at x = -1, where both occur once, is rounding; at x = 1 only one occurs.
+    assert linear_probe(x, y, torch.ones(3, 1), torch.ones(3, dtype=torch.long)) == 1
     y = torch.tensor([0, 1, 1, 1, 2, 1])
     assert linear_probe(torch.ones(6, 3), y, torch.ones(6, 3), y) == pytest.approx(4 / 6)
-
-
-def test_a_class_that_was_never_seen_is_never_right():
     x, y, z, truth = problem()
-    seen = y < 2
-    value = linear_probe(x[seen], y[seen], z, truth)
+    value = linear_probe(x[y < 2], y[y < 2], z, truth)
     assert value == pytest.approx((truth < 2).double().mean().item())
 
 
@@ -64,25 +57,21 @@ def test_numpy_float32_and_grad_mode_give_the_same():
         assert linear_probe(x.float(), y, z.float(), truth) == pytest.approx(value, abs=0.02)
 
 
-BAD_PROBES = {
-    "test": lambda x, y, z, t: (x, y, z[:, :2], t),
-    "train_labels": lambda x, y, z, t: (x, y[:3], z, t),
-    "test_labels": lambda x, y, z, t: (x, y, z, t - 1),
-    "penalty": lambda x, y, z, t: (x, y, z, t, -1.0),
-    "iterations": lambda x, y, z, t: (x, y, z, t, 0.1, 0),
-}
-
-
-@pytest.mark.parametrize("name", BAD_PROBES)
-def test_bad_probes_are_named(name):
-    with pytest.raises(ValueError, match=f"^{name}: "):
-        linear_probe(*BAD_PROBES[name](*problem()))
-
-
-def test_float_labels_are_refused():
-    x, y, z, truth = problem()
-    with pytest.raises(ValueError, match=r"^train_labels: expected integers of shape"):
-        linear_probe(x, y.double(), z, truth)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y, z, t: (x, y, z[:, :2], t), "test: expected the 6 features"),
+        (lambda x, y, z, t: (x, y[:3], z, t), "train_labels: expected integers of shape"),
+        (lambda x, y, z, t: (x, y.double(), z, t), "train_labels: expected integers of shape"),
+        (lambda x, y, z, t: (x, y, z, t - 1), "test_labels: expected 0 to 65535, found -1"),
+        (lambda x, y, z, t: (x, y + 2**16, z, t), "train_labels: expected 0 to 65535"),
+        (lambda x, y, z, t: (x, y, z, t, -1.0), "penalty: "),
+        (lambda x, y, z, t: (x, y, z, t, 0.1, 0), "iterations: "),
+    ],
+)
+def test_bad_probes_are_named(change, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        linear_probe(*change(*problem()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -98,20 +87,14 @@ def test_what_is_kept_is_the_best_approximation(dtype):
         torch.testing.assert_close(cut.mean(0), x.mean(0))
 
 
-def test_others_take_the_same_map():
-    g = torch.Generator().manual_seed(0)
-    x, z = torch.randn(30, 5, generator=g), torch.randn(8, 5, generator=g)
+def test_others_take_the_same_map_and_more_than_the_rank_changes_nothing():
+    x, z = gaussian(30, 5, dtype=torch.float32), gaussian(8, 5, seed=1, dtype=torch.float32)
     cut, other = keep_components(x, 2, z)
     torch.testing.assert_close(cut, keep_components(x, 2))
-    once_more = keep_components(x, 2, other)[1]
-    torch.testing.assert_close(once_more, other)
+    torch.testing.assert_close(keep_components(x, 2, other)[1], other)
     assert torch.linalg.matrix_rank(other - x.mean(0), atol=1e-3) == 2
     assert isinstance(keep_components(x.numpy(), 2), np.ndarray)
-
-
-def test_more_than_the_rank_or_a_constant_layer_change_nothing():
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(20, 2, generator=g) @ torch.randn(2, 6, generator=g)
+    x = gaussian(20, 2) @ gaussian(2, 6, seed=1)
     torch.testing.assert_close(keep_components(x, 2), x)
     torch.testing.assert_close(keep_components(x, 6), x)
     torch.testing.assert_close(keep_components(torch.ones(5, 3), 1), torch.ones(5, 3))

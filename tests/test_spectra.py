@@ -159,7 +159,6 @@ def test_half_types_are_promoted_and_arrays_taken():
     groups = noisy(0.3, 4, 50)
     assert group_singular_values(groups.half())[0].dtype == torch.float32
     found = group_singular_values(groups.numpy())[0]
-    assert isinstance(found, np.ndarray)
     np.testing.assert_array_equal(found, group_singular_values(groups)[0].numpy())
 
 
@@ -169,10 +168,7 @@ def test_half_types_are_promoted_and_arrays_taken():
         (torch.ones(2, 3), r"groups: expected floating \(images, copies >= 2, neurons\)"),
         (torch.ones(2, 1, 3), r"groups: expected .*\(2, 1, 3\)"),
         (torch.ones(2, 3, 4, dtype=torch.int64), r"groups: expected floating .*torch.int64"),
-        (torch.ones(2, 3, 0), "groups: expected at least one entry"),
         (torch.full((2, 3, 4), torch.nan), "groups: expected finite numbers"),
-        (torch.full((2, 3, 4), torch.inf), "groups: expected finite numbers"),
-        ([[[1.0], [2.0]]], "groups: expected a torch tensor or NumPy array"),
     ],
 )
 def test_bad_groups(groups, message):
@@ -202,49 +198,30 @@ def assert_same(left, right, scale=1.0):
 
 
 @few
-@given(GROUPS, st.integers(0, 2**31))
-def test_the_order_of_neurons_and_copies_does_not_matter(groups, seed):
-    assert_same(groups, groups[..., torch.randperm(groups.shape[2], generator=source(seed))])
-    assert_same(groups, groups[:, torch.randperm(groups.shape[1], generator=source(seed))])
-
-
-@few
-@given(GROUPS, st.integers(0, 2**31))
-def test_rotations_of_the_neurons_do_not_matter(groups, seed):
-    neurons = groups.shape[2]
+@given(GROUPS, st.integers(0, 2**31), st.sampled_from([-1e150, -3.0, 1e-150, 0.1, 7.0]))
+def test_what_does_not_matter(groups, seed, factor):
+    """The order and rotations of neurons, the order of copies, silent neurons; and the scale."""
+    neurons, copies = groups.shape[2], groups.shape[1]
     rotation, _ = torch.linalg.qr(gaussian(neurons, neurons, seed=seed))
+    assert_same(groups, groups[..., torch.randperm(neurons, generator=source(seed))])
+    assert_same(groups, groups[:, torch.randperm(copies, generator=source(seed))])
     assert_same(groups, groups @ rotation)
-
-
-@few
-@given(GROUPS, st.integers(1, 80))
-def test_silent_neurons_do_not_matter(groups, more):
-    assert_same(groups, F.pad(groups, (0, more)))
-
-
-@few
-@given(GROUPS, st.sampled_from([-1e150, -3.0, 1e-150, 0.1, 7.0]))
-def test_homogeneity(groups, factor):
+    assert_same(groups, F.pad(groups, (0, 1 + seed % 80)))
     assert_same(groups, factor * groups, scale=abs(factor))
 
 
 @few
-@given(GROUPS)
-def test_squares_sum_to_the_frobenius_norm(groups):
+@given(GROUPS, st.sampled_from([1e-150, 1.0, 1e150]))
+def test_squares_sum_to_the_frobenius_norm_and_shares_to_one(groups, factor):
     whole, centred = group_singular_values(groups)
-    torch.testing.assert_close(whole.square().sum(1), groups.square().sum((1, 2)))
+    squares = groups.square().sum((1, 2))
+    torch.testing.assert_close(whole.square().sum(1), squares)
     deviations = groups - groups.mean(1, keepdim=True)
     torch.testing.assert_close(centred.square().sum(1), deviations.square().sum((1, 2)))
-
-
-@few
-@given(GROUPS, st.sampled_from([1e-150, 1.0, 1e150]))
-def test_explained_variance_sums_to_one(groups, factor):
-    values = group_singular_values(groups)[0]
-    shares = explained_variance(factor * values)
+    shares = explained_variance(factor * whole)
+    torch.testing.assert_close(shares, explained_variance(whole))
     torch.testing.assert_close(shares.sum(1), torch.ones(2, dtype=torch.float64))
-    torch.testing.assert_close(shares, explained_variance(values))
-    torch.testing.assert_close(shares[:, 0], values[:, 0] ** 2 / groups.square().sum((1, 2)))
+    torch.testing.assert_close(shares[:, 0], whole[:, 0] ** 2 / squares)
 
 
 def test_explained_variance_of_known_values():

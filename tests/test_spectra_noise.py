@@ -20,10 +20,11 @@ pytestmark = pytest.mark.usefixtures("own_random_numbers")
 # --- closed forms ------------------------------------------------------------------------------
 
 
-def test_gaussian_noise_on_many_inputs():
+def test_noise_on_many_inputs():
     """For d >> M the copies' noises are orthogonal: s_1^2 = M |x|^2 + sigma^2 d, others sigma^2 d.
 
-    (Eigenvalues of the M x M matrix |x|^2 1 1^T + sigma^2 d I; the law of large numbers.)
+    (Eigenvalues of the M x M matrix |x|^2 1 1^T + sigma^2 d I; the law of large numbers.) Where the
+    gradient is 0 an attack stays at its start, which has a third of the Gaussian's variance.
     """
     images, sigma, copies, size = uniform(3, 1, 100, 200), 0.5, 8, 20_000
     found = noise_spectrum(nn.Identity(), images, sigma, copies, layers=["input"])
@@ -35,14 +36,10 @@ def test_gaussian_noise_on_many_inputs():
     inner = found.centred["input"].square()
     assert (inner[:, :-1] / floor - 1).abs().max() < 0.06
 
-
-def test_uniform_start_has_the_variance_of_a_uniform_number():
-    """Where the gradient is 0 an attack stays at its start: a third of the Gaussian's variance."""
-    images, sigma, copies = torch.zeros(2, 1, 100, 200), 0.5, 8
-    flat = nn.Sequential(nn.Flatten(), nn.Linear(20_000, 3))
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(size, 3))
     nn.init.zeros_(flat[1].weight)
-    found = noise_spectrum(flat, images, sigma, copies, layers=["input"], perturb="pgd")
-    squares = found.singular_values["input"].square() / (sigma**2 / 3 * 20_000)
+    found = noise_spectrum(flat, 0 * images.float(), sigma, copies, ["input"], "pgd")
+    squares = found.singular_values["input"].square() / (floor / 3)
     assert (squares - 1).abs().max() < 0.06
 
 
@@ -65,12 +62,10 @@ def assert_equal(left, right, atol=0.0):
 
 def perturbation(position, kind, seed=0, copies=5, shape=(1, 28, 28)):
     """Return the documented unit perturbation of the image at `position`."""
+    source = generator(seed, f"perturbation/{kind != 'gaussian'}", position)
     if kind == "gaussian":
-        return torch.randn(
-            copies, *shape, generator=generator(seed, "perturbation/False", position)
-        ).double()
-    uniform = torch.rand(copies, *shape, generator=generator(seed, "perturbation/True", position))
-    return (2 * uniform - 1).double()
+        return torch.randn(copies, *shape, generator=source).double()
+    return (2 * torch.rand(copies, *shape, generator=source) - 1).double()
 
 
 def attack(model, image, noise, sigma, steps, label):
@@ -144,7 +139,7 @@ def test_a_float32_network_gets_the_same_noise():
         assert (found.singular_values[name] - values).abs().max() <= 1e-5 * values.max()
 
 
-def test_layers_are_a_subset_in_forward_order():
+def test_layers_are_a_subset_in_forward_order_and_the_input_needs_no_pass():
     model = small()
     whole = noise_spectrum(model, IMAGES, 0.1, 4)
     part = noise_spectrum(model, IMAGES, 0.1, 4, layers=["fc1", "input", "conv1"])
@@ -153,15 +148,9 @@ def test_layers_are_a_subset_in_forward_order():
         assert torch.equal(part.singular_values[name], whole.singular_values[name])
         assert torch.equal(part.centred[name], whole.centred[name])
     assert noise_spectrum(model, IMAGES, 0.1, 4, layers=["pool"]).layers == ("pool",)
-
-
-def test_only_the_input_needs_no_forward_pass():
-    class Fails(nn.Module):
-        def forward(self, x):
-            raise AssertionError
-
-    found = noise_spectrum(Fails(), IMAGES, 0.1, 4, layers=["input"])
-    assert torch.equal(found.singular_values["input"], inputs())
+    spy = Spy(model)
+    assert torch.equal(inputs(model=spy), inputs())
+    assert not spy.given
 
 
 def test_channels_last_gives_the_same_values_without_a_copy(monkeypatch):
@@ -197,11 +186,8 @@ def test_claim_b10_without_noise_only_s1_remains(kind):
         plain = activations.record(model, IMAGES[:2].to(dtype), reduction="flatten")
         for name, output in plain.items():  # and s_1 = sqrt(M) |a|
             torch.testing.assert_close(found.singular_values[name][:, 0], 4 * output.norm(dim=1))
-
-
-def test_b10_is_not_a_matter_of_course():
-    found = noise_spectrum(small(), IMAGES[:2], 1e-9, 4)
-    assert all((v[:, 1] > 1e-12 * v[:, 0]).all() for v in found.singular_values.values())
+    found = noise_spectrum(model, IMAGES[:2], 1e-3, 4, perturb=kind)  # not a matter of course
+    assert all((v[:, 1] > 1e-6 * v[:, 0]).all() for v in found.singular_values.values())
 
 
 class Spy(nn.Module):
@@ -233,10 +219,9 @@ def test_memory_is_flat_in_the_number_of_images(kind, steps):
 
 def loss(model, perturbed, labels):
     """Return the mean cross-entropy of rows in groups, one label a group."""
+    repeated = labels.repeat_interleave(len(perturbed) // len(labels))
     with torch.no_grad():
-        return F.cross_entropy(
-            model(perturbed), labels.repeat_interleave(len(perturbed) // len(labels))
-        ).item()
+        return F.cross_entropy(model(perturbed), repeated).item()
 
 
 def test_attacks_stay_in_the_ball_and_raise_the_loss():
@@ -300,9 +285,8 @@ def test_attacks_lead_away_from_the_given_labels():
 @pytest.mark.parametrize("kind", spectra.KINDS)
 @pytest.mark.parametrize("grad", [True, False])
 def test_the_model_is_left_as_it_was(kind, grad):
-    model = nn.Sequential(
-        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Dropout(0.5), nn.Flatten(), nn.Linear(2028, 10)
-    ).double()
+    parts = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Dropout(0.5), nn.Flatten()]
+    model = nn.Sequential(*parts, nn.Linear(2028, 10)).double()
     model[1].eval()
     spy = Spy(model)
     modes = [m.training for m in spy.modules()]
@@ -323,11 +307,11 @@ def test_progress_sees_every_batch():
     seen = []
 
     def progress(batches):
-        for batch in batches:
-            seen.append(batch)
-            yield batch
+        seen.extend(batches)
+        return seen
 
-    noise_spectrum(small(), IMAGES, 0.1, 2, ["input"], images_per_batch=3, progress=progress)
+    given = IMAGES, np.float64(0.1), np.int64(2), ["input"]
+    noise_spectrum(small(), *given, images_per_batch=3, progress=progress)
     assert seen == [0, 3]
 
 
@@ -337,29 +321,20 @@ def test_progress_sees_every_batch():
         ({"perturb": "gausian"}, "perturb: found 'gausian'; did you mean 'gaussian'"),
         ({"sigma": -0.1}, "sigma: expected a finite number >= 0, found -0.1"),
         ({"sigma": math.nan}, "sigma: expected a finite number >= 0, found nan"),
-        ({"sigma": math.inf}, "sigma: expected a finite number >= 0, found inf"),
         ({"copies": 1}, "copies: expected an integer >= 2, found 1"),
-        ({"copies": 2.5}, "copies: expected an integer >= 2, found 2.5"),
         ({"steps": 0}, "steps: expected an integer >= 1, found 0"),
-        ({"steps": -3}, "steps: expected an integer >= 1, found -3"),
         ({"images_per_batch": 0}, "images_per_batch: expected an integer >= 1, found 0"),
-        ({"images_per_batch": -1}, "images_per_batch: expected an integer >= 1, found -1"),
         ({"labels": torch.zeros(3).long()}, r"labels: expected integers of shape \(4,\), found"),
-        ({"labels": [0, 1, 2, 3]}, "labels: expected a torch tensor or NumPy array, found list"),
+        ({"labels": torch.full((4,), 10), "perturb": "fgsm"}, "labels: expected 0 to 9, found 10"),
         ({"layers": ["conv"]}, "layers: no layer 'conv'; did you mean 'conv2' or 'conv1'"),
         ({"layers": "conv1"}, "layers: expected a sequence of names, found the string 'conv1'"),
         ({"layers": "input"}, "layers: expected a sequence of names, found the string 'input'"),
         ({"images": IMAGES.log().log()}, "images: expected finite numbers"),
-        ({"images": IMAGES[:0]}, "images: expected at least one entry"),
     ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         noise_spectrum(small(), **{"images": IMAGES, "sigma": 0.1, "copies": 3, **arguments})
-
-
-def test_numpy_integers_are_integers():
-    noise_spectrum(small(), IMAGES, np.float64(0.1), np.int64(2), ["input"])
 
 
 @pytest.mark.gpu

@@ -377,12 +377,3 @@ def test_a_layer_that_is_never_called():
     assert list(record(model, images)) == ["used"]
     with pytest.raises(ValueError, match=r"layers: 'unused' gave no output .*\(seen: used\)"):
         record(model, images, layers=["used", "unused"])
-
-
-@pytest.mark.gpu
-def test_gpu_equals_cpu():
-    model = convnet()
-    expected = record(model, PICTURES)
-    outputs = record(model.cuda(), PICTURES, batch_size=3)
-    assert all(value.is_cuda for value in outputs.values())
-    assert_equal({name: value.cpu() for name, value in outputs.items()}, expected, atol=1e-12)

@@ -320,17 +320,3 @@ def test_a_units_damage_is_to_its_class():
     # without its unit an example of K classes has loss ln K, with it ln(e + K - 1) - 1
     rise = (np.log(units) - np.log(np.e + units - 1) + 1) / units
     torch.testing.assert_close(found.loss_rise, torch.full((units,), rise).double())
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("case", ["all layers, backwards", "pooling next", "opaque"])
-def test_the_gpu_agrees(case):
-    build, shape, layers, _ = CASES[case]
-    model, images, labels = build(), gaussian(50, *shape), classes(50, 5)
-    expected = cumulative_ablation(model, images, labels, layers, 2, "mean")
-    found = cumulative_ablation(model.cuda(), images.cuda(), labels.cuda(), layers, 2, "mean")
-    assert found.accuracy.is_cuda
-    assert torch.equal(found.accuracy.cpu(), expected.accuracy)
-    assert torch.equal(found.orders.cpu(), expected.orders)
-    single = unit_ablation(model, images, labels, layers)  # images may stay on the CPU
-    assert single.loss.is_cuda

@@ -106,12 +106,3 @@ def test_bad_input(change, message):
     arguments = network(), gaussian(6, 12), torch.zeros(6).long(), "act1"
     with pytest.raises(ValueError, match=message):
         noise_curve(*arguments, **{"scales": [1]} | change)
-
-
-@pytest.mark.gpu
-def test_the_gpu_agrees():
-    images, labels = gaussian(60, 12), torch.arange(60) % 5
-    arguments = images, labels, ["act1", "act2"], [0.3, 3], 4
-    found = noise_curve(network().cuda(), *arguments)
-    assert found.accuracy.is_cuda
-    assert torch.equal(found.accuracy.cpu(), noise_curve(network(), *arguments).accuracy)

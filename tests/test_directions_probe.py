@@ -107,11 +107,3 @@ def test_others_take_the_same_map_and_more_than_the_rank_changes_nothing():
 def test_bad_cuts_are_named(arguments, name):
     with pytest.raises(ValueError, match=f"^{name}: "):
         keep_components(torch.ones(9, 5), *arguments)
-
-
-@pytest.mark.gpu
-def test_on_a_gpu():
-    x, y, z, truth = problem(noise=2.5)
-    value = linear_probe(x, y, z, truth)
-    assert linear_probe(*(part.cuda() for part in (x, y, z, truth))) == pytest.approx(value)
-    assert keep_components(x.cuda(), 2).is_cuda

@@ -102,11 +102,3 @@ def test_a_network_goes_on_from_projected_layers_and_is_itself_afterwards():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         call(layer())
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_as_on_the_cpu():
-    x = layer()
-    there = onto_directions(x.cuda(), torch.eye(6)[:, :2])(x.cuda())
-    assert there.is_cuda
-    torch.testing.assert_close(there.cpu(), onto_directions(x, torch.eye(6)[:, :2])(x))

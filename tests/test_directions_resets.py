@@ -105,13 +105,3 @@ def test_recalibration_makes_the_scale_of_the_layer_before_irrelevant():
 def test_bad_input_is_named(pair, call, message):
     with pytest.raises(ValueError, match=message):
         call(pair[0], pair[1].state_dict())
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_everything_stays_there():
-    model = models.build("resnet", 0, depth=8, width=0.25).cuda()
-    state = models.build("resnet", 1, depth=8, width=0.25).state_dict()
-    changed = resets.reset(model, state, ["conv1", "fc"])
-    found = resets.recalibrate(changed, torch.rand(8, 3, 8, 8, device="cuda"))
-    assert all(value.is_cuda for value in found.state_dict().values())
-    assert resets.weight_distance(model.state_dict(), state, ["fc"]).l2 > 0

@@ -198,14 +198,3 @@ def test_bad_input(function, acts, labels, message):
 def test_bad_bins():
     with pytest.raises(ValueError, match="bins: expected an integer >= 2"):
         mutual_information(gaussian(6, 2), torch.arange(6) % 2, 1)
-
-
-@pytest.mark.gpu
-def test_the_gpu_agrees():
-    acts, labels = gaussian(200, 5).relu(), classes(200, 3)
-    found = mutual_information(acts.cuda(), labels.cuda())
-    assert found.is_cuda
-    torch.testing.assert_close(found.cpu(), mutual_information(acts, labels), rtol=0, atol=1e-12)
-    index = class_selectivity(acts.cuda(), labels).index
-    assert index.is_cuda
-    torch.testing.assert_close(index.cpu(), class_selectivity(acts, labels).index)

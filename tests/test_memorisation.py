@@ -395,20 +395,3 @@ X, Y = gaussian(6, 4), classes(6)
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", CALLS)
-def test_gpu_equals_cpu(name):
-    x, y = gaussian(8, 15), classes(8)
-    found = CALLS[name](x.cuda(), y.cuda())
-    assert found.is_cuda
-    torch.testing.assert_close(found.cpu(), CALLS[name](x, y))
-
-
-@pytest.mark.gpu
-def test_features_on_a_gpu_equal_those_on_the_cpu():
-    x = pictures(dtype=torch.float32)
-    found, expected = random_conv_features(x.cuda(), 4, 3), random_conv_features(x, 4, 3)
-    assert found.is_cuda
-    torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-4)

@@ -44,8 +44,9 @@ EXEMPT = {
             *("directions.AblationCurve", "directions.NoiseCurve", "directions.Selectivity"),
             *("directions.UnitAblation", "memorisation.FiniteSampleNetwork"),
             *("memorisation.GradientDescentPath", "memorisation.KernelSolution"),
-            *("spectra.NoiseSpectrum", "resets.Distance", "similarity.projection.Projection"),
-            *("training.Run", "own_models.Pretrained"),
+            *("spectra.NoiseSpectrum", "directions.resets.Distance"),
+            "directions.projection.Projection",
+            *("training.Run", "papers.own_models.Pretrained"),
         ],
         _RESULT,
     ),
@@ -54,10 +55,12 @@ EXEMPT = {
     "activations.taking_integers": "words an error and computes nothing",
     "training.Spec": "what to train, no numbers",
     "training.training_labels": "integers drawn on the CPU for every device",
-    "own_models.find": "imports a function",
-    "own_models.batches": "iterates over a data set",
-    "own_models.load_dataset": "reads files",
-    "own_models.pretrained": "downloads weights; they stay on the CPU",
+    "papers.own_models.find": "imports a function",
+    "papers.own_models.batches": "iterates over a data set",
+    "papers.own_models.load_dataset": "reads files",
+    "papers.own_models.pretrained": "downloads weights; they stay on the CPU",
+    "papers.own_models.torchvision": "imports a library",
+    "papers.own_models.choose_device": "names a device",
 }
 
 
@@ -189,7 +192,7 @@ def network_cases() -> Iterator[Case]:
     )
     for function, record in {
         "activations.record": lambda model, x: activations.record(model, x, batch_size=16),
-        "own_models.record": lambda model, x: own_models.record(
+        "papers.own_models.record": lambda model, x: own_models.record(
             model, torch.utils.data.TensorDataset(x.cpu()), progress=False
         ),
     }.items():
@@ -199,18 +202,18 @@ def network_cases() -> Iterator[Case]:
             lambda at, record=record: list(record(at(convnet()), at(x)).values()),
             float32=EVALUATED,
         )
-    yield Case("own_models.load", "convnet", _loaded, float32=CONVOLUTION)
-    yield Case("own_models.units", "", lambda at: (own_models.units(at(maps()[0])),))
+    yield Case("papers.own_models.load", "convnet", _loaded, float32=CONVOLUTION)
+    yield Case("papers.own_models.units", "", lambda at: (own_models.units(at(maps()[0])),))
     other = scaled(convnet(), 3)
     yield Case(
-        "resets.reset",
+        "directions.resets.reset",
         "convnet",
         lambda at: states(resets.reset(at(convnet()), other.state_dict(), ["fc"])),
     )
-    yield Case("resets.weight_distance", "convnet", partial(_distance, other))
+    yield Case("directions.resets.weight_distance", "convnet", partial(_distance, other))
     norm = models.build("resnet", depth=8, width=0.25).double()
     yield Case(
-        "resets.recalibrate",
+        "directions.resets.recalibrate",
         "ResNet-8",
         lambda at: states(resets.recalibrate(at(norm), at(draw(40, 3, 16, 16)), 16)),
         float32=EVALUATED,

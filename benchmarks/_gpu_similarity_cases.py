@@ -73,15 +73,15 @@ def similarity_cases() -> Iterator[Case]:
     for name in names[:-1]:
         # in float64 whatever the input; both inputs hold the same numbers
         yield Case("similarity.Accumulator", name, partial(_streamed, name), 1e-8, 1e-8)
-    yield Case("similarity.projection.onto_directions", "one of them 0", _onto_directions)
+    yield Case("directions.projection.onto_directions", "one of them 0", _onto_directions)
     yield Case(
-        "similarity.projection.onto_neurons",
+        "directions.projection.onto_neurons",
         "",
         lambda at: (projection.onto_neurons(at(layers("healthy")[0]), [0, 3]).mean,),
     )
-    yield Case("similarity.projection.projected", "convnet", _projected, float32=CONVOLUTION)
-    yield Case("similarity.probe.linear_probe", "accuracy", _probed, ONE_FLIP, ONE_FLIP)
-    yield Case("similarity.probe.keep_components", "degenerate", _kept)
+    yield Case("directions.projection.projected", "convnet", _projected, float32=CONVOLUTION)
+    yield Case("directions.probe.linear_probe", "accuracy", _probed, ONE_FLIP, ONE_FLIP)
+    yield Case("directions.probe.keep_components", "degenerate", _kept)
 
 
 def _grid(metric: str, at: Place) -> list[Tensor]:

@@ -225,7 +225,7 @@ TABLE: dict[str, Entry] = {
     "similarity.Accumulator": Entry(
         accumulated, pair(metric="pwcca"), XY, choices=("metric",), degrees={"x": 0, "y": 0}
     ),
-    "similarity.probe.linear_probe": Entry(
+    "directions.probe.linear_probe": Entry(
         probe.linear_probe,
         lambda g, n, w: {
             "train": normal(g, n, w),
@@ -240,20 +240,20 @@ TABLE: dict[str, Entry] = {
         integers={"iterations": 1},
         numbers={"penalty": (*NO_NUMBERS, float("inf"))},
     ),
-    "similarity.probe.keep_components": Entry(
+    "directions.probe.keep_components": Entry(
         lambda x, others, **more: probe.keep_components(x, more["count"], others),
         lambda g, n, w: {"x": normal(g, n, w), "count": 2, "others": normal(g, n, w)},
         ("x", "others"),
         integers={"count": 0},
         told={"others": "others[0]"},
     ),
-    "similarity.projection.onto_directions": Entry(
+    "directions.projection.onto_directions": Entry(
         projected,
         lambda g, n, w: {"x": normal(g, n, w), "directions": normal(g, w, 2)},
         ("x", "directions"),
         single=("directions",),
     ),
-    "similarity.projection.onto_neurons": Entry(
+    "directions.projection.onto_neurons": Entry(
         projected, lambda g, n, w: {"x": normal(g, n, w), "neurons": [0, w - 1]}, ("x",)
     ),
     "sensitivity.jacobian_norm": Entry(
@@ -518,17 +518,17 @@ TABLE: dict[str, Entry] = {
         choices=("perturb", "layers"),
         outputs=MODEL,
     ),
-    "resets.reset": Entry(
+    "directions.resets.reset": Entry(
         lambda first, second, model, **more: resets.reset(model, first, **more),
         states,
         choices=("layers",),
     ),
-    "resets.weight_distance": Entry(
+    "directions.resets.weight_distance": Entry(
         lambda model, **more: resets.weight_distance(**more),
         states,
         choices=("layers",),
     ),
-    "resets.recalibrate": Entry(
+    "directions.resets.recalibrate": Entry(
         resets.recalibrate,
         lambda g, n, w: {
             "model": nn.Sequential(nn.Linear(w, 3), nn.BatchNorm1d(3)).double(),
@@ -556,7 +556,7 @@ EXEMPT = {
             "similarity.CCAResult",
             "similarity.FourierCCAResult",
             "similarity.SimilarityGrid",
-            "similarity.projection.Projection",
+            "directions.projection.Projection",
             "sensitivity.CrossEntropyBounds",
             "sensitivity.OutputCurve",
             "sensitivity.PlaneRegions",
@@ -570,12 +570,12 @@ EXEMPT = {
             "memorisation.GradientDescentPath",
             "memorisation.KernelSolution",
             "spectra.NoiseSpectrum",
-            "resets.Distance",
+            "directions.resets.Distance",
         ],
         RESULT,
     ),
     "sensitivity.trajectories": "a module",
-    "similarity.projection.projected": "a context around a network; its layers are looked up",
+    "directions.projection.projected": "a context around a network; its layers are looked up",
     "activations.flatten": "a view of what a layer gave, checked by what takes it",
     "activations.spatial_mean": "a mean of what a layer gave, checked by what takes it",
     "activations.evaluating": "a context around a network",
@@ -611,11 +611,11 @@ def public() -> set[str]:
         found |= {f"{name}.{each}" for each in package.__all__}
     for name in (
         "spectra",
-        "resets",
+        "directions.resets",
         "activations",
         "sensitivity.trajectories",
-        "similarity.probe",
-        "similarity.projection",
+        "directions.probe",
+        "directions.projection",
     ):
         module = importlib.import_module(f"replication.{name}")
         found |= {

@@ -392,13 +392,17 @@ def test_wrong_outputs_of_a_model_are_refused(name, wrong):
 
 
 @pytest.mark.parametrize("wrong", [None, "resnet", torch.relu, nn.Linear, {}], ids=str)
-@pytest.mark.parametrize("name", [n for n in with_model if n != "directions.resets.weight_distance"])
+@pytest.mark.parametrize(
+    "name", [n for n in with_model if n != "directions.resets.weight_distance"]
+)
 def test_what_is_no_model_is_refused(name, wrong):
     refused(name, TABLE[name].arguments() | {"model": wrong}, "model")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", [n for n in with_model if n.split(".")[0] in NUMERICS])
+@pytest.mark.parametrize(
+    "name", [n for n in with_model if n.split(".")[0] in NUMERICS and ".resets." not in n]
+)
 def test_weights_that_are_not_finite_are_told(name, bad):
     arguments = TABLE[name].arguments()
     with torch.no_grad():

@@ -117,21 +117,15 @@ def test_one_image_one_unit_and_other_integers():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": torch.full((6, 12), torch.nan)}, "images: .*NaN"),
-        ({"labels": torch.zeros(5).long()}, r"labels: .*shape \(6,\)"),
         ({"labels": torch.full((6,), 5)}, "labels: expected 0 to 4.*found 5"),
         ({"layers": "act9"}, "layers: no layer 'act9'; did you mean"),
         ({"layers": []}, "layers: expected at least one"),
         ({"layers": ["act1", "act1"]}, "layers: expected different"),
-        ({"orders": 0}, "orders: expected an integer >= 1"),
         ({"orders": torch.zeros(1, 9).long()}, "orders: expected permutations of 0 to 8"),
         ({"orders": torch.arange(8)[None]}, r"orders: .*found shape \(1, 8\)"),
-        ({"clamp": "zeros"}, "clamp: found 'zeros'; did you mean 'zero'"),
         ({"counts": [0, 10]}, "counts: .*0 to 9"),
         ({"counts": [0, 3, 3]}, "counts: .*increasing"),
         ({"counts": [4]}, "counts: expected at least two"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"clamp": "mean", "reference": torch.empty(0, 12)}, "reference"),
     ],
 )
 def test_bad_input(change, message):

@@ -97,9 +97,6 @@ def test_numbers_depend_on_seed_draw_and_example_only(dtype):
         ({"scales": []}, "scales: .*at least one"),
         ({"scales": [1, -1]}, "scales: .*>= 0"),
         ({"scales": [math.nan]}, "scales: expected a finite number >= 0"),
-        ({"draws": 0}, "draws: expected an integer >= 1"),
-        ({"per": "sd"}, "per: found 'sd'"),
-        ({"reference": torch.full((3, 12), torch.inf)}, "reference: .*infinity"),
     ],
 )
 def test_bad_input(change, message):

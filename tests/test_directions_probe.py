@@ -61,12 +61,9 @@ def test_numpy_float32_and_grad_mode_give_the_same():
     ("change", "message"),
     [
         (lambda x, y, z, t: (x, y, z[:, :2], t), "test: expected the 6 features"),
-        (lambda x, y, z, t: (x, y[:3], z, t), "train_labels: expected integers of shape"),
         (lambda x, y, z, t: (x, y.double(), z, t), "train_labels: expected integers of shape"),
         (lambda x, y, z, t: (x, y, z, t - 1), "test_labels: expected 0 to 65535, found -1"),
         (lambda x, y, z, t: (x, y + 2**16, z, t), "train_labels: expected 0 to 65535"),
-        (lambda x, y, z, t: (x, y, z, t, -1.0), "penalty: "),
-        (lambda x, y, z, t: (x, y, z, t, 0.1, 0), "iterations: "),
     ],
 )
 def test_bad_probes_are_named(change, message):

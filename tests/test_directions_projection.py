@@ -90,9 +90,7 @@ def test_a_network_goes_on_from_projected_layers_and_is_itself_afterwards():
     ("call", "message"),
     [
         (lambda x: onto_directions(x[0], torch.eye(6)), "x: expected"),
-        (lambda x: onto_directions(x * float("nan"), torch.eye(6)), "x: expected finite"),
         (lambda x: onto_directions(x, torch.eye(5)), "directions: .*6 neurons.*5, 5"),
-        (lambda x: onto_directions(x, torch.eye(6) / 0), "directions: expected finite"),
         (lambda x: onto_neurons(x, [0, 6]), "neurons: expected 0 to 5, found 6"),
         (lambda x: onto_neurons(x, [0.5]), "neurons: expected"),
         (lambda x: onto_neurons(x, [0])(x[:, :4]), "x: expected 6 neurons"),

@@ -1,7 +1,5 @@
 """Noise around images: closed forms, the whole protocol by hand, attacks, what is left alone."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -318,18 +316,11 @@ def test_progress_sees_every_batch():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"perturb": "gausian"}, "perturb: found 'gausian'; did you mean 'gaussian'"),
         ({"sigma": -0.1}, "sigma: expected a finite number >= 0, found -0.1"),
-        ({"sigma": math.nan}, "sigma: expected a finite number >= 0, found nan"),
-        ({"copies": 1}, "copies: expected an integer >= 2, found 1"),
-        ({"steps": 0}, "steps: expected an integer >= 1, found 0"),
-        ({"images_per_batch": 0}, "images_per_batch: expected an integer >= 1, found 0"),
-        ({"labels": torch.zeros(3).long()}, r"labels: expected integers of shape \(4,\), found"),
         ({"labels": torch.full((4,), 10), "perturb": "fgsm"}, "labels: expected 0 to 9, found 10"),
         ({"layers": ["conv"]}, "layers: no layer 'conv'; did you mean 'conv2' or 'conv1'"),
         ({"layers": "conv1"}, "layers: expected a sequence of names, found the string 'conv1'"),
         ({"layers": "input"}, "layers: expected a sequence of names, found the string 'input'"),
-        ({"images": IMAGES.log().log()}, "images: expected finite numbers"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -166,16 +166,9 @@ def test_feature_maps_are_averaged_over_space():
 
 
 def test_arrays_in_arrays_out():
-    acts, labels = gaussian(60, 5).relu(), classes(60, 3)
-    found = mutual_information(acts.numpy(), labels.numpy())
-    np.testing.assert_array_equal(found, mutual_information(acts, labels).numpy())
-    found, expected = (
-        class_selectivity(*given) for given in ((acts.numpy(), labels.numpy()), (acts, labels))
-    )
-    for name in ("index", "preferred", "dead", "class_means", "classes"):
-        assert isinstance(getattr(found, name), np.ndarray)
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name).numpy())
-    assert class_selectivity((acts * 3).long(), labels).index.dtype == torch.float64
+    acts, labels = gaussian(60, 5).relu().numpy(), classes(60, 3).numpy()
+    found = [mutual_information(acts, labels), *vars(class_selectivity(acts, labels)).values()]
+    assert all(isinstance(value, np.ndarray) for value in found) and len(found) == 6
 
 
 @pytest.mark.parametrize("function", [class_selectivity, mutual_information])

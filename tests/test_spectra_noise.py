@@ -240,24 +240,6 @@ def test_attacks_stay_in_the_ball_and_raise_the_loss():
     assert losses["start"] < losses["fgsm"] < losses["pgd"]
 
 
-@pytest.mark.parametrize(("kind", "steps"), [("pgd", 1), ("pgd", 5), ("fgsm", 9)])
-def test_the_number_and_size_of_steps(kind, steps):
-    """On a linear network, where the gradient's sign is known."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(20, 2)).double()
-    images, sigma, label = uniform(1, 20), 0.1, torch.tensor([1])
-    sign = (model[1].weight[0] - model[1].weight[1]).detach().sign()
-    spy = Spy(model)
-    noise_spectrum(spy, images, sigma, 3, perturb=kind, steps=steps, labels=label)
-    start = sigma * perturbation(0, "pgd", copies=3, shape=(20,))
-    size = sigma if kind == "fgsm" else 2.5 * sigma / steps
-    expected = [start]
-    for _ in range(1 if kind == "fgsm" else steps):
-        expected.append((expected[-1] + size * sign).clamp(-sigma, sigma))
-    assert len(spy.given) == len(expected)
-    for passed, noise in zip(spy.given, expected, strict=True):
-        torch.testing.assert_close(passed, images + noise)
-
-
 def test_attacks_lead_away_from_the_given_labels():
     model = small()
     own = model(IMAGES).argmax(1)

@@ -200,7 +200,8 @@ def test_rounding_on_a_kink_is_no_change():
     model = nn.Sequential(nn.Linear(2, 1, dtype=torch.float64), nn.ReLU())
     with torch.no_grad():
         model[0].weight[:], model[0].bias[:] = 0.1, -0.1
-    path = torch.tensor([[0.3, 0.7], [0.9, 0.1], [-7.7, 8.7]], dtype=torch.float64)  # x + y = 1
+    x = 10 * gaussian(30)
+    path = torch.stack([x, 1 - x], 1)
     assert transitions(model, path, "sampled", 1000, progress=False).total > 10
     assert transitions(model, path).total == 0
 

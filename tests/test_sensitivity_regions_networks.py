@@ -83,6 +83,19 @@ def test_switches_of_max_pooling():
     assert transitions(pool, path).switches == {"1": 1}
 
 
+@pytest.mark.parametrize("closed", [True, False])
+def test_several_paths_through_max_pooling_are_as_each_alone(closed):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = convnet()
+    paths = [2 * gaussian(size, 1, 7, 7, seed=size) for size in (3, 2, 5, 4)]
+    alone = [transitions(model, path, closed=closed) for path in paths]
+    for memory in (2**26, 10**5):
+        together = transitions(model, paths, closed=closed, memory=memory)
+        for single, result in zip(alone, together, strict=True):
+            assert (single.per_layer, single.switches) == (result.per_layer, result.switches)
+
+
 class Branching(nn.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x

@@ -103,9 +103,7 @@ def output_curve(
     --------
     >>> import torch
     >>> from replication import sensitivity
-    >>> net = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.ReLU()).double()
-    >>> with torch.no_grad():
-    ...     _ = net[0].weight.fill_(1.0), net[0].bias.zero_()
+    >>> net = torch.nn.ReLU()
     >>> line = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
     >>> curve = sensitivity.output_curve(net, line, closed=False)  # bends once, at 0
     >>> curve.positions.tolist(), curve.linear_regions

@@ -113,9 +113,8 @@ def region_map(
     --------
     >>> import torch
     >>> from replication import sensitivity
-    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()).double()
-    >>> with torch.no_grad():
-    ...     _ = net[0].weight.copy_(torch.eye(2)), net[0].bias.zero_()
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.ReLU()).double()
+    >>> _ = torch.nn.init.eye_(net[0].weight)
     >>> corners = torch.tensor([[-1.0, -1], [1, -1], [-1, 1]], dtype=torch.float64)
     >>> drawn = sensitivity.region_map(net, *corners, resolution=50)
     >>> drawn.count, tuple(drawn.ids.shape)
@@ -183,9 +182,8 @@ def plane_regions(
     --------
     >>> import torch
     >>> from replication import sensitivity
-    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()).double()
-    >>> with torch.no_grad():
-    ...     _ = net[0].weight.copy_(torch.eye(2)), net[0].bias.zero_()
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.ReLU()).double()
+    >>> _ = torch.nn.init.eye_(net[0].weight)
     >>> corners = torch.tensor([[-1.0, -1], [1, -1], [-1, 1]], dtype=torch.float64)
     >>> sensitivity.plane_regions(net, *corners).count  # two lines cross: four quadrants
     4

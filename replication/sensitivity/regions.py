@@ -132,9 +132,8 @@ def transitions(
     --------
     >>> import torch
     >>> from replication import sensitivity
-    >>> layer = torch.nn.Linear(2, 2).double()
-    >>> with torch.no_grad():
-    ...     _ = layer.weight.copy_(torch.eye(2)), layer.bias.zero_()
+    >>> layer = torch.nn.Linear(2, 2, bias=False).double()
+    >>> _ = torch.nn.init.eye_(layer.weight)
     >>> square = torch.tensor([[1.0, 1], [-1, 1], [-1, -1], [1, -1]], dtype=torch.float64)
     >>> found = sensitivity.transitions(torch.nn.Sequential(layer, torch.nn.ReLU()), square)
     >>> int(found), found.per_layer  # both units switch twice on the way round

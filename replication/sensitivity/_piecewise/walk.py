@@ -11,7 +11,7 @@ Crossings nearer to each other than the rounding errors of both positions become
 import torch
 from torch import Tensor
 
-from replication.sensitivity._piecewise.crossings import Cut, Rows, cut, kinks, nonzero, switches
+from replication.sensitivity._piecewise.crossings import Cut, Rows, cut, kinks, switches
 from replication.sensitivity._piecewise.program import Activation, Affine, MaxPool, Program, after
 
 # A tensor of the network at the rows, (rows, ...), and the size of the terms behind it, (rows,)
@@ -77,10 +77,8 @@ class Tally:
         """
         changed = _changed(codes[:-1], codes[1:])
         for first, last, closes in runs:
-            within = changed[first:last]
-            index = nonzero(within)
-            row = index // within.shape[1]
-            self.note(places[first + 1 + row], index - row * within.shape[1])
+            row, unit = changed[first:last].nonzero(as_tuple=True)
+            self.note(places[first + 1 + row], unit)
             self.join(places[first : first + 1], codes[first, None], codes[last, None], closes)
 
     def add_states(self, step: Activation, rows: Rows, z: Tensor, parts: Cut, on_kinks: bool):
@@ -92,9 +90,7 @@ class Tally:
             for first, last, _ in rows.runs():
                 inner[first + 1 : last] = True
             for number, threshold in enumerate(step.thresholds):
-                index = nonzero((z == threshold) & inner)
-                row = index // z.shape[1]
-                unit = index - row * z.shape[1]
+                row, unit = ((z == threshold) & inner).nonzero(as_tuple=True)
                 before, following = z[row - 1, unit], z[row + 1, unit]
                 moved = step.behind(before, number) != step.behind(following, number)
                 self.note(rows.places[row[moved]], unit[moved])

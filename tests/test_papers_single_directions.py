@@ -5,22 +5,15 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from _settling import settle_all
+from _settling import settle_all, table
 from scipy.stats import rankdata, spearmanr
 
 from replication.papers import correlation, partial_correlation
 from replication.papers import single_directions as paper
 from replication.papers._correlation import correlation_by_member
 
-WIGGLE = {0: 0.0, 1: 0.004, 2: -0.004, 3: 0.002}  # by seed
+WIGGLE = (0.0, 0.004, -0.004, 0.002)  # by seed
 MEMBERS = 60
-
-
-def table(seeds, **levels):
-    """Return all combinations of levels and seeds, with the seed's wiggle as `w`."""
-    index = pd.MultiIndex.from_product([range(seeds), *levels.values()], names=["seed", *levels])
-    rows = index.to_frame(index=False)
-    return rows.assign(train_accuracy=1.0, w=rows.seed.map(WIGGLE))
 
 
 def fall(share, rate, level):
@@ -38,7 +31,7 @@ def world(seeds=4, members=MEMBERS, **changed):
     levels, norms = [0, 0.25, 0.5, 0.75, 1], [False, True]
     population = pd.DataFrame({"varied": norms * members, "train_accuracy": 1.0})
     tables = {
-        "networks": table(seeds, corruption=levels, batch_norm=norms).assign(
+        "networks": table(WIGGLE[:seeds], corruption=levels, batch_norm=norms).assign(
             auc=lambda t: 0.7 - 0.2 * t.corruption + 0.1 * t.batch_norm + t.w,
             auc_mean=lambda t: 0.6 - 0.2 * t.corruption,
             noise_auc=lambda t: 0.8 - 0.3 * t.corruption + t.w,
@@ -46,22 +39,22 @@ def world(seeds=4, members=MEMBERS, **changed):
             information=lambda t: 0.9 + (0.2 + t.w) * t.batch_norm,
         ),
         "dropout": table(
-            seeds, dropout=[0, 0.1, 0.2, 0.3], corruption=[0, 1], share=np.linspace(0, 1, 11)
+            WIGGLE[:seeds], dropout=[0, 0.1, 0.2, 0.3], corruption=[0, 1], share=np.arange(11) / 10
         ).assign(accuracy=lambda t: fall(t.share, t.dropout, t.corruption) + t.w * t.dropout),
         "population": population.assign(
             place=lambda t: t.index // 2 / members,
             auc=lambda t: 0.5 + t.place / 5,
             generalisation_error=lambda t: 0.1 - 0.02 * (t.place + draw(len(t))),
         ),
-        "training": table(seeds, epoch=[0, 1, 3, 10, 30, 100]).assign(
+        "training": table(WIGGLE[:seeds], epoch=[0, 1, 3, 10, 30, 100]).assign(
             auc=lambda t: [0.1, 0.5, 0.6, 0.7, 0.6, 0.5] * seeds + t.w,
             test_loss=[2.3, 0.8, 0.5, 0.3, 0.5, 0.6] * seeds,
         ),
-        "sweep": table(seeds, setting=range(24)).assign(
+        "sweep": table(WIGGLE[:seeds], setting=range(24)).assign(
             auc=lambda t: 0.3 + t.setting / 60,
             test_accuracy=lambda t: 0.8 + t.setting / 240 + t.w * (t.setting % 3 - 1),
         ),
-        "units": table(seeds, depth=[0, 0.5], unit=range(100)).assign(
+        "units": table(WIGGLE[:seeds], depth=[0, 0.5], unit=range(100)).assign(
             layer=lambda t: t.depth.map({0: "act1", 0.5: "act2"}),
             within=lambda t: draw(len(t)),
             noise=lambda t: draw(len(t)) / 9,

@@ -269,7 +269,7 @@ def test_a_population_takes_up_a_run_that_was_trained_alone(tmp_path, monkeypatc
     interrupt(monkeypatch, spec, SPLIT, tmp_path, step=9)
     batched, seen = programs._advance, []
     monkeypatch.setattr(
-        population,
+        programs,
         "_advance",
         lambda stack, *rest: (seen.append(stack.members[0].training.step), batched(stack, *rest)),
     )

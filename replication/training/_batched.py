@@ -3,7 +3,11 @@
 Two ways to the same logits (members, examples, classes): `products` writes a fully connected
 network as batched matrix products; `vmapped` lets torch.func map any other one. Dropout is drawn
 beforehand, since each member has a seed of its own. `gradients` goes back through the products by
-hand: autograd takes a quarter longer.
+hand: autograd takes a quarter longer. `update` takes an optimiser's steps, elementwise by the
+rules of torch.optim with `foreach=False`, with a learning rate and weight decay for each member.
+
+Everywhere `weights` is a dict of (members, ...) tensors, as `stacked` gives it, and `masks` a dict
+of (members, examples, neurons) tensors, as `draw_masks` gives each member's; used in training only.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from replication._core.modules import ELEMENTWISE, leaves
+from replication._core.modules import ELEMENTWISE, hooked, leaves
+
+State = dict[str, Tensor]
 
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d)
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -26,23 +32,25 @@ MAPPED = (
 def is_fully_connected(model: nn.Module) -> bool:
     """Tell whether `products` can run the model."""
     chains = (isinstance(module, nn.Sequential) for module in model.modules() if module._modules)
-    plain = (nn.Linear, nn.Flatten, nn.Identity, nn.Dropout, *ELEMENTWISE)
-    return all(chains) and all(
-        isinstance(layer, plain) or (isinstance(layer, nn.BatchNorm1d) and _is_usual(layer))
-        for _, layer in leaves(model)
-    )
+    kinds = (nn.Linear, nn.Flatten, nn.Identity, nn.Dropout, nn.BatchNorm1d, *ELEMENTWISE)
+    return all(chains) and _are_all(model, kinds)
 
 
 def is_mapped(model: nn.Module) -> bool:
     """Tell whether `vmapped` can run the model."""
+    return _are_all(model, MAPPED)
+
+
+def _are_all(model: nn.Module, kinds: tuple[type, ...]) -> bool:
+    """Tell whether all layers are of these kinds, batch norm with its usual running averages."""
     return all(
-        isinstance(layer, MAPPED) and (not isinstance(layer, BATCH_NORM) or _is_usual(layer))
+        isinstance(layer, kinds)
+        and not (
+            isinstance(layer, BATCH_NORM)
+            and (layer.momentum is None or not layer.track_running_stats)
+        )
         for _, layer in leaves(model)
     )
-
-
-def _is_usual(norm: nn.Module) -> bool:
-    return norm.momentum is not None and norm.track_running_stats
 
 
 def stacked(models: list[nn.Module]) -> dict[str, Tensor]:
@@ -56,28 +64,22 @@ def laid_out(value: Tensor) -> Tensor:
 
     Updates then run through memory in order.
     """
-    return (
-        value.mT.clone(memory_format=torch.contiguous_format).mT
-        if value.ndim == 3
-        else value.clone()
-    )
+    if value.ndim == 3:
+        return value.mT.clone(memory_format=torch.contiguous_format).mT
+    return value.clone()
 
 
 def dropout_inputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return what each dropout layer gets for `images`: the shapes and strides of its masks."""
     seen: dict[str, Tensor] = {}
-    hooks = [
-        layer.register_forward_hook(
-            lambda _, inputs, __, name=name: seen.update({name: inputs[0].detach()})
-        )
-        for name, layer in leaves(model)
-        if isinstance(layer, DROPOUT)
-    ]
-    if hooks:
-        with torch.no_grad():
+
+    def note(name: str) -> Callable:
+        return lambda _, inputs, __: seen.update({name: inputs[0].detach()})
+
+    layers = [(layer, note(name)) for name, layer in leaves(model) if isinstance(layer, DROPOUT)]
+    if layers:
+        with torch.no_grad(), hooked(layers):
             model.eval()(images)
-    for hook in hooks:
-        hook.remove()
     return seen
 
 
@@ -98,16 +100,8 @@ def products(
 ) -> Tensor:
     """Return the logits of every member of a fully connected network.
 
-    Parameters
-    ----------
-    model : torch.nn.Sequential
-        The architecture; its own weights are not used.
-    weights : dict of (members, ...) tensors
-        As `stacked` gives them. In training the running statistics are updated in place.
-    images : (members, examples, ...) tensor, or (1, examples, ...) for all members
-    masks : dict of (members, examples, neurons) tensors
-        As `draw_masks` gives them; used in training only.
-    training : bool
+    `images` are (members, examples, ...), or (1, examples, ...) for all. The weights of `model`
+    are not used. In training the running statistics of batch norm are updated in place.
     """
     x = images
     for name, layer in leaves(model):
@@ -123,7 +117,7 @@ def forward(
     masks: Mapping[str, Tensor],
     training: bool,
 ) -> Tensor:
-    """Return what one layer makes of (members, examples, ...); the arguments are `products`'."""
+    """Return what one layer makes of (members, examples, ...)."""
     if isinstance(layer, nn.Flatten):
         return x.flatten(2)
     if isinstance(layer, nn.Linear):
@@ -133,14 +127,14 @@ def forward(
             return torch.bmm(x, weight)
         return torch.baddbmm(weights[f"{name}.bias"][:, None], x, weight)
     if isinstance(layer, nn.BatchNorm1d):
-        return _normalised(layer, name, weights, x, training)
+        return _normalised(name, layer, weights, x, training)
     if isinstance(layer, DROPOUT):
         return x * masks[name] if training else x
     return layer(x)
 
 
 def _normalised(
-    layer: nn.BatchNorm1d, name: str, weights: Mapping[str, Tensor], x: Tensor, training: bool
+    name: str, layer: nn.BatchNorm1d, weights: Mapping[str, Tensor], x: Tensor, training: bool
 ) -> Tensor:
     if training:
         examples = x.shape[1]
@@ -187,35 +181,32 @@ def vmapped(
     masks: Mapping[str, Tensor],
     training: bool,
 ) -> Tensor:
-    """Return the logits of every member of any network that torch.func can map.
-
-    As `products`, for a `model` that went through `with_masks`.
-    """
+    """Return the logits of every member of a `model` that went through `with_masks`."""
     model.train(training)
     given = {f"{name}.mask": mask for name, mask in masks.items()} if training else {}
 
-    def one(own: dict[str, Tensor], x: Tensor) -> Tensor:
+    def member(own: dict[str, Tensor], x: Tensor) -> Tensor:
         return functional_call(model, own, (x,))
 
     if len(images) == 1:
-        return vmap(one, in_dims=(0, None))({**weights, **given}, images[0])
-    return vmap(one)({**weights, **given}, images)
+        return vmap(member, in_dims=(0, None))({**weights, **given}, images[0])
+    return vmap(member)({**weights, **given}, images)
 
 
 aten = torch.ops.aten
 # Gradient by the output, input, output and layer to gradient by the input.
 DERIVATIVES: dict[type, Callable[[Tensor, Tensor, Tensor, nn.Module], Tensor]] = {
-    nn.ReLU: lambda g, x, y, layer: aten.threshold_backward(g, y, 0),
-    nn.ReLU6: lambda g, x, y, layer: aten.hardtanh_backward(g, x, 0, 6),
+    nn.ReLU: lambda g, x, y, _: aten.threshold_backward(g, y, 0),
+    nn.ReLU6: lambda g, x, y, _: aten.hardtanh_backward(g, x, 0, 6),
     nn.Hardtanh: lambda g, x, y, layer: aten.hardtanh_backward(g, x, layer.min_val, layer.max_val),
-    nn.Hardsigmoid: lambda g, x, y, layer: aten.hardsigmoid_backward(g, x),
+    nn.Hardsigmoid: lambda g, x, y, _: aten.hardsigmoid_backward(g, x),
     nn.LeakyReLU: lambda g, x, y, layer: aten.leaky_relu_backward(
         g, x, layer.negative_slope, False
     ),
-    nn.Tanh: lambda g, x, y, layer: aten.tanh_backward(g, y),
-    nn.Sigmoid: lambda g, x, y, layer: aten.sigmoid_backward(g, y),
-    nn.Identity: lambda g, x, y, layer: g,
-    nn.Flatten: lambda g, x, y, layer: g.view(x.shape),
+    nn.Tanh: lambda g, x, y, _: aten.tanh_backward(g, y),
+    nn.Sigmoid: lambda g, x, y, _: aten.sigmoid_backward(g, y),
+    nn.Identity: lambda g, x, y, _: g,
+    nn.Flatten: lambda g, x, y, _: g.view(x.shape),
 }
 
 
@@ -232,19 +223,10 @@ def gradients(
     labels: Tensor,
     masks: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """Return the gradients of every member's mean cross-entropy, by parameter.
+    """Return the gradients (members, ...) of every member's mean cross-entropy, by parameter.
 
-    Parameters
-    ----------
-    model, weights, masks
-        As in `_batched.products`, in training.
-    images : (members, examples, ...) tensor
-    labels : (members, examples) tensor
-
-    Returns
-    -------
-    dict of (members, ...) tensors
-        Dense ones lie in memory as `_batched.laid_out` lays weights.
+    `images` are (members, examples, ...), `labels` (members, examples). Gradients of dense layers
+    lie in memory as `laid_out` lays weights.
     """
     x, passed = images, []
     for name, layer in leaves(model):
@@ -254,18 +236,90 @@ def gradients(
     g = torch.softmax(x, 2)  # the derivative by the logits is p - 1 for the label, p for others
     g.scatter_add_(2, labels[..., None], g.new_full((), -1).expand(*labels.shape, 1))
     g /= labels.shape[1]
-    found: dict[str, Tensor] = {}
-    trained = [name for name, layer, _, _ in passed if isinstance(layer, nn.Linear)]
+    by_name: dict[str, Tensor] = {}
+    first = next(name for name, layer, _, _ in passed if isinstance(layer, nn.Linear))
     for name, layer, x, y in reversed(passed):
         if isinstance(layer, nn.Linear):
-            found[f"{name}.weight"] = torch.bmm(x.mT, g).mT
+            by_name[f"{name}.weight"] = torch.bmm(x.mT, g).mT
             if layer.bias is not None:
-                found[f"{name}.bias"] = g.sum(1)
-            if name == trained[0]:
+                by_name[f"{name}.bias"] = g.sum(1)
+            if name == first:
                 break
             g = torch.bmm(g, weights[f"{name}.weight"])
         elif isinstance(layer, DROPOUT):
             g = g * masks[name]
         else:
             g = DERIVATIVES[type(layer)](g, x, y, layer)
-    return found
+    return by_name
+
+
+def sgd(weight: Tensor, gradient: Tensor, state: State, step: int, rate: Tensor, how: Mapping):
+    """Take a step of `torch.optim.SGD`, with (Nesterov's) momentum."""
+    if how["momentum"]:
+        if "momentum_buffer" in state:
+            buffer = state["momentum_buffer"]
+            if how["dampening"]:
+                buffer.mul_(how["momentum"]).add_(gradient, alpha=1 - how["dampening"])
+            else:  # one pass over memory in place of two
+                torch.add(gradient, buffer, alpha=how["momentum"], out=buffer)
+        else:
+            buffer = state["momentum_buffer"] = gradient.clone()
+        gradient = gradient + how["momentum"] * buffer if how["nesterov"] else buffer
+    weight.addcmul_(gradient, rate, value=-1)
+
+
+def adam(weight: Tensor, gradient: Tensor, state: State, step: int, rate: Tensor, how: Mapping):
+    """Take a step of `torch.optim.Adam`."""
+    first, second = how["betas"]
+    mean = state.setdefault("exp_avg", torch.zeros_like(weight)).lerp_(gradient, 1 - first)
+    square = state.setdefault("exp_avg_sq", torch.zeros_like(weight))
+    square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+    root = square.sqrt().div_((1 - second ** (step + 1)) ** 0.5).add_(how["eps"])
+    weight.addcmul_(mean / root, rate, value=-1 / (1 - first ** (step + 1)))
+
+
+def rmsprop(weight: Tensor, gradient: Tensor, state: State, step: int, rate: Tensor, how: Mapping):
+    """Take a step of `torch.optim.RMSprop`, with momentum."""
+    square = state.setdefault("square_avg", torch.zeros_like(weight))
+    square.mul_(how["alpha"]).addcmul_(gradient, gradient, value=1 - how["alpha"])
+    change = gradient / square.sqrt().add_(how["eps"])
+    if how["momentum"]:
+        buffer = state.setdefault("momentum_buffer", torch.zeros_like(weight))
+        change = buffer.mul_(how["momentum"]).add_(change)
+    weight.addcmul_(change, rate, value=-1)
+
+
+RULES: dict[str, Callable] = {"SGD": sgd, "Adam": adam, "RMSprop": rmsprop}
+# Options that change a rule in ways these do not know.
+REFUSED = ("maximize", "amsgrad", "centered", "differentiable", "decoupled_weight_decay", "fused")
+
+
+def has_rule(optimizer: torch.optim.Optimizer) -> bool:
+    """Tell whether `update` can take the optimiser's steps."""
+    group = optimizer.param_groups[0]
+    return type(optimizer).__name__ in RULES and not any(group.get(option) for option in REFUSED)
+
+
+def update(
+    name: str,
+    weights: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
+    states: Mapping[str, State],
+    step: int,
+    rates: Tensor,
+    decays: Tensor,
+    how: Mapping,
+) -> None:
+    """Take one step of every member, in place, by the rule `name` of `RULES`.
+
+    `states` are torch's, stacked and by weight, empty before the first step; `step` counts the
+    steps before this one; learning rates and weight decays (L2) are (members,); `how` has the other
+    options, as in the optimiser's `param_groups`.
+    """
+    decaying = bool(decays.any())
+    for key, weight in weights.items():
+        shape = (-1,) + (1,) * (weight.ndim - 1)
+        gradient = gradients[key]
+        if decaying:
+            gradient = gradient.addcmul(weight, decays.view(shape))
+        RULES[name](weight, gradient, states[key], step, rates.view(shape), how)

@@ -76,10 +76,14 @@ def load(
         int(index): {name: take_up(value) for name, value in entries.items()}
         for index, entries in progress["plain"].items()
     }
+    weights = {}
     for key, value in tensors.items():
-        kind, *place = key.split("/")
-        if kind == "optimizer" and len(place) == 2:  # a longer one is within a list
-            state.setdefault(int(place[0]), {})[place[1]] = value
+        kind, _, place = key.partition("/")
+        index, _, name = place.partition("/")
+        if kind == "model":
+            weights[place] = value
+        elif "/" not in name:  # else it is within a list
+            state.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     # That has cast all to the weights' dtype, but NAdam keeps a float32 beside float64 weights.
@@ -88,8 +92,5 @@ def load(
             if isinstance(value, Tensor):
                 held = optimizer.state[parameter]
                 held[name] = value.to(held[name].device)
-    prefix = "model/"
-    model.load_state_dict(
-        {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    )
+    model.load_state_dict(weights)
     return progress["step"], progress["rows"]

@@ -61,7 +61,7 @@ class Run:
     _states: "Path | dict[int, dict[str, Tensor]]" = field(repr=False)
 
     def state(self, epoch: float | None = None) -> dict[str, Tensor]:
-        """Return a copy of the weights at checkpoint `epoch`; of the last ones by default.
+        """Return a copy of the weights at checkpoint `epoch`, by default the last.
 
         Raises
         ------
@@ -106,8 +106,18 @@ class Unfinished:
         self._checkpoints = {0.0: 0, **asked, float(spec.epochs): self.training.last_step}
         if folder is not None:
             self.training.resume(folder / "resume.safetensors")
-            if not _has_weights(folder, self.training, self._checkpoints):
+            if not self._has_weights(folder):
                 self.training = Trainer(spec, split, device)
+
+    def _has_weights(self, folder: Path) -> bool:
+        """Return whether `folder` has the weights of every checkpoint that was passed."""
+        now = self.training
+        steps = {step for step in self._checkpoints.values() if now.rows and step <= now.step}
+        try:
+            _check(folder, steps | ({now.step} if now.status() else set()))
+        except (FileNotFoundError, SafetensorError):
+            return False
+        return True
 
     def is_due(self) -> bool:
         """Return whether the current step is to be evaluated and has not been."""
@@ -117,11 +127,12 @@ class Unfinished:
         """Keep the weights, after an evaluation, and all that is needed to go on."""
         training, folder = self.training, self.folder
         if training.step in self._checkpoints.values() or training.status():
-            self._states[training.step] = copy_weights(training.model)
-            if folder is not None:
-                save_tensors(self._states.pop(training.step), _checkpoint(folder, training.step))
-        if folder is not None:  # after the weights, which it says are there
-            training.save(folder / "resume.safetensors")
+            weights = copy_weights(training.model)
+            if folder is None:
+                self._states[training.step] = weights
+            else:
+                save_tensors(weights, _checkpoint(folder, training.step))
+        self.put_aside()  # after the weights, which it says are there
 
     def put_aside(self) -> None:
         """Keep the present step, which needs no evaluation or has it, to go on from there."""
@@ -132,7 +143,9 @@ class Unfinished:
         """Return the run at its end, and write down that it is there."""
         training, folder = self.training, self.folder
         status = training.status()
-        rows = [{k: _finite(v) for k, v in row.items()} for row in training.rows]
+        rows = [  # JSON has no NaN
+            {k: v if math.isfinite(v) else None for k, v in row.items()} for row in training.rows
+        ]
         checkpoints = {e: step for e, step in self._checkpoints.items() if step <= training.step}
         if training.step not in checkpoints.values():
             checkpoints[training.step / training.epoch_steps] = training.step
@@ -142,7 +155,7 @@ class Unfinished:
             "spec": asdict(self.spec),
             "data": self.source,
             "status": status,
-            "checkpoints": [[epoch, step] for epoch, step in checkpoints.items()],
+            "checkpoints": [list(entry) for entry in checkpoints.items()],
             "history": rows,
             "torch": torch.__version__,
             "device": training.device.type,
@@ -180,7 +193,7 @@ def stored(spec: Spec, key: str, folder: Path | None) -> Run | None:
         if digest not in (None, _digest(saved)):
             raise ValueError("run.json has changed since it was written")
         checkpoints = {float(epoch): int(step) for epoch, step in saved["checkpoints"]}
-        _check(_checkpoint(folder, step) for step in checkpoints.values())
+        _check(folder, checkpoints.values())
         if (left := folder / "resume.safetensors").exists():  # killed between the last two steps
             with suppress(OSError):  # a store may be read-only
                 left.unlink()
@@ -201,33 +214,16 @@ def _checkpoint(folder: Path, step: int) -> Path:
     return folder / f"step-{step:07d}.safetensors"
 
 
-def _check(paths: Iterable[Path]) -> None:
-    """Raise what safetensors raises where one of `paths` is missing or not of its full length."""
-    for path in paths:
-        with safe_open(path, "pt"):
+def _check(folder: Path, steps: Iterable[int]) -> None:
+    """Raise what safetensors raises where weights are missing or not of their full length."""
+    for step in steps:
+        with safe_open(_checkpoint(folder, step), "pt"):
             pass
 
 
-def _has_weights(folder: Path, training: Trainer, checkpoints: Mapping[float, int]) -> bool:
-    """Return whether `folder` has the weights of every checkpoint that `training` has passed."""
-    steps = {step for step in checkpoints.values() if training.rows and step <= training.step}
-    if training.status():
-        steps.add(training.step)
-    try:
-        _check(_checkpoint(folder, step) for step in steps)
-    except (FileNotFoundError, SafetensorError):
-        return False
-    return True
-
-
 def _history(rows: list[dict[str, float | None]]) -> pd.DataFrame:
-    # JSON has no NaN: a loss that is not finite is None in `rows`.
     values = np.array([list(row.values()) for row in rows], dtype=float)
     return pd.DataFrame(values, columns=list(rows[0])).astype({"step": int})
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def folder_of(store: str | Path | None, key: str) -> Path | None:
@@ -266,17 +262,11 @@ def fit(
     ValueError
         For bad values of `spec` or `device`.
     """
-    target = choose_device(device)
-    key = spec.key(split)
+    target, key = choose_device(device), spec.key(split)
     folder = folder_of(store, key)
     if (done := stored(spec, key, folder)) is not None:
         return done
     run = Unfinished(spec, key, split, target, folder)
-    with bar(
-        show=progress,
-        total=run.training.last_step,
-        initial=run.training.step,
-        desc=f"{spec.model}, seed {spec.seed}",
-        unit="step",
-    ) as steps:
+    span = {"initial": run.training.step, "total": run.training.last_step, "unit": "step"}
+    with bar(show=progress, desc=f"{spec.model}, seed {spec.seed}", **span) as steps:
         return complete(run, steps)

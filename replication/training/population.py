@@ -2,23 +2,25 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from replication import data
 from replication._core.inputs import choose_device
 from replication._core.progress import bar
-from replication.training import _batched, _updates
+from replication.training import _batched
 from replication.training.fit import INTERVAL, Run, Unfinished, complete, folder_of, stored
 from replication.training.spec import DTYPES, Spec
-from replication.training.trainer import deterministic, new_model, step_count
+from replication.training.trainer import Trainer, deterministic, new_model, step_count
 
 
 def fit_population(
@@ -59,16 +61,11 @@ def fit_population(
             raise ValueError(f"specs[{index}]: expected a Spec, found {type(spec).__name__}")
     target = choose_device(device)
     keys = [spec.key(split) for spec in specs]
-    folders = {key: folder_of(store, key) for key in dict.fromkeys(keys)}
-    runs: dict[str, Run] = {}
-    missing: dict[str, Spec] = {}
-    for key, spec in zip(keys, specs, strict=True):
-        if (done := stored(spec, key, folders[key])) is not None:
-            runs[key] = done
-        else:
-            missing[key] = spec
-    lengths = [step_count(spec, len(split.train)) for spec in missing.values()]
-    with bar(show=progress, total=sum(lengths), desc="population", unit="step") as steps:
+    by_key = dict(zip(keys, specs, strict=True))
+    runs = {key: stored(spec, key, folder_of(store, key)) for key, spec in by_key.items()}
+    missing = {key: spec for key, spec in by_key.items() if runs[key] is None}
+    total = sum(step_count(spec, len(split.train)) for spec in missing.values())
+    with bar(show=progress, total=total, desc="population", unit="step") as steps:
         for group in _groups(missing):
             first = missing[group[0]]
             placed = _placed(split, first, target)
@@ -76,14 +73,20 @@ def fit_population(
             size = members_at_once(model, first, len(group), target)
             for start in range(0, len(group), size):
                 members = [
-                    Unfinished(missing[key], key, placed, target, folders[key])
+                    Unfinished(missing[key], key, placed, target, folder_of(store, key))
                     for key in group[start : start + size]
                 ]
                 steps.update(sum(member.training.step for member in members))
-                for together in _in_step(members):
-                    for run in _train(together, model, target, steps):
+                # After an interruption members may be at different steps.
+                members.sort(key=_step_of)
+                for _, together in groupby(members, _step_of):
+                    for run in _train(list(together), model, target, steps):
                         runs[run.key] = run
     return [runs[key] for key in keys]
+
+
+def _step_of(member: Unfinished) -> int:
+    return member.training.step
 
 
 def strategy(model: nn.Module, members: int, device: torch.device) -> str:
@@ -97,18 +100,17 @@ def strategy(model: nn.Module, members: int, device: torch.device) -> str:
     if members == 1:
         return "solo"
     weights = sum(parameter.numel() for parameter in model.parameters())
+    gpu = device.type != "cpu"
     if _batched.is_fully_connected(model):
-        return "products" if device.type != "cpu" or weights <= 500_000 else "solo"
-    if device.type != "cpu" and _batched.is_mapped(model):
-        return "vmap"
-    return "solo"
+        return "products" if gpu or weights <= 500_000 else "solo"
+    return "vmap" if gpu and _batched.is_mapped(model) else "solo"
 
 
 def members_at_once(model: nn.Module, spec: Spec, members: int, device: torch.device) -> int:
     """Return how many networks to train as one program, 1 to train them one after another."""
     optimizer = getattr(torch.optim, spec.optimizer)
     try:
-        known = _updates.knows(optimizer(model.parameters(), lr=1, **spec.optimizer_options))
+        known = _batched.has_rule(optimizer(model.parameters(), lr=1, **spec.optimizer_options))
     except (TypeError, ValueError):
         known = False  # the member says what is wrong with its options
     if not known or strategy(model, members, device) == "solo":
@@ -125,9 +127,14 @@ class Stack:
 
     members: list[Unfinished]
     weights: dict[str, Tensor]
-    states: dict[str, _updates.State]
+    states: dict[str, _batched.State]
     labels: Tensor  # (members, training examples)
     order: Tensor  # (members, training examples) of this epoch
+
+    @property
+    def trainings(self) -> list[Trainer]:
+        """The members' own states."""
+        return [member.training for member in self.members]
 
     def of(self, index: list[int]) -> "Stack":
         """Return a part of the members."""
@@ -153,7 +160,7 @@ def _stack_of(members: list[Unfinished]) -> Stack:
     """Return members that are at the same step as one."""
     trainings = [member.training for member in members]
     weights = _batched.stacked([training.model for training in trainings])
-    states: dict[str, _updates.State] = {}
+    states: dict[str, _batched.State] = {}
     for name, _ in trainings[0].model.named_parameters():
         own = [t.optimizer.state[t.model.get_parameter(name)] for t in trainings]
         kept = [key for key, value in own[0].items() if key != "step" and value is not None]
@@ -168,7 +175,7 @@ def _order(members: list[Unfinished]) -> Tensor:
 
 def _minibatches(stack: Stack) -> tuple[Tensor, Tensor]:
     """Return the next step's images (members, examples, ...) and labels (members, examples)."""
-    trainings = [member.training for member in stack.members]
+    trainings = stack.trainings
     index, size = trainings[0].step % trainings[0].epoch_steps, trainings[0].spec.batch_size
     if index == 0:
         stack.order = _order(stack.members)
@@ -185,25 +192,25 @@ def _minibatches(stack: Stack) -> tuple[Tensor, Tensor]:
 
 
 def _dropout_masks(
-    members: list[Unfinished], model: nn.Module, inputs: Mapping[str, Tensor], examples: int
+    trainings: list[Trainer], model: nn.Module, inputs: Mapping[str, Tensor], examples: int
 ) -> dict[str, Tensor]:
     """Return the dropout factors of every member, as its own network would draw them."""
     if not inputs:
         return {}
     inputs = {name: value[:examples] for name, value in inputs.items()}
-    device = members[0].training.device
+    device = trainings[0].device
     drawn = []
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for member in members:
-            member.training.seed_dropout()
+        for training in trainings:
+            training.seed_dropout()
             drawn.append(_batched.draw_masks(model, inputs))
     return {name: torch.stack([masks[name] for masks in drawn]) for name in inputs}
 
 
 @torch.no_grad()
-def _evaluate(stack: Stack, program, template: nn.Module, batch_size: int = 512) -> None:
+def _evaluate(stack: Stack, program: Callable, batch_size: int = 512) -> None:
     """Add a row to the history of every member."""
-    trainings = [member.training for member in stack.members]
+    trainings = stack.trainings
     measured = []
     for part in ([t.shown() for t in trainings], [t.test for t in trainings]):
         shared = all(e.images.data_ptr() == part[0].images.data_ptr() for e in part)
@@ -213,13 +220,13 @@ def _evaluate(stack: Stack, program, template: nn.Module, batch_size: int = 512)
         loss = torch.zeros(len(part), dtype=torch.float64, device=longest.images.device)
         correct = torch.zeros_like(loss)
         for start in range(0, len(longest), batch_size):
-            here = slice(start, start + batch_size)
-            labels = _padded([examples.labels[here] for examples in part])
+            batch = slice(start, start + batch_size)
+            labels = pad_sequence([examples.labels[batch] for examples in part], True)
             if shared:
-                images = longest.images[here][None]
+                images = longest.images[batch][None]
             else:
-                images = _padded([examples.images[here] for examples in part])
-            logits = program(template, stack.weights, images, {}, False)
+                images = pad_sequence([examples.images[batch] for examples in part], True)
+            logits = program(stack.weights, images, {}, False)
             counted = torch.arange(start, start + labels.shape[1])[None] < counts[:, None]
             counted = counted.to(loss.device)
             losses = F.cross_entropy(logits.double().mT, labels, reduction="none")
@@ -229,10 +236,6 @@ def _evaluate(stack: Stack, program, template: nn.Module, batch_size: int = 512)
         measured.append(zip((loss / sizes).tolist(), (correct / sizes).tolist(), strict=True))
     for training, train, test in zip(trainings, *measured, strict=True):
         training.add_row(train, test)
-
-
-def _padded(parts: list[Tensor]) -> Tensor:
-    return nn.utils.rnn.pad_sequence(parts, batch_first=True)
 
 
 def _train(
@@ -246,30 +249,30 @@ def _train(
         return
     stack = _stack_of(members)
     inputs = _batched.dropout_inputs(model, _minibatches(stack)[0][0])
-    program, template = _batched.products, model
+    program = partial(_batched.products, model)
     if how == "vmap":
-        program, template = (
-            _batched.vmapped,
-            _batched.with_masks(new_model(members[0].spec, device)),
-        )
+        masked = _batched.with_masks(new_model(members[0].spec, device))
+        program = partial(_batched.vmapped, masked)
+    by_hand = how == "products" and _batched.has_gradients(model)
     kept = time.monotonic()
     with deterministic():
         while True:
-            due = [i for i, member in enumerate(stack.members) if member.is_due()]
-            if due:
-                _evaluate(stack.of(due), program, template)
+            if due := [i for i, member in enumerate(stack.members) if member.is_due()]:
+                _evaluate(stack.of(due), program)
                 for index in due:
                     stack.write_back(index)
                     stack.members[index].keep()
-            going = [i for i, member in enumerate(stack.members) if not member.training.status()]
-            for member in stack.members:
+            going = []
+            for index, member in enumerate(stack.members):
                 if member.training.status():
                     steps.update(member.training.last_step - member.training.step)
                     yield member.finish()
+                else:
+                    going.append(index)
             if not going:
                 return
             stack = stack.of(going)
-            _advance(stack, program, template, model, inputs)
+            _advance(stack, program, by_hand, model, inputs)
             steps.update(len(going))
             if time.monotonic() - kept > INTERVAL:
                 for index, member in enumerate(stack.members):
@@ -279,32 +282,28 @@ def _train(
                 kept = time.monotonic()
 
 
-def _advance(stack: Stack, program, template: nn.Module, model: nn.Module, inputs: dict) -> None:
+def _advance(
+    stack: Stack, program: Callable, by_hand: bool, model: nn.Module, inputs: Mapping[str, Tensor]
+) -> None:
     """Take one step of every member's optimiser."""
-    trainings = [member.training for member in stack.members]
-    first = trainings[0]
+    first = stack.members[0].training
     images, labels = _minibatches(stack)
-    masks = _dropout_masks(stack.members, model, inputs, images.shape[1])
+    masks = _dropout_masks(stack.trainings, model, inputs, images.shape[1])
     trained = {name: stack.weights[name] for name, _ in model.named_parameters()}
-    if program is _batched.products and _batched.has_gradients(model):
+    if by_hand:
         gradients = _batched.gradients(model, stack.weights, images, labels, masks)
     else:
         leaves = {name: weight.detach().requires_grad_() for name, weight in trained.items()}
-        logits = program(template, {**stack.weights, **leaves}, images, masks, True)
+        logits = program({**stack.weights, **leaves}, images, masks, True)
         losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
-        found = torch.autograd.grad(losses / labels.shape[1], list(leaves.values()))
-        gradients = dict(zip(leaves, found, strict=True))
-    own = [training.optimizer.param_groups[0] for training in trainings]
-    rates, decays = (
-        torch.tensor(values, dtype=images.dtype, device=images.device)
-        for values in (
-            [training.learning_rate() for training in trainings],
-            [group["weight_decay"] for group in own],
-        )
-    )
+        by_leaf = torch.autograd.grad(losses / labels.shape[1], list(leaves.values()))
+        gradients = dict(zip(leaves, by_leaf, strict=True))
+    groups = [training.optimizer.param_groups[0] for training in stack.trainings]
+    rates = images.new_tensor([training.learning_rate() for training in stack.trainings])
+    decays = images.new_tensor([group["weight_decay"] for group in groups])
     name = first.spec.optimizer
-    _updates.update(name, trained, gradients, stack.states, first.step, rates, decays, own[0])
-    for training in trainings:
+    _batched.update(name, trained, gradients, stack.states, first.step, rates, decays, groups[0])
+    for training in stack.trainings:
         training.step += 1
 
 
@@ -317,12 +316,6 @@ def _groups(specs: Mapping[str, Spec]) -> list[list[str]]:
         shared += [spec.dtype, spec.image_corruption is None, spec.augment.get("crop")]
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(key)
     return list(groups.values())
-
-
-def _in_step(members: list[Unfinished]) -> list[list[Unfinished]]:
-    """Return members that are at the same step; after an interruption they may differ."""
-    by_step = sorted(members, key=lambda member: member.training.step)
-    return [list(same) for _, same in groupby(by_step, lambda member: member.training.step)]
 
 
 def _placed(split: data.Split, spec: Spec, device: torch.device) -> data.Split:

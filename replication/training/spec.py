@@ -9,18 +9,25 @@ from numbers import Real
 import torch
 
 from replication import data, models
-from replication._core.inputs import as_integer, nearest
+from replication._core.inputs import as_choice, as_integer, as_number
 
 FORMAT = 1  # raised when files of an earlier version must not be taken for these
 SCHEDULES = ("constant", "cosine", "exponential")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+OPTIMIZERS = sorted(
+    name
+    for name, value in vars(torch.optim).items()
+    if isinstance(value, type)
+    and issubclass(value, torch.optim.Optimizer)
+    and value is not torch.optim.Optimizer
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """What to train and how; everything that decides the result but the data themselves.
 
-    An epoch that is a fraction means the nearest step.
+    Epochs may be fractions; the nearest step is meant.
 
     Attributes
     ----------
@@ -33,8 +40,8 @@ class Spec:
         (``1/2 (1 + cos(pi step / steps))`` times the rate, steps counted from 0);
         ``"exponential"``, times `decay` after each epoch.
     batch_size, epochs
-        Minibatches are drawn without replacement; the last of an epoch may be smaller. `epochs` may
-        be a fraction; one step is taken at least.
+        Minibatches are drawn without replacement; the last of an epoch may be smaller. One step is
+        taken at least.
     label_corruption, keep_marginal
         Arguments of `data.corrupt_labels` for the training labels; fixed over epochs.
     image_corruption
@@ -43,7 +50,7 @@ class Spec:
         ``{"shift": pixels, "flip": probability, "crop": side}``, any of them. With a crop the
         network trains on random windows and is measured on the central ones.
     checkpoints
-        Epochs, possibly fractions, after which the weights are kept, besides the first and last.
+        Epochs after which the weights are kept, besides the first and last.
     stop_at_train_accuracy
         Stop at the first evaluation that reaches it. None: never.
     evaluate_every
@@ -85,12 +92,12 @@ class Spec:
         self._check_names()
         self._check_numbers()
         for name in [f.name for f in fields(self)]:
+            value = getattr(self, name)
             try:
-                json.dumps(getattr(self, name), allow_nan=False)
+                json.dumps(value, allow_nan=False)
             except (TypeError, ValueError) as error:
                 raise ValueError(
-                    f"{name}: expected a value that JSON can hold, found {getattr(self, name)!r} "
-                    f"({error})"
+                    f"{name}: expected a value that JSON can hold, found {value!r} ({error})"
                 ) from None
 
     def key(self, split: data.Split) -> str:
@@ -99,17 +106,12 @@ class Spec:
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
     def _check_names(self) -> None:
-        optimizers = [name for name in dir(torch.optim) if _is_optimizer(name)]
-        for name, known in (
-            ("model", list(models.MODELS)),
-            ("optimizer", optimizers),
-            ("schedule", SCHEDULES),
-            ("image_corruption", data.KINDS),
-            ("dtype", list(DTYPES)),
-        ):
-            found = getattr(self, name)
-            if found not in known and not (name == "image_corruption" and found is None):
-                raise ValueError(f"{name}: found {found!r}; {nearest(str(found), known)}")
+        as_choice(self.model, "model", models.MODELS)
+        as_choice(self.optimizer, "optimizer", OPTIMIZERS)
+        as_choice(self.schedule, "schedule", SCHEDULES)
+        as_choice(self.dtype, "dtype", DTYPES)
+        if self.image_corruption is not None:
+            as_choice(self.image_corruption, "image_corruption", data.KINDS)
         for name in ("model_options", "optimizer_options", "augment"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name}: expected a mapping, found {getattr(self, name)!r}")
@@ -124,16 +126,14 @@ class Spec:
                 # A NumPy integer becomes a plain one, which JSON can hold.
                 object.__setattr__(self, name, as_integer(value, name, least))
         for name in ("learning_rate", "decay", "epochs", "evaluate_every"):
-            value = getattr(self, name)
-            if not (isinstance(value, Real) and value > 0):
-                raise ValueError(f"{name}: expected a number of more than 0, found {value!r}")
+            as_number(getattr(self, name), name, positive=True)
         goal = self.stop_at_train_accuracy
         for name, value in (
             ("label_corruption", self.label_corruption),
             ("stop_at_train_accuracy", 0 if goal is None else goal),
             ("augment: flip", self.augment.get("flip", 0)),
         ):
-            if not (isinstance(value, Real) and 0 <= value <= 1):
+            if as_number(value, name) > 1:
                 raise ValueError(f"{name}: expected a number from 0 to 1, found {value!r}")
         as_integer(self.augment.get("shift", 0), "augment: shift", 0)
         as_integer(self.augment.get("crop", 1), "augment: crop", 1)
@@ -148,8 +148,3 @@ class Spec:
                 "evaluation_images: expected None with stop_at_train_accuracy, which needs the "
                 f"whole training set, found {self.evaluation_images}"
             )
-
-
-def _is_optimizer(name: str) -> bool:
-    found, base = getattr(torch.optim, name), torch.optim.Optimizer
-    return isinstance(found, type) and issubclass(found, base) and found is not base

@@ -19,18 +19,12 @@ from replication.training.spec import DTYPES, Spec
 class Trainer:
     """The state of one training run.
 
-    Parameters
-    ----------
-    spec : Spec
-    split : data.Split
-    device : torch.device
-
     Attributes
     ----------
     step, last_step : int
         Steps of the optimiser that were taken; at which the run ends.
     rows : list of dict
-        The history so far: step, epoch and the four columns that `evaluate` adds.
+        The history so far: step, epoch, losses and accuracies.
     images : Tensor
         Training images as minibatches take them, before augmentation.
     train, test : data.Examples
@@ -65,20 +59,16 @@ class Trainer:
                 for x, stream in zip(images, streams, strict=True)
             ]
         self.images, test_images = (x.to(device, DTYPES[spec.dtype]) for x in images)
-        self.train = data.Examples(self._centre(self.images), labels.to(device))
-        self.test = data.Examples(self._centre(test_images), split.test.labels.to(device))
+        side, most = spec.augment.get("crop"), min(self.images.shape[2:])
+        if side is not None and side > most:
+            raise ValueError(f"augment: crop: expected at most {most}, found {side}")
+        self.train, self.test = (
+            data.Examples(x if side is None else data.centre_crop(x, side), y.to(device))
+            for x, y in ((self.images, labels), (test_images, split.test.labels))
+        )
         self.epoch_steps = math.ceil(len(self.train) / spec.batch_size)
         self.row_steps = max(1, self.step_at(spec.evaluate_every))
         self.last_step = step_count(spec, len(self.train))
-
-    def _centre(self, images: Tensor) -> Tensor:
-        """Return what is measured of (N, C, H, W): with a crop the centres, else all."""
-        side, most = self.spec.augment.get("crop"), min(images.shape[2:])
-        if side is None:
-            return images
-        if side > most:
-            raise ValueError(f"augment: crop: expected at most {most}, found {side}")
-        return data.centre_crop(images, side)
 
     def step_at(self, epoch: float) -> int:
         """Return the step nearest to `epoch`."""
@@ -87,7 +77,10 @@ class Trainer:
     def at_event(self, checkpoints: Mapping[float, int]) -> bool:
         """Return whether the current step is to be evaluated and has not been."""
         due = self.step % self.row_steps == 0 or self.step in checkpoints.values()
-        return due and (not self.rows or self.rows[-1]["step"] != self.step)
+        return due and not self._is_measured()
+
+    def _is_measured(self) -> bool:
+        return bool(self.rows) and self.rows[-1]["step"] == self.step
 
     def evaluate(self) -> None:
         """Measure the network and add a row to the history."""
@@ -107,7 +100,7 @@ class Trainer:
 
     def status(self) -> str:
         """Return how the run ended if it ends at this step, or "" to go on."""
-        if not self.rows or self.rows[-1]["step"] != self.step:
+        if not self._is_measured():
             return ""
         row, goal = self.rows[-1], self.spec.stop_at_train_accuracy
         if not math.isfinite(row["train_loss"]):
@@ -178,8 +171,8 @@ class Trainer:
 
     def resume(self, path: Path) -> None:
         """Go on from `path` if it is there and whole."""
-        if (found := _checkpoint.load(path, self.model, self.optimizer)) is not None:
-            self.step, self.rows = found
+        if (progress := _checkpoint.load(path, self.model, self.optimizer)) is not None:
+            self.step, self.rows = progress
 
 
 def training_labels(spec: Spec, split: data.Split) -> Tensor:
@@ -238,27 +231,16 @@ def new_model(spec: Spec, device: torch.device) -> nn.Module:
     model = models.build(spec.model, spec.seed, DTYPES[spec.dtype], **spec.model_options)
     # Channels last makes convolutions about twice as fast on a CPU; the numbers stay in place.
     # L-BFGS views each gradient as one vector, which that layout does not allow.
-    channels_last = spec.optimizer != "LBFGS"
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    layout = torch.contiguous_format if spec.optimizer == "LBFGS" else torch.channels_last
     return model.to(device, memory_format=layout)
 
 
 def augment(images: Tensor, how: Mapping[str, float], source: torch.Generator) -> Tensor:
-    """Return images flipped left to right, shifted with zeros moving in, and cropped at random.
+    """Return (N, C, H, W) flipped left to right, shifted with zeros moving in, cropped at random.
 
-    Parameters
-    ----------
-    images : (N, C, H, W) tensor
-    how : mapping
-        ``"flip"``: the probability, for each image; ``"shift"``: the most pixels in each direction,
-        drawn for each image and axis; ``"crop"``: the side of the window that is kept, whose place
-        is drawn for each image. What is missing is not done.
-    source : torch.Generator
-        On the CPU, so that a seed means the same on every device.
-
-    Returns
-    -------
-    (N, C, H, W) tensor, or (N, C, side, side) with a crop
+    `how` may have ``"flip"``: the probability, for each image; ``"shift"``: the most pixels in each
+    direction, drawn for each image and axis; ``"crop"``: the side of the window that is kept, whose
+    place is drawn for each image. `source` is on the CPU: a seed means the same on every device.
     """
     count, _, height, width = images.shape
     if "flip" in how:

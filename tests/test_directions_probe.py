@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from _random_networks import gaussian
+from sklearn.linear_model import LogisticRegression
 
 from replication.directions.probe import keep_components, linear_probe
 
@@ -104,3 +105,17 @@ def test_others_take_the_same_map_and_more_than_the_rank_changes_nothing():
 def test_bad_cuts_are_named(arguments, name):
     with pytest.raises(ValueError, match=f"^{name}: "):
         keep_components(torch.ones(9, 5), *arguments)
+
+
+def test_the_penalty_is_that_of_the_formula():
+    """The threshold of a lopsided problem, seen in the share of a fine grid on its one side."""
+    x = torch.cat([gaussian(90, 1), gaussian(30, 1, seed=1) + 2])
+    y, grid = (torch.arange(120) >= 90).long(), torch.linspace(-3, 6, 2001).double()[:, None]
+    shares = []
+    for penalty in (0.2, 0.4):
+        z = ((x - x.mean(0)) / x.std(0)).numpy()
+        model = LogisticRegression(C=1 / (120 * penalty), tol=1e-8).fit(z, y)  # two classes: W / 2
+        expected = model.predict(((grid - x.mean(0)) / x.std(0)).numpy()).mean()
+        shares.append(linear_probe(x, y, grid, torch.ones(2001).long(), 2 * penalty))
+        assert shares[-1] == pytest.approx(expected, abs=2e-3)
+    assert abs(shares[0] - shares[1]) > 0.02

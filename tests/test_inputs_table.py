@@ -575,6 +575,7 @@ EXEMPT = {
         RESULT,
     ),
     "sensitivity.trajectories": "a module",
+    **{f"directions.{name}": "a module" for name in ("probe", "projection", "resets")},
     "directions.projection.projected": "a context around a network; its layers are looked up",
     "activations.flatten": "a view of what a layer gave, checked by what takes it",
     "activations.spatial_mean": "a mean of what a layer gave, checked by what takes it",

@@ -1,8 +1,10 @@
 """Single directions: what perturbing them does to a network, and how selective they are.
 
-A direction is a unit: a column of (examples, units), or a channel of (examples, channels, ...).
+A direction is a unit: a column of (examples, units), or a channel of (examples, channels, ...). The
+modules `probe`, `projection` and `resets` intervene on whole layers.
 """
 
+from replication.directions import probe, projection, resets
 from replication.directions.ablation import (
     AblationCurve,
     UnitAblation,
@@ -21,5 +23,8 @@ __all__ = [
     "cumulative_ablation",
     "mutual_information",
     "noise_curve",
+    "probe",
+    "projection",
+    "resets",
     "unit_ablation",
 ]

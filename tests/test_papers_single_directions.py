@@ -170,6 +170,8 @@ def test_members_average_to_the_correlation_and_vary_as_it_does():
     assert np.mean(values) == pytest.approx(spearmanr(x, y).statistic)
     resampled = [spearmanr(x[c], y[c]).statistic for c in source.integers(0, 100, (500, 100))]
     assert np.std(values) / 10 == pytest.approx(np.std(resampled), rel=0.15)
+    outlier = correlation_by_member(range(10), [99, *range(1, 10)])
+    assert np.argmin(outlier) == 0  # the member that lowers the correlation
 
 
 @pytest.mark.parametrize(("x", "y"), [([], []), ([1, 2], [1, 2]), ([1, 2, 3, 4], [1, 1, 1, 1])])

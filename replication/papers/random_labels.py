@@ -86,11 +86,6 @@ def central(split: data.Split) -> data.Split:
     return data.preprocess(split, crop=split.train.images.shape[-1] - 4, whiten=True)
 
 
-def kernel_sets(name: str) -> list[str]:
-    """Return the data sets for kernels: the notebook's own, and MNIST beside CIFAR-10."""
-    return [name, "mnist"] if name == "cifar10" and data.locate("mnist") else [name]
-
-
 def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str, Experiment]:
     """Return the experiments; `networks` has a run for each condition that any figure shows."""
     settings, split = SETTINGS[profile], load(profile, dataset)
@@ -127,7 +122,8 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
     conditions += [condition(model, crop=True, weight_decay=True) for model in convnets]
     conditions += [condition(INCEPTION, weight_decay=True, batch_norm=False)]
 
-    files = {name: data.locate(name).fingerprint[:12] for name in kernel_sets(split.name)}
+    sets = ["cifar10", "mnist"] if split.name == "cifar10" else [split.name]  # of kernels
+    files = {name: data.locate(name).fingerprint[:12] for name in sets if data.locate(name)}
     source = {"data": split.name, "files": files[split.name]}
     side = {"side": split.train.images.shape[-1] - 4}
     setup = source | {"images": settings["images"]} | side

@@ -5,12 +5,8 @@ which the claim holds, a test and the fewest seeds that count. `settle` turns th
 seeds into an interval and the interval into one of three verdicts:
 
 * ``reproduced``: the whole interval lies strictly on the claimed side of the threshold;
-* ``not reproduced``: the whole interval lies strictly on the other side, or has no width and lies
-  exactly on the threshold;
-* ``inconclusive``: anything else, including too few seeds.
-
-The tests ``"t"``, ``"bootstrap"``, ``"sign"`` and ``"every"`` are described in
-`replication.claims.outcome`.
+* ``not reproduced``: it lies strictly on the other side, or has no width and lies on the threshold;
+* ``inconclusive``: anything else, including too few seeds. `Rule` describes the tests.
 
 A claim of several rules holds when every part does. It is reproduced when all parts are: an
 intersection-union test, whose error is that of a single part without any correction (Berger 1982,
@@ -20,14 +16,14 @@ r a/2 rather than a/2, at confidence 1 - a.
 """
 
 from replication.claims._file import FILE, load, ours, rules, save, table
-from replication.claims.outcome import (
+from replication.claims.rule import (
     INCONCLUSIVE,
     NOT_REPRODUCED,
     REPRODUCED,
     VERDICTS,
     Outcome,
+    Rule,
 )
-from replication.claims.rule import Rule
 from replication.claims.settle import Claim, Settled, seen, settle, settle_all
 
 __all__ = [

@@ -9,16 +9,14 @@ from typing import Any
 import pandas as pd
 
 from replication._core.files import read_json, write_json
-from replication.claims.outcome import decide, gravest
-from replication.claims.rule import Rule
+from replication.claims.rule import Rule, decide, gravest
 from replication.claims.settle import Claim, Settled
 
 FILE = "claims.json"
 
-_KEYS = (
-    *("id", "paper", "figure", "statement", "paper_value", "value", "interval", "verdict", "rule"),
-    *("seeds", "dataset", "scale", "profile", "notebook", "note", "parts", "values"),
-)
+_TEXTS = ("id", "paper", "figure", "statement", "paper_value", "rule", "dataset", "scale")
+_TEXTS += ("profile", "notebook", "note")
+_RESULTS = ("verdict", "value", "interval", "seeds")  # those of the part that decides
 
 
 def save(settled: Iterable[Settled], folder: str | os.PathLike) -> Path:
@@ -77,24 +75,23 @@ def _refuse_twice(rows: Sequence[Mapping[str, Any]], name: str | os.PathLike) ->
 
 def _check(row: Mapping[str, Any]) -> None:
     """Raise an error saying what is wrong with one object of ``claims.json``."""
-    missing = [key for key in _KEYS if key not in row]
+    missing = [key for key in (*_TEXTS, *_RESULTS, "parts", "values") if key not in row]
     if missing:
         raise ValueError(f"lacks {', '.join(missing)}")
-    for key in set(_KEYS) - {"value", "interval", "verdict", "seeds", "parts", "values"}:
+    for key in _TEXTS:
         if not isinstance(row[key], str):
             raise ValueError(f"says {key} {str(row[key])[:60]}; expected a text")
     if not row["parts"]:
         raise ValueError("has no parts")
     for i, part in enumerate(row["parts"], 1):
-        # Only the verdict is compared: another version of SciPy may differ in an interval's last
-        # digits.
+        # Only the verdict: another version of SciPy may differ in an interval's last digits.
         verdict = decide(Rule(**part["rule"]), part["values"], f"values of part {i}").verdict
         if part["verdict"] != verdict:
             raise ValueError(
                 f"says {part['verdict']!r} of part {i}, but its values give {verdict!r}"
             )
     part = row["parts"][gravest([part["verdict"] for part in row["parts"]])]
-    for key in ("verdict", "value", "interval", "seeds"):
+    for key in _RESULTS:
         if row[key] != part[key]:
             raise ValueError(f"says {key} {row[key]!r}, but its parts give {part[key]!r}")
 
@@ -140,32 +137,16 @@ def table(settled: Iterable[Settled]) -> pd.DataFrame:
 
     Its columns are Claim, Statement, Paper (what the paper reports), Ours and Verdict.
     """
-    rows = [item.as_dict() for item in settled]
-    return _Table(
-        {
-            "Claim": [row["id"] for row in rows],
-            "Statement": [row["statement"] for row in rows],
-            "Paper": [row["paper_value"] for row in rows],
-            "Ours": [ours(row) for row in rows],
-            "Verdict": [row["verdict"] for row in rows],
-        }
-    )
+    rows = [
+        (s.claim.id, s.claim.statement, s.claim.paper_value, ours(s.as_dict()), s.verdict)
+        for s in settled
+    ]
+    return _Table(rows, columns=["Claim", "Statement", "Paper", "Ours", "Verdict"])
 
 
 def rules(claims: Iterable[Claim]) -> pd.DataFrame:
     """Return what settles each claim as a table for a notebook, before any number is known."""
-    claims = list(claims)
-    return _Table(
-        {
-            "Claim": [claim.id for claim in claims],
-            "Statement": [claim.statement for claim in claims],
-            "Paper": [f"{claim.paper_value} ({claim.figure or claim.paper})" for claim in claims],
-            "Rule": [
-                " ".join(
-                    f"({i}) {rule}" if len(claim.rules) > 1 else str(rule)
-                    for i, rule in enumerate(claim.rules, 1)
-                )
-                for claim in claims
-            ],
-        }
-    )
+    rows = [
+        (c.id, c.statement, f"{c.paper_value} ({c.figure or c.paper})", c.sentences) for c in claims
+    ]
+    return _Table(rows, columns=["Claim", "Statement", "Paper", "Rule"])

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from replication.claims.outcome import Outcome, decide, gravest
-from replication.claims.rule import Rule
+from replication.claims.rule import Outcome, Rule, decide, gravest
 
 
 @dataclass(frozen=True)
@@ -18,18 +17,14 @@ class Claim:
 
     Parameters
     ----------
-    id
-        The claim's short name, e.g. "B1".
-    paper
-        Authors and year, e.g. "Novak et al. 2018".
+    id, paper
+        A short name, e.g. "B1"; authors and year, e.g. "Novak et al. 2018".
     statement
         The claim in our words.
     rule
         One `Rule`, or a tuple of rules that must all hold.
-    figure
-        The paper's figure or section, or "".
-    paper_value
-        What the paper reports.
+    figure, paper_value
+        The paper's figure or section, or ""; what it reports.
 
     Raises
     ------
@@ -45,21 +40,22 @@ class Claim:
     paper_value: str = "not reported"
 
     def __post_init__(self):
-        rules = bool(self.rules) and all(isinstance(rule, Rule) for rule in self.rules)
-        for name, ok, expected in (
-            ("id", self.id, "a text"),
-            ("paper", self.paper, "a text"),
-            ("statement", self.statement, "a text"),
-            ("rule", rules, "a Rule or a tuple of at least one Rule"),
-            ("paper_value", self.paper_value, "a text"),
-        ):
-            if not ok:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}")
+        for name in ("id", "paper", "statement", "paper_value"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a text")
+        if not self.rules or not all(isinstance(rule, Rule) for rule in self.rules):
+            raise ValueError(f"rule is {self.rule!r}; expected a Rule or a tuple of at least one")
 
     @property
     def rules(self) -> tuple[Rule, ...]:
         """The rules, as a tuple also when there is one."""
         return self.rule if isinstance(self.rule, tuple) else (self.rule,)
+
+    @property
+    def sentences(self) -> str:
+        """The rules in words, numbered where there are several."""
+        numbered = (f"({i}) {rule}" for i, rule in enumerate(self.rules, 1))
+        return " ".join(numbered) if len(self.rules) > 1 else str(self.rules[0])
 
 
 @dataclass(frozen=True)
@@ -100,25 +96,16 @@ class Settled:
             }
             for part in self.parts
         ]
-        rules = [str(rule) for rule in self.claim.rules]
-        if len(rules) > 1:
-            rules = [f"({i}) {rule}" for i, rule in enumerate(rules, 1)]
+        claim = ("id", "paper", "figure", "statement", "paper_value")
+        where = ("dataset", "scale", "profile", "notebook", "note")
         return {
-            "id": self.claim.id,
-            "paper": self.claim.paper,
-            "figure": self.claim.figure,
-            "statement": self.claim.statement,
-            "paper_value": self.claim.paper_value,
+            **{name: getattr(self.claim, name) for name in claim},
             "value": self.value,
             "interval": self.interval and list(self.interval),
             "verdict": self.verdict,
-            "rule": " ".join(rules),
+            "rule": self.claim.sentences,
             "seeds": self.seeds,
-            "dataset": self.dataset,
-            "scale": self.scale,
-            "profile": self.profile,
-            "notebook": self.notebook,
-            "note": self.note,
+            **{name: getattr(self, name) for name in where},
             "parts": parts,
             "values": [p["values"] for p in parts] if len(parts) > 1 else parts[0]["values"],
         }
@@ -141,9 +128,9 @@ def settle(
     claim
         The claim, its rules fixed.
     values
-        One number a seed; for a claim whose `rule` is a tuple, one such series a rule, in the
-        order of the rules. NaN (or None) says that the statistic is undefined for that seed: it is
-        dropped, counted and mentioned; under ``"every"`` it keeps a claim from being reproduced.
+        One number a seed; for a claim whose `rule` is a tuple, one such series a rule. NaN (or
+        None) says that the statistic is undefined for that seed: it is dropped, counted and
+        mentioned; under ``"every"`` it keeps a claim from being reproduced.
     dataset, profile, notebook
         Where the numbers come from, e.g. "MNIST", "full", "04_noise_svd_mnist".
     scale
@@ -166,20 +153,18 @@ def settle(
     >>> settle(claim, [0.21, 0.19, 0.23], **where).verdict
     'not reproduced'
     """
-    name = f"values of claim {claim.id}"
-    if not isinstance(claim.rule, tuple):
-        parts = (decide(claim.rule, values, name),)
-    elif len(values) != len(claim.rule):
-        raise ValueError(f"{name} has {len(values)} series; expected {len(claim.rule)}: 1 a rule")
-    else:
-        pairs = enumerate(zip(claim.rule, values, strict=True), 1)
-        parts = tuple(decide(rule, series, f"{name}, part {i}") for i, (rule, series) in pairs)
-    remarks = [note.strip()]
-    for i, part in enumerate(parts, 1):
-        which = f"part {i}: " if len(parts) > 1 else ""
+    name, several = f"values of claim {claim.id}", isinstance(claim.rule, tuple)
+    series = values if several else [values]
+    if len(series) != len(claim.rules):
+        raise ValueError(f"{name} has {len(series)} series; expected {len(claim.rules)}: 1 a rule")
+    parts, remarks = [], [note.strip()]
+    for i, (rule, numbers) in enumerate(zip(claim.rules, series, strict=True), 1):
+        part = decide(rule, numbers, f"{name}, part {i}" if several else name)
+        which = f"part {i}: " if len(series) > 1 else ""
         remarks.append(part.reason and which + part.reason)
+        parts.append(part)
     text = "; ".join(filter(None, remarks))
-    return Settled(claim, parts, dataset, profile, notebook, scale, text)
+    return Settled(claim, tuple(parts), dataset, profile, notebook, scale, text)
 
 
 def settle_all(
@@ -193,22 +178,18 @@ def settle_all(
     `where` are the keywords ``dataset``, ``profile``, ``notebook`` and ``scale`` of `settle`: a
     text for all claims, or a mapping of id to text.
     """
-
-    def own(claim: Claim) -> dict[str, str]:
-        return {k: v if isinstance(v, str) else v[claim.id] for k, v in where.items()}
-
-    return [
-        settle(claim, values[claim.id], note=notes.get(claim.id, ""), **own(claim))
-        for claim in claims
-    ]
+    settled = []
+    for claim in claims:
+        own = {k: v if isinstance(v, str) else v[claim.id] for k, v in where.items()}
+        settled.append(settle(claim, values[claim.id], note=notes.get(claim.id, ""), **own))
+    return settled
 
 
 def seen(values: Sequence[float] | Sequence[Sequence[float]], *names: str, digits: int = 2) -> str:
     """Return the mean of each series of a claim behind its name: what was seen, for a note."""
-    series = values if len(names) > 1 else [values]
     means = []
-    for name, each in zip(names, series, strict=False):
-        each = np.asarray(each, dtype=float)
-        mean = np.nanmean(each) if np.isfinite(each).any() else np.nan
+    for name, series in zip(names, values if len(names) > 1 else [values], strict=False):
+        defined = np.asarray(series, dtype=float)
+        mean = np.nanmean(defined) if np.isfinite(defined).any() else np.nan
         means.append(f"{name} {mean:.{digits}g}")
     return "seen: " + ", ".join(means)

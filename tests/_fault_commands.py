@@ -40,12 +40,8 @@ def fit() -> None:
     spec = training.Spec(
         model="mlp",
         model_options={"inputs": 64, "widths": (64, 64)},
-        optimizer="Adam",
-        epochs=16,
-        batch_size=16,
-        evaluate_every=0.5,
-        checkpoints=tuple(range(16)),
-        augment={"flip": 0.5},
+        **{"optimizer": "Adam", "epochs": 16, "batch_size": 16, "evaluate_every": 0.5},
+        **{"checkpoints": tuple(range(16)), "augment": {"flip": 0.5}},
     )
     describe([training.fit(spec, toy(), store=paths.runs() / "n", progress=False)])
 
@@ -55,12 +51,8 @@ def population() -> None:
         training.Spec(
             model="mlp",
             model_options={"inputs": 64, "widths": (32,)},
-            epochs=epochs,
-            batch_size=16,
-            checkpoints=(1, 2, 4),
-            label_corruption=0.2,
-            seed=seed,
-            dtype="float64",
+            **{"epochs": epochs, "batch_size": 16, "checkpoints": (1, 2, 4), "seed": seed},
+            **{"label_corruption": 0.2, "dtype": "float64"},
         )
         for seed in range(6)
         for epochs in (8, 12)
@@ -76,13 +68,9 @@ def download() -> None:
 def toy() -> data.Split:
     """Return a small data set."""
     source = np.random.default_rng(0)
-    parts = [
-        data.Examples(
-            torch.tensor(source.random((count, 1, 8, 8)), dtype=torch.float32),
-            torch.tensor(source.integers(0, 10, count)),
-        )
-        for count in (320, 80)
-    ]
+    images = torch.tensor(source.random((400, 1, 8, 8)), dtype=torch.float32)
+    labels = torch.tensor(source.integers(0, 10, 400))
+    parts = (data.Examples(images[a:b], labels[a:b]) for a, b in ((0, 320), (320, 400)))
     return data.Split(*parts, "toy", tuple("0123456789"), "made up")
 
 

@@ -1,7 +1,11 @@
 """Small data sets, and networks trained in milliseconds, that several tests share."""
 
+import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -61,11 +65,38 @@ def forbid_steps(monkeypatch):
     monkeypatch.setattr(trainer.Trainer, "advance", advance)
 
 
-def run_killer(program, store, seed):
-    """Run a program that starts and kills others on `store`; it fails with what it printed."""
-    source = program.format(tests=str(Path(__file__).parent), store=str(store), seed=seed)
-    done = subprocess.run(
-        [sys.executable, "-c", source], capture_output=True, text=True, timeout=300
-    )
-    print(done.stdout, done.stderr)  # shown when the test fails
-    assert done.returncode == 0, done.stderr
+def kill_at_random(module, folder, seed, wanted=7):
+    """Kill `module.work(store)` at random moments, on stores below `folder`, again and again.
+
+    `module.progress(store)` fails if a file is not whole, and returns whether anything is stored,
+    and whether all is. Goes on until `wanted` runs were broken off between the two. The killer is a
+    process of its own: children are forked, which does not go with threads.
+    """
+    here = str(Path(__file__).parent)
+    code = f"import sys; sys.path.insert(0, {here!r}); import _tiny_runs, {module} as module;"
+    code += f"_tiny_runs.kill_here(module, _tiny_runs.Path({str(folder)!r}), {seed}, {wanted})"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+
+
+def kill_here(module, folder, seed, wanted):
+    torch.set_num_threads(1)  # a forked child has no pool of them
+    module.work(folder / "warm")  # the first takes longer
+    start = time.perf_counter()
+    module.work(folder / "undisturbed")
+    duration, source = time.perf_counter() - start, random.Random(seed)
+    number = broken = 0
+    while broken < wanted:  # each time the child was too fast, the next is given less time
+        store, delay = folder / str(number), source.uniform(0, duration)
+        if not (child := os.fork()):
+            module.work(store)
+            os._exit(0)
+        time.sleep(delay)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        begun, finished = module.progress(store)
+        broken += begun and not finished
+        print(store.name, round(delay, 3), begun, finished, flush=True)
+        if finished:
+            number, duration = number + 1, 0.9 * duration

@@ -1,5 +1,6 @@
 """Sweeps on Dask workers: the same tables as in one process, whatever happens to the workers."""
 
+import importlib.util
 import logging
 import os
 import runpy
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from replication import sweeps
 dask = pytest.importorskip("dask", reason="needs the extra [cluster]")
 distributed = pytest.importorskip("distributed", reason="needs the extra [cluster]")
 
+pytestmark = pytest.mark.slow
+
 MANY = [{"sigma": i / 8, "seed": i} for i in range(12)]
 
 
@@ -24,34 +28,26 @@ def measure(spec):
     return [{"k": k, "value": spec["sigma"] * 10**k + spec["seed"]} for k in (0, 1)]
 
 
+@contextmanager
+def cluster(**options):
+    options = {"memory_limit": 0, "silence_logs": logging.CRITICAL, "n_workers": 1} | options
+    with (
+        distributed.LocalCluster(dashboard_address="127.0.0.1:0", **options) as local,
+        distributed.Client(local, set_as_default=False) as client,
+    ):
+        yield client
+
+
 @pytest.fixture(scope="module")
 def client():
-    with (
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            memory_limit=0,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
+    with cluster(n_workers=2, threads_per_worker=1) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def gpu_client():
     """One worker in this process, with two threads and one GPU, or so it says."""
-    with (
-        distributed.LocalCluster(
-            n_workers=1,
-            threads_per_worker=2,
-            processes=False,
-            dashboard_address="127.0.0.1:0",
-            resources={"GPU": 1},
-        ) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
+    with cluster(threads_per_worker=2, processes=False, resources={"GPU": 1}) as client:
         yield client
 
 
@@ -77,11 +73,9 @@ def wait(condition, seconds=60):
 def test_the_table_is_that_of_a_serial_sweep(client, tmp_path):
     table = run(measure, MANY, store=tmp_path / "cluster", cluster=client)
     equal(table, run(measure, MANY, store=tmp_path / "serial"))
-    serial, found = (
-        {path.name: path.read_bytes() for path in (tmp_path / name / "measure").iterdir()}
-        for name in ("serial", "cluster")
-    )
-    assert found == serial
+    for path in (tmp_path / "serial").rglob("*.parquet"):
+        other = tmp_path / "cluster" / path.relative_to(tmp_path / "serial")
+        assert other.read_bytes() == path.read_bytes()
     equal(run(measure, MANY[::-1], store=tmp_path / "cluster"), expected(MANY[::-1]))
 
 
@@ -90,8 +84,7 @@ def test_only_what_is_missing_runs_on_the_workers(client, tmp_path):
         return {"pid": os.getpid()}
 
     here = run(process, SPECS[:2], store=tmp_path)
-    address = client.cluster.scheduler_address
-    table = run(process, store=tmp_path, cluster=address)
+    table = run(process, store=tmp_path, cluster=client.cluster.scheduler_address)
     equal(table[:2], here)
     assert os.getpid() not in set(table.pid[2:])
 
@@ -181,9 +174,7 @@ def test_failing_specs_are_reported_and_do_not_sink_the_rest(client, tmp_path):
     with pytest.raises(sweeps.SweepError, match="1 of 12 specs failed") as caught:
         run(fn, MANY, store=tmp_path, cluster=client)
     ((spec, error),) = caught.value.failures
-    assert spec == MANY[3]
-    assert isinstance(error, KeyError)
-    assert caught.value.__cause__ is error
+    assert spec == MANY[3] and isinstance(error, KeyError)
     with pytest.warns(UserWarning, match="1 of 12 specs failed"):
         table = run(fn, MANY, store=tmp_path, cluster=client, on_error="warn")
     equal(table, expected(MANY[:3] + MANY[4:]))
@@ -198,22 +189,18 @@ def test_what_is_no_table_is_said_at_once(client, tmp_path):
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-@pytest.mark.parametrize("retries", [0, 1])
-def test_a_failing_spec_is_tried_again(retries, client, tmp_path):
+def test_a_failing_spec_is_tried_again(client, tmp_path):
     def fn(spec):
         if once(spec):
             raise OSError("the worker is to blame")
         return {"value": 1}
 
-    specs = [{"flag": str(tmp_path / "flag")}]
-    if retries:
-        assert len(run(fn, specs, store=tmp_path, cluster=client, retries=retries)) == 1
-    else:
-        with pytest.raises(sweeps.SweepError, match="the worker is to blame"):
-            run(fn, specs, store=tmp_path, cluster=client, retries=retries)
+    first, second = ([{"flag": str(tmp_path / name)}] for name in "ab")
+    with pytest.raises(sweeps.SweepError, match="the worker is to blame"):
+        run(fn, first, store=tmp_path, cluster=client, retries=0)
+    assert len(run(fn, second, store=tmp_path, cluster=client, retries=1)) == 1
 
 
-@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_of_a_task_is_survived(client, tmp_path):
     def fn(spec):
         if spec["seed"] == 3 and once({"flag": flag}):
@@ -227,7 +214,6 @@ def test_a_worker_killed_in_the_middle_of_a_task_is_survived(client, tmp_path):
     equal(table, expected(MANY))
 
 
-@pytest.mark.slow
 def test_a_spec_that_kills_its_workers_fails_alone(client, tmp_path):
     def fn(spec):
         if spec["seed"] == 3:
@@ -292,16 +278,16 @@ def script(tmp_path):
         settings = {"REPLICATION_WORKERS": "2", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "2"}
         env = os.environ | settings
         env.pop("MALLOC_TRIM_THRESHOLD_", None)  # Dask's, left here by the fixtures' clusters
-        return subprocess.Popen(
-            command,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env=env, start_new_session=True, **pipes)
 
     return start
+
+
+def completed(*command):
+    env = os.environ | {"REPLICATION_WORKERS": "1", "TQDM_DISABLE": "1"}
+    command = [sys.executable, *command]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=180)
 
 
 def results(store):
@@ -320,7 +306,6 @@ def gone(group):
     return True
 
 
-@pytest.mark.slow
 def test_a_local_cluster_is_quiet_and_single_threaded(script):
     running = script(0.3)
     out, err = running.communicate(timeout=120)
@@ -328,7 +313,6 @@ def test_a_local_cluster_is_quiet_and_single_threaded(script):
     wait(lambda: gone(running.pid))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at processes through /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_a_run_that_is_stopped_goes_on_later(number, script, tmp_path, monkeypatch):
@@ -344,8 +328,7 @@ def test_a_run_that_is_stopped_goes_on_later(number, script, tmp_path, monkeypat
     assert 2 <= len(finished) < 12
     if number == signal.SIGINT:
         assert not list((tmp_path / "fn").glob(".*"))
-        assert err.count("Traceback") == 1
-        assert err.endswith("KeyboardInterrupt\n")
+        assert err.count("Traceback") == 1 and err.endswith("KeyboardInterrupt\n")
     content = {path: path.read_bytes() for path in finished}
     monkeypatch.setattr(sys, "argv", ["", "", "0"])
     fn = runpy.run_path(str(tmp_path / "script.py"))["fn"]
@@ -355,17 +338,10 @@ def test_a_run_that_is_stopped_goes_on_later(number, script, tmp_path, monkeypat
     assert content == {path: path.read_bytes() for path in finished}
 
 
-@pytest.mark.slow
 def test_a_script_without_the_guard_is_told_of_it(tmp_path):
     path = tmp_path / "script.py"
     path.write_text(SCRIPT.replace('if __name__ == "__main__":', "if True:"))
-    done = subprocess.run(
-        [sys.executable, path, tmp_path, "0"],
-        env=os.environ | {"REPLICATION_WORKERS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = completed(path, tmp_path, "0")
     assert done.returncode == 1
     assert 'is the call below if __name__ == "__main__": ?' in done.stderr.splitlines()[-1]
 
@@ -382,30 +358,18 @@ def test_the_number_of_workers_is_checked(count, tmp_path, monkeypatch):
 EXAMPLE = Path(__file__).parent.parent / "examples" / "slurm.py"
 
 
-@pytest.mark.slow
 def test_the_example_runs_on_this_machine(tmp_path):
-    command = [sys.executable, "-W", "error", EXAMPLE, "--local", "--epochs", "0.1", "--seeds", "1"]
-    done = subprocess.run(
-        [*command, "--store", tmp_path],
-        env=os.environ | {"REPLICATION_WORKERS": "1", "TQDM_DISABLE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
+    few = ["--local", "--epochs", "0.1", "--seeds", "1"]
+    done = completed("-W", "error", EXAMPLE, *few, "--store", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "test_accuracy" in done.stdout
     assert len(sweeps.load("train", tmp_path)) == len(list((tmp_path / "train").iterdir())) > 1
 
 
 def test_the_example_says_what_it_needs(tmp_path):
-    try:
-        import dask_jobqueue  # noqa: F401
-    except ModuleNotFoundError:
-        pass
-    else:
+    if importlib.util.find_spec("dask_jobqueue"):
         pytest.skip("dask-jobqueue is installed")
-    command = [sys.executable, EXAMPLE, "--store", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = completed(EXAMPLE, "--store", tmp_path)
     assert done.returncode == 1
     assert done.stderr == "needs dask_jobqueue: pip install dask-jobqueue; or use --local\n"
     assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import weakref
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_sweeps import SPECS, Counted, equal, expected, measure, run
 
@@ -37,43 +38,39 @@ def test_a_function_needs_a_name_to_keep_its_results_by(fn, tmp_path):
         run(fn, store=tmp_path)
 
 
-def test_a_result_may_not_repeat_a_column_of_its_spec(tmp_path):
-    def fn(spec):
-        return {"seed": 1, "value": 2}
-
-    for _ in range(2):
-        with pytest.raises(ValueError, match=r"repeats columns of the spec: \['seed'\]"):
-            run(fn, store=tmp_path)
-    assert not list(tmp_path.rglob("*.parquet"))
+TABLE = "expected a mapping"
 
 
-@pytest.mark.parametrize("result", [None, 3.5, [1, 2], "abc", np.zeros(3)], ids=repr)
-def test_a_result_must_be_a_table(result, tmp_path):
+@pytest.mark.parametrize(
+    ("result", "batch", "message"),
+    [
+        ({"seed": 1, "value": 2}, None, r"its result repeats columns of the spec: \['seed'\]"),
+        *((result, None, TABLE) for result in (None, 3.5, [1, 2], "abc", np.zeros(3))),
+        *((r, 2, "expected as many results as specs with batch, 2") for r in ([{}], {}, None)),
+        (pd.DataFrame({"a": [1, 2]}), 2, "expected as many results as specs with batch, 2"),
+    ],
+)
+def test_what_is_no_result_is_said_at_once(result, batch, message, tmp_path):
     def fn(spec):
         return result
 
-    with pytest.raises(ValueError, match="fn: expected a mapping"):
-        run(fn, store=tmp_path)
+    with pytest.raises(ValueError, match=f"^fn: {message}"):
+        run(fn, store=tmp_path, batch=batch)
     assert not list(tmp_path.rglob("*.parquet"))
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"batch": 0},
-        {"batch": 2.5},
-        {"retries": -1},
-        {"on_error": "ignore"},
-        {"cluster": "somewhere"},
-        {"cluster": 5},
-        {"cluster": "local", "resources": {"GPU": 1}},
+        *({"batch": 0}, {"batch": 2.5}, {"retries": -1}, {"on_error": "ignore"}, {"cluster": 5}),
+        *({"cluster": "somewhere"}, {"cluster": "local", "resources": {"GPU": 1}}),
     ],
     ids=str,
 )
 def test_other_arguments_are_checked_before_anything_is_computed(options, tmp_path):
     if "cluster" in options:
         pytest.importorskip("distributed")
-    with pytest.raises(ValueError, match=f"^{list(options)[-1]}: expected"):
+    with pytest.raises(ValueError, match=f"^{list(options)[-1]}: "):
         run(measure, store=tmp_path, **options)
     assert measure.calls == []
 

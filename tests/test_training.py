@@ -27,14 +27,8 @@ SPLIT = random_split(60, 40)  # an epoch is 4 steps with 16 images each, the las
 
 
 def make(**changes):
-    settings = {
-        "model": "mlp",
-        "model_options": MLP,
-        "learning_rate": 0.1,
-        "batch_size": 16,
-        "epochs": 2,
-    }
-    return training.Spec(**settings | changes)
+    settings = {"model": "mlp", "model_options": MLP, "learning_rate": 0.1, "batch_size": 16}
+    return training.Spec(**settings | {"epochs": 2} | changes)
 
 
 def fit(spec=None, split=SPLIT, **options):
@@ -57,22 +51,19 @@ def assert_same(one, other):
         assert same_weights(one.state(epoch), other.state(epoch)), epoch
 
 
-# --- what a step is ----------------------------------------------------------------------------
-
-
 def own_seed(seed, stream, index=0):
     digest = hashlib.blake2b(f"{seed}/{stream}/{index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
-def own_loop(epochs, seed, corruption=0.0, rate=0.1, momentum=0.9):
+def own_loop(epochs, seed, corruption):
     """Train as `make(...)` says, written down again without the package's training."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(own_seed(seed, "init"))
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
     images = SPLIT.train.images
     labels = data.corrupt_labels(SPLIT.train.labels, corruption, 10, own_seed(seed, "labels"))
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     step = 0
     while step < round(4 * epochs):
         source = torch.Generator().manual_seed(own_seed(seed, "order", step // 4))
@@ -85,25 +76,20 @@ def own_loop(epochs, seed, corruption=0.0, rate=0.1, momentum=0.9):
     return list(model.parameters())
 
 
-@pytest.mark.parametrize("corruption", [0.0, 0.5])
-@pytest.mark.parametrize(("epochs", "seed"), [(3, 0), (2.5, 7)])
+@pytest.mark.parametrize(("epochs", "seed", "corruption"), [(3, 0, 0.0), (2.5, 7, 0.5)])
 def test_a_plain_loop_gives_the_same_weights(epochs, seed, corruption):
-    spec = make(
-        epochs=epochs,
-        seed=seed,
-        optimizer_options={"momentum": 0.9},
-        label_corruption=corruption,
-        evaluate_every=0.25,
-    )
+    momentum = {"optimizer_options": {"momentum": 0.9}}
+    spec = make(epochs=epochs, seed=seed, label_corruption=corruption, **momentum)
     expected = own_loop(epochs, seed, corruption)
-    found = list(fit(spec).state().values())
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    for every in (0.25, 2):  # evaluating more often changes no weight
+        run = fit(dataclasses.replace(spec, evaluate_every=every))
+        assert all(torch.equal(a, b) for a, b in zip(run.state().values(), expected, strict=True))
 
 
-def descend(rates, split=SPLIT):
+def descend(rates):
     """Full-batch gradient descent on softmax regression, in NumPy, with a rate for each step."""
-    x = split.train.images.double().flatten(1).numpy()
-    y = np.eye(10)[split.train.labels.numpy()]
+    x = SPLIT.train.images.double().flatten(1).numpy()
+    y = np.eye(10)[SPLIT.train.labels.numpy()]
     start = models.build("mlp", 0, torch.float64, inputs=64, widths=()).state_dict()
     weight, bias = (start[f"fc1.{name}"].numpy().copy() for name in ("weight", "bias"))
     for rate in rates:
@@ -124,50 +110,21 @@ def descend(rates, split=SPLIT):
     ],
 )
 def test_full_batch_descent_follows_its_closed_form(schedule, rates):
-    spec = make(
-        model_options={"inputs": 64, "widths": ()},
-        learning_rate=0.5,
-        schedule=schedule,
-        decay=0.8,
-        batch_size=1000,
-        epochs=20,
-        dtype="float64",
-    )
-    state = fit(spec).state()
+    rate = {"learning_rate": 0.5, "schedule": schedule, "decay": 0.8}
+    regression = {"model_options": {"inputs": 64, "widths": ()}, "dtype": "float64"}
+    state = fit(make(**rate, **regression, batch_size=1000, epochs=20)).state()
     weight, bias = descend(rates)
     np.testing.assert_allclose(state["fc1.weight"], weight, rtol=0, atol=1e-10)
     np.testing.assert_allclose(state["fc1.bias"], bias, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize(
-    ("schedule", "formula"),
-    [
-        ("constant", lambda t: 0.1),
-        ("cosine", lambda t: 0.05 * (1 + math.cos(math.pi * t / 10))),
-        ("exponential", lambda t: 0.1 * 0.5 ** (t // 4)),
-    ],
-)
-def test_learning_rates_by_step(schedule, formula, monkeypatch):
-    seen, step = [], torch.optim.SGD.step
-
-    def spy(self, closure=None):
-        seen.append(self.param_groups[0]["lr"])
-        return step(self, closure)
-
-    monkeypatch.setattr(torch.optim.SGD, "step", spy)
-    fit(make(schedule=schedule, decay=0.5, epochs=2.5))
-    assert seen == pytest.approx([formula(t) for t in range(10)], rel=1e-14)
-
-
-def test_an_epoch_draws_every_image_once_in_another_order():
-    run = trainer.Trainer(make(epochs=3), SPLIT, CPU)
-    orders = []
-    for _ in range(3):
-        for _ in range(4):
-            run.advance()
-        orders.append(run.order.tolist())
-    assert all(sorted(order) == list(range(60)) for order in orders)
-    assert orders[0] != orders[1] != orders[2]
+def test_a_rate_decays_by_epochs_not_by_steps():
+    run = trainer.Trainer(make(schedule="exponential", decay=0.5, epochs=2.5), SPLIT, CPU)
+    rates = []
+    while run.step < run.last_step:
+        rates.append(run.learning_rate())
+        run.advance()
+    assert rates == pytest.approx([0.1 * 0.5 ** (t // 4) for t in range(10)], rel=1e-14)
 
 
 # --- repeating itself --------------------------------------------------------------------------
@@ -176,11 +133,9 @@ def test_an_epoch_draws_every_image_once_in_another_order():
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        REGULAR,
+        REGULAR | {"optimizer": "Adam", "dtype": "float64"},
         {"augment": {"shift": 1, "flip": 0.5}},
         {"label_corruption": 0.5, "image_corruption": "gaussian"},
-        {"optimizer": "Adam", "dtype": "float64"},
     ],
 )
 def test_the_same_seed_gives_the_same_run_and_another_another(changes):
@@ -221,16 +176,15 @@ def alike():
 def test_dropout_differs_by_step_and_is_one_function_within_a_step(monkeypatch):
     """L-BFGS calls the closure several times a step: it must see the same units dropped."""
     losses = []
-    monkeypatch.setitem(
-        models.MODELS,
-        "dropout",
-        lambda: nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, 10)),
-    )
-    monkeypatch.setattr(
-        torch.optim.SGD,
-        "step",
-        lambda self, closure: losses.append([closure().item() for _ in range(3)]),
-    )
+
+    def step(self, closure):
+        losses.append([closure().item() for _ in range(3)])
+
+    def dropping():
+        return nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, 10))
+
+    monkeypatch.setitem(models.MODELS, "dropout", dropping)
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
     fit(make(model="dropout", model_options={}, batch_size=60, epochs=3), alike())
     assert all(len(set(step)) == 1 for step in losses)
     assert len({step[0] for step in losses}) == 3
@@ -279,16 +233,12 @@ def test_checkpoints_are_kept_at_their_steps():
     assert same_weights(run.state(), run.state(2.5))
 
 
-def test_a_checkpoint_that_was_not_kept_is_named():
-    with pytest.raises(ValueError, match=r"epoch: no checkpoint at 1.*0, 2"):
-        fit().state(1)
-
-
-def test_a_state_is_a_copy(tmp_path):
+def test_a_state_is_a_copy_of_a_checkpoint_that_was_kept(tmp_path):
     for run in (fit(), fit(store=tmp_path)):
-        state = run.state()
-        state["fc1.weight"].zero_()
+        run.state()["fc1.weight"].zero_()
         assert run.state()["fc1.weight"].abs().max() > 0
+        with pytest.raises(ValueError, match=r"epoch: no checkpoint at 1.*0, 2"):
+            run.state(1)
 
 
 def test_history_holds_what_the_checkpoints_measure():
@@ -316,12 +266,6 @@ def test_the_history_has_the_first_and_the_last_step_however_rarely_it_is_asked_
     assert fit(make(epochs=1, evaluate_every=1e-9)).history.step.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_evaluating_more_often_changes_no_weight():
-    for changes in ({}, REGULAR):
-        often = fit(make(evaluate_every=0.25, **changes))
-        assert same_weights(often.state(), fit(make(evaluate_every=2, **changes)).state())
-
-
 def test_evaluation_images_are_the_first_of_the_training_set():
     run = fit(make(evaluation_images=7))
     some = data.Examples(SPLIT.train.images[:7], SPLIT.train.labels[:7])
@@ -344,11 +288,8 @@ def test_the_stop_rule_ends_the_run_at_the_first_evaluation_that_reaches_it(tmp_
     for run in (fit(stopping), fit(stopping, store=tmp_path), fit(stopping, store=tmp_path)):
         assert run.status == "stopped"
         assert run.checkpoints == {0: 0, 0.5: 2, row.epoch: row.step}
-        assert (
-            run.history[run.history.step != 2]
-            .reset_index(drop=True)
-            .equals(whole.history.iloc[: first + 1])
-        )
+        rows = run.history[run.history.step != 2].reset_index(drop=True)
+        assert rows.equals(whole.history.iloc[: first + 1])
     ended = fit(dataclasses.replace(long, epochs=row.epoch))
     assert same_weights(run.state(), ended.state())
 
@@ -379,14 +320,8 @@ def test_float64_is_carried_through():
 
 
 def test_l_bfgs_trains_a_convolutional_network():
-    spec = training.Spec(
-        model="mnist_convnet",
-        model_options={"channels": (2, 3)},
-        optimizer="LBFGS",
-        learning_rate=0.5,
-        batch_size=10,
-        epochs=2,
-    )
+    spec = make(model="mnist_convnet", model_options={"channels": (2, 3)}, optimizer="LBFGS")
+    spec = dataclasses.replace(spec, learning_rate=0.5, batch_size=10)
     losses = fit(spec, random_split(10, 10, 28)).history.train_loss
     assert losses.iloc[-1] < 0.9 * losses.iloc[0]
 
@@ -405,3 +340,108 @@ def test_a_run_that_diverges_says_so_and_is_kept(tmp_path, monkeypatch):
     forbid_steps(monkeypatch)
     again = fit(spec, store=tmp_path)
     assert_same(again, run)
+
+
+# --- corruption and augmentation ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_label_corruption_is_of_the_training_labels_only_and_lasts(keep):
+    spec = make(label_corruption=0.7, keep_marginal=keep, seed=5)
+    run = trainer.Trainer(spec, SPLIT, CPU)
+    expected = data.corrupt_labels(SPLIT.train.labels, 0.7, 10, own_seed(5, "labels"), keep)
+    assert not torch.equal(expected, SPLIT.train.labels)
+    assert torch.equal(training.training_labels(spec, SPLIT), expected)
+    for _ in range(5):
+        run.advance()
+    assert torch.equal(run.train.labels, expected)
+    assert torch.equal(run.test.labels, SPLIT.test.labels)
+
+
+@pytest.mark.parametrize("kind", data.KINDS)
+def test_image_corruption_of_training_and_test_images(kind):
+    images = SPLIT.train.images
+    twins = dataclasses.replace(SPLIT, test=data.Examples(images, SPLIT.train.labels))
+    run = trainer.Trainer(make(image_corruption=kind), twins, CPU)
+    assert not torch.equal(run.train.images, images)
+    # One permutation of the pixels for both parts; noise must not come back in the test images.
+    assert torch.equal(run.train.images, run.test.images) == (kind == "shuffled_pixels")
+    if kind != "gaussian":
+        assert torch.equal(run.train.images.flatten(1).sort().values, images.flatten(1).sort()[0])
+    else:
+        assert run.train.images.mean() == pytest.approx(images.mean().item(), abs=0.05)
+
+
+def distinct_pixels(count=200, channels=2, height=5, width=7):
+    """Return images of which every pixel has a value of its own, from 1."""
+    pixels = torch.arange(1, count * channels * height * width + 1, dtype=torch.float32)
+    return pixels.reshape(count, channels, height, width)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_flips_have_their_probability():
+    images = distinct_pixels()
+    assert torch.equal(trainer.augment(images, {"flip": 1}, seeded()), images.flip(3))
+    assert torch.equal(trainer.augment(images, {"flip": 0}, seeded()), images)
+    assert torch.equal(trainer.augment(images, {}, seeded()), images)
+    some = trainer.augment(images, {"flip": 0.25}, seeded())
+    flipped = [torch.equal(a, b) for a, b in zip(some, images.flip(3), strict=True)]
+    kept = [torch.equal(a, b) for a, b in zip(some, images, strict=True)]
+    assert sum(flipped) + sum(kept) == len(images)
+    assert 25 <= sum(flipped) <= 75  # 50 are expected, 4 standard deviations are 24.5
+
+
+@pytest.mark.parametrize(
+    ("how", "padding", "size", "places"),
+    [({"shift": 2}, 2, (5, 7), 25), ({"crop": 3}, 0, (3, 3), 15), ({"crop": 5}, 0, (5, 5), 3)],
+)
+def test_shifts_and_crops_are_windows_at_every_place(how, padding, size, places):
+    images = distinct_pixels()
+    cut = trainer.augment(images, how, seeded())
+    assert cut.shape == (*images.shape[:2], *size)
+    windows = F.pad(images, (padding,) * 4).unfold(2, size[0], 1).unfold(3, size[1], 1)
+    same = (windows == cut[:, :, None, None]).all(1).flatten(3).all(3)  # (N, rows, columns)
+    assert (same.sum((1, 2)) == 1).all()
+    assert same.any(0).sum() == places  # rows and columns move apart from one another
+
+
+def test_a_crop_trains_on_windows_and_measures_the_centres(monkeypatch):
+    seen, plain = [], trainer.augment
+
+    def spy(images, how, source):
+        seen.append((images.shape, plain(images, how, source)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(trainer, "augment", spy)
+    spec = make(augment={"crop": 5}, model_options={"inputs": 25}, epochs=1)
+    run = fit(spec)
+    assert len(seen) == 4
+    assert all(before[2:] == (8, 8) and after.shape[2:] == (5, 5) for before, after in seen)
+    small = data.preprocess(SPLIT, crop=5)
+    for part in ("train", "test"):
+        measured = training.evaluate(run.model(), getattr(small, part))
+        assert tuple(run.history.iloc[-1][[f"{part}_loss", f"{part}_accuracy"]]) == measured
+    assert not same_weights(run.state(), fit(make(model_options={"inputs": 25}), small).state())
+
+
+def test_augmentation_is_of_what_is_trained_on_alone_and_new_at_every_step(monkeypatch):
+    seen, plain = [], trainer.augment
+
+    def spy(images, how, source):
+        seen.append(plain(images, how, source))
+        return seen[-1]
+
+    monkeypatch.setattr(trainer, "augment", spy)
+    spec, split = make(augment={"shift": 2}, batch_size=60, epochs=3), alike()
+    run = fit(spec, split)
+    assert len(seen) == 3
+    assert not any(
+        torch.equal(a, b) for a, b in zip(seen, [split.train.images, *seen], strict=False)
+    )
+    monkeypatch.setattr(trainer, "augment", lambda images, how, source: seen.pop(0))
+    assert same_weights(run.state(), fit(spec, split).state())
+    measured = training.evaluate(run.model(), split.train)
+    assert tuple(run.history.iloc[-1][["train_loss", "train_accuracy"]]) == measured

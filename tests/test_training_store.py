@@ -3,16 +3,17 @@
 import dataclasses
 import json
 import os
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from _tiny_runs import forbid_steps, interrupt, random_split, run_killer
+from _tiny_runs import forbid_steps, interrupt, kill_at_random, random_split
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from test_training import COLUMNS, REGULAR, SPLIT, assert_same, fit, make, same_weights
 
-from replication import training
 from replication._core import files
 from replication.training import _checkpoint, trainer
 
@@ -68,7 +69,9 @@ def count_steps(monkeypatch):
     return taken
 
 
+CONVNET = {"model": "mnist_convnet", "model_options": {"channels": (2, 3)}}
 RESUMED = {
+    "convolutions": {**CONVNET, "optimizer_options": {"momentum": 0.9}},
     "momentum": {"optimizer_options": {"momentum": 0.9}},
     "dropout and batch norm": {**REGULAR, "optimizer": "Adam"},
     "augmentation": {"augment": {"shift": 1, "flip": 0.5}, "schedule": "cosine"},
@@ -81,37 +84,27 @@ RESUMED = {
 @pytest.mark.parametrize("changes", RESUMED.values(), ids=RESUMED)
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(changes, tmp_path, monkeypatch):
     spec = make(epochs=2.5, evaluate_every=0.75, checkpoints=(0.5,), **changes)
-    expected = fit(spec)
-    interrupt(monkeypatch, spec, SPLIT, tmp_path, step=7)
+    split = random_split(60, 10, 28) if spec.model == "mnist_convnet" else SPLIT
+    expected = fit(spec, split)
+    interrupt(monkeypatch, spec, split, tmp_path, step=7)
     taken = count_steps(monkeypatch)
-    assert_same(fit(spec, store=tmp_path), expected)
+    assert_same(fit(spec, split, store=tmp_path), expected)
     assert taken == [6, 7, 8, 9]  # from the last evaluation
 
 
-def test_a_convolutional_network_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
-    split = random_split(20, 10, 28)
-    spec = training.Spec(
-        model="mnist_convnet",
-        optimizer_options={"momentum": 0.9},
-        batch_size=5,
-        epochs=1,
-        evaluate_every=0.5,
-    )
-    expected = fit(spec, split)
-    interrupt(monkeypatch, spec, split, tmp_path, step=3)
+def test_between_evaluations_a_run_is_put_aside_by_the_clock(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["replication.training.fit"], "INTERVAL", 0.0)
+    spec = make(**REGULAR, optimizer="Adam", evaluate_every=2)
+    expected = fit(spec)
+    interrupt(monkeypatch, spec, SPLIT, tmp_path, step=5)
     taken = count_steps(monkeypatch)
-    assert_same(fit(spec, split, store=tmp_path), expected)
-    assert taken == [2, 3]
+    assert_same(fit(spec, store=tmp_path), expected)
+    assert taken == [5, 6, 7]
 
 
 def busy():
-    return make(
-        **REGULAR,
-        optimizer="Adam",
-        learning_rate=0.01,
-        evaluate_every=0.5,
-        checkpoints=(0.25, 1),
-    )
+    adam = {"optimizer": "Adam", "learning_rate": 0.01}
+    return make(**REGULAR, **adam, evaluate_every=0.5, checkpoints=(0.25, 1))
 
 
 @pytest.mark.parametrize("step", range(8))
@@ -146,46 +139,6 @@ def test_a_run_may_break_off_before_and_after_any_file_is_in_place(tmp_path, mon
         assert len(calls) == 11  # 4 checkpoints, 6 evaluations, run.json
 
 
-KILLED = """
-import os, random, signal, sys, time
-from pathlib import Path
-import torch
-torch.set_num_threads(1)  # as here, and a forked child has no pool of them
-sys.path.insert(0, {tests!r})
-from test_training_store import LONG, fit
-import safetensors, json
-
-def whole(path):
-    if path.suffix == ".json":
-        return bool(json.loads(path.read_text()))
-    with safetensors.safe_open(path, "pt"):
-        return True
-
-fit(LONG)  # the first takes longer
-start = time.perf_counter()
-fit(LONG, store=Path({store!r}) / "undisturbed")
-duration = time.perf_counter() - start
-source, number, broken = random.Random({seed}), 0, 0
-print("seed", {seed}, "a run takes", round(duration, 3), "s", flush=True)
-while broken < 7:  # each time the child was too fast, the next is given less time
-    store = Path({store!r}) / str(number)
-    delay = source.uniform(0, duration)
-    child = os.fork()
-    if not child:
-        fit(LONG, store=store)
-        os._exit(0)
-    time.sleep(delay)
-    os.kill(child, signal.SIGKILL)
-    killed = os.waitpid(child, 0)[1] == signal.SIGKILL
-    files = [f for f in store.rglob("*.*") if f.is_file() and not f.name.startswith(".")]
-    assert all(whole(f) for f in files), files
-    broken += killed and bool(files) and not any(f.name == "run.json" for f in files)
-    print("killed" if killed else "done", round(delay, 3), len(files), flush=True)
-    if any(f.name == "run.json" for f in files):
-        number, duration = number + 1, 0.9 * duration
-print("stores", number + 1, "broken off", broken, flush=True)
-"""
-
 LONG = make(
     model_options={"inputs": 64, "widths": (64, 64)},
     optimizer="Adam",
@@ -197,12 +150,27 @@ LONG = make(
 )
 
 
+def work(store):
+    return fit(LONG, store=store)
+
+
+def progress(store):
+    files = [path for path in store.rglob("[!.]*.*") if path.is_file()]
+    for path in files:
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        else:
+            load_file(path)
+    return bool(files), any(path.name == "run.json" for path in files)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_run_survives_kill_9(tmp_path):
-    run_killer(KILLED, tmp_path, seed=20)
+    kill_at_random("test_training_store", tmp_path, seed=20)
     expected = fit(LONG)
     for store in tmp_path.iterdir():
-        assert_same(fit(LONG, store=store), expected)
+        assert_same(work(store), expected)
 
 
 def cut(path, share):
@@ -210,36 +178,30 @@ def cut(path, share):
     path.write_bytes(content[: int(share * len(content))])
 
 
-@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
-@pytest.mark.parametrize(
-    "name", ["run.json", "step-0000000.safetensors", "step-0000008.safetensors"]
-)
-def test_a_cut_file_of_a_finished_run_is_made_again(name, share, tmp_path, monkeypatch):
+def rewrite(content):
+    return lambda path: path.write_text(content, encoding="latin-1")
+
+
+SUMMARIES = ("", "null", "[]", "{}", '{"checkpoints": [[0, 0]]}', "\x00\xff")
+DAMAGES = [
+    *(("run.json", rewrite(content)) for content in SUMMARIES),
+    ("run.json", lambda path: rewrite(path.read_text().replace('"step": 4', '"step": 5'))(path)),
+    ("step-0000000.safetensors", Path.unlink),
+    *((f"step-000000{n}.safetensors", partial(cut, share=s)) for n in (0, 8) for s in (0, 0.99)),
+]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
+def test_a_damaged_file_of_a_finished_run_is_made_again(name, damage, tmp_path, monkeypatch):
     run = fit(store=tmp_path)
-    cut(tmp_path / run.key / name, share)
+    damage(tmp_path / run.key / name)
     taken = count_steps(monkeypatch)
-    assert_same(fit(store=tmp_path), fit())
-    assert taken[:8] == list(range(8))
     assert_same(fit(store=tmp_path), run)
-    assert len(taken) == 16  # the second in memory, none for the last
+    assert_same(fit(store=tmp_path), run)
+    assert taken == list(range(8))  # none for the last
 
 
-@pytest.mark.parametrize(
-    "content", ["", "null", "[]", "{}", '{"checkpoints": [[0, 0]]}', "\x00\xff"]
-)
-def test_a_damaged_summary_is_made_again(content, tmp_path):
-    run = fit(store=tmp_path)
-    (tmp_path / run.key / "run.json").write_text(content, encoding="latin-1")
-    assert_same(fit(store=tmp_path), fit())
-
-
-def test_a_missing_checkpoint_is_made_again(tmp_path):
-    run = fit(store=tmp_path)
-    (tmp_path / run.key / "step-0000000.safetensors").unlink()
-    assert_same(fit(store=tmp_path), fit())
-
-
-@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
 def test_a_cut_resume_file_starts_the_run_again(share, tmp_path, monkeypatch):
     interrupt(monkeypatch, busy(), SPLIT, tmp_path, step=5)
     cut(tmp_path / busy().key(SPLIT) / "resume.safetensors", share)
@@ -256,14 +218,13 @@ def test_a_run_is_not_resumed_past_a_checkpoint_that_is_lost(damage, tmp_path, m
 
 
 def test_a_resume_file_that_another_process_replaces_is_read_as_one(tmp_path, monkeypatch):
-    files = {}
+    path, contents = tmp_path / busy().key(SPLIT) / "resume.safetensors", []
     for step in (3, 7):
         interrupt(monkeypatch, busy(), SPLIT, tmp_path, step)
-        files[step] = (tmp_path / busy().key(SPLIT) / "resume.safetensors").read_bytes()
-    path = tmp_path / busy().key(SPLIT) / "resume.safetensors"
-    path.write_bytes(files[3])
+        contents.append(path.read_bytes())
+    path.write_bytes(contents[0])
     newer, replaced, safe_open = tmp_path / "newer", [], _checkpoint.safe_open
-    newer.write_bytes(files[7])
+    newer.write_bytes(contents[1])
 
     def opened(*args):
         handle = safe_open(*args)
@@ -281,10 +242,7 @@ def test_safetensors_notices_any_length_but_the_right_one(tmp_path):
     path = tmp_path / "x.safetensors"
     _checkpoint.save_tensors({"a": torch.rand(5), "b": torch.zeros(())}, path, {"c": "d"})
     content = path.read_bytes()
-    for length in range(len(content)):
-        path.write_bytes(content[:length])
+    for wrong in (*(content[:length] for length in range(len(content))), content + b"0"):
+        path.write_bytes(wrong)
         with pytest.raises(SafetensorError), _checkpoint.safe_open(path, "pt"):
             pass
-    path.write_bytes(content + b"0")
-    with pytest.raises(SafetensorError), _checkpoint.safe_open(path, "pt"):
-        pass

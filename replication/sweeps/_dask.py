@@ -22,7 +22,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin
 from tqdm import tqdm
 
 from replication._core.inputs import as_integer
-from replication.sweeps._store import BadResult, Computation, Job
+from replication.sweeps._store import BadResult, Computation, Job, part, tasks
 
 
 def outcomes(
@@ -34,18 +34,17 @@ def outcomes(
     resources: Mapping[str, float] | None,
     steps: tqdm,
 ) -> Iterator[tuple[Path, bytes | Exception | None]]:
-    """Yield what each spec came to, in the order of completion.
+    """Yield what each spec came to, in the order of completion, as `run`'s `_serial` does.
 
-    None stands for what another run has stored meanwhile. Twice as many tasks as threads are in
-    flight, so that no worker waits for the next and the scheduler holds few. A spec whose workers
-    died may only have been beside the culprit; it has another chance at the end, on its own.
+    Twice as many tasks as threads are in flight, so that no worker waits for the next and the
+    scheduler holds few. A spec whose workers died may only have been beside the culprit; it has
+    another chance at the end, on its own.
     """
     with _connected(cluster, len(missing), resources) as client:
         if not steps.disable and (cluster != "local" or importlib.util.find_spec("bokeh")):
             steps.write(f"dashboard: {client.dashboard_link}")
         workers = _offering(client, resources)
-        size = min(size, -(-len(missing) // max(workers, 1)))
-        waiting = deque(missing[start : start + size] for start in range(0, len(missing), size))
+        waiting = tasks(missing, min(size, -(-len(missing) // max(workers, 1))))
         suspects: deque[Job] = deque()
         flying: dict[Future, Sequence[Job]] = {}
         landed = as_completed(loop=client.loop)
@@ -65,10 +64,9 @@ def outcomes(
         try:
             while waiting or suspects or flying:
                 while waiting and len(flying) < max(2 * sum(client.nthreads().values()), 1):
-                    jobs = waiting.popleft()
-                    stored = {path for path, _ in jobs if path.exists()}
-                    yield from ((path, None) for path in stored)
-                    if jobs := [job for job in jobs if job[0] not in stored]:
+                    jobs, stored = part(waiting.popleft())
+                    yield from ((path, None) for path, _ in stored)
+                    if jobs:
                         submit(jobs)
                 last = not waiting and not flying
                 if last and suspects:
@@ -103,11 +101,9 @@ def outcomes(
 def _offering(client: Client, resources: Mapping[str, float] | None) -> int:
     """Return how many workers offer `resources`; without any a task would wait for ever."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    offers = [worker.get("resources", {}) for worker in workers]
     wanted = (resources or {}).items()
-    offering = sum(
-        all(worker.get("resources", {}).get(name, 0) >= need for name, need in wanted)
-        for worker in workers
-    )
+    offering = sum(all(offer.get(name, 0) >= need for name, need in wanted) for offer in offers)
     if workers and not offering:
         raise ValueError(
             f"resources: no worker of the cluster offers {resources}; start some that do, with "

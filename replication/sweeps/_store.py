@@ -6,6 +6,7 @@ import io
 import json
 import sys
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -43,11 +44,22 @@ def key(name: str, version: int, spec: Mapping) -> str:
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
+def tasks(jobs: Sequence[Job], size: int) -> deque[Sequence[Job]]:
+    """Return `jobs` in parts of at most `size`."""
+    return deque(jobs[start : start + size] for start in range(0, len(jobs), size))
+
+
+def part(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
+    """Return which of `jobs` are to be computed, and which another run has stored meanwhile."""
+    stored = [job for job in jobs if job[0].exists()]
+    return [job for job in jobs if job not in stored], stored
+
+
 @dataclass(frozen=True)
 class Computation:
-    """A function and how to call it: with one spec, or `together` with several.
+    """A function called with one spec, or `together` with several, here or on a worker.
 
-    Called with specs, it returns the content of each one's file; it runs here or on a worker.
+    It returns the content of each spec's file.
     """
 
     fn: Callable
@@ -72,7 +84,13 @@ class Computation:
 
     def _content(self, spec: Mapping, result: Result) -> bytes:
         """Return `result` as Parquet, `spec` in its metadata."""
-        table = _frame(result)
+        rows = [result] if isinstance(result, Mapping) else result
+        if isinstance(rows, pd.DataFrame):
+            table = rows
+        elif isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
+            table = pd.DataFrame(rows)
+        else:
+            raise BadResult(f"fn: expected a mapping, several, or a DataFrame, found {result!r}")
         if repeated := set(table.columns) & set(spec):
             raise BadResult(f"fn: its result repeats columns of the spec: {sorted(repeated)}")
         arrow = pa.Table.from_pandas(table)
@@ -95,15 +113,6 @@ def _forget_locals(error: BaseException | None, before: BaseException | None) ->
         error = error.__cause__ or error.__context__
 
 
-def _frame(result: Result) -> pd.DataFrame:
-    if isinstance(result, pd.DataFrame):
-        return result
-    rows = [result] if isinstance(result, Mapping) else result
-    if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
-        raise BadResult(f"fn: expected a mapping, several, or a DataFrame, found {result!r}")
-    return pd.DataFrame(rows)
-
-
 def write(path: Path, content: bytes) -> None:
     """Write `content` whole or not at all; what another run has put there meanwhile stands."""
     if not path.exists():
@@ -114,13 +123,8 @@ def write(path: Path, content: bytes) -> None:
 def read(path: Path) -> tuple[pd.DataFrame, dict]:
     """Return the table at `path`, and function, version and spec by these names.
 
-    Older files do not name them: the dict is empty.
-
-    Raises
-    ------
-    FileNotFoundError
-    Damaged
-        If there is a file, but none that can be read.
+    The dict is empty for older files, which do not name them. A file that cannot be read is
+    `Damaged`.
     """
     try:
         # As pd.read_parquet does, at half the time for a small file.
@@ -136,23 +140,19 @@ def read(path: Path) -> tuple[pd.DataFrame, dict]:
         raise Damaged(f"{path.name} in the store is damaged ({error})") from error
 
 
-def tidy(specs: Sequence[Mapping], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return the rows of all tables behind columns that repeat the specs.
+def tidy(results: Sequence[tuple[Mapping, pd.DataFrame]]) -> pd.DataFrame:
+    """Return the rows of all tables behind columns that repeat their specs.
 
     A list among a spec's values stands as a whole in every row. Successive specs of the same names
     and types share one step, which is several times faster and gives the same types.
     """
     parts = []
-    for names, group in groupby(zip(specs, tables, strict=True), key=_shape):
+    for names, group in groupby(results, lambda pair: [(k, type(v)) for k, v in pair[0].items()]):
         pairs = list(group)
         settings = {
             name: [spec[name] for spec, table in pairs for _ in range(len(table))]
             for name, _ in names
         }
-        results = pd.concat([table for _, table in pairs], ignore_index=True)
-        parts.append(pd.concat([pd.DataFrame(settings, results.index), results], axis="columns"))
+        rows = pd.concat([table for _, table in pairs], ignore_index=True)
+        parts.append(pd.concat([pd.DataFrame(settings, rows.index), rows], axis="columns"))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-
-
-def _shape(pair: tuple[Mapping, pd.DataFrame]) -> list[tuple[str, type]]:
-    return [(name, type(value)) for name, value in pair[0].items()]

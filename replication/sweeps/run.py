@@ -1,7 +1,6 @@
 """Many configurations to results: each computed once, kept in a file, never computed again."""
 
 import json
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +9,7 @@ from warnings import warn
 
 import pandas as pd
 
-from replication._core.inputs import as_integer, nearest
+from replication._core.inputs import as_choice, as_integer, nearest
 from replication._core.progress import bar
 from replication.sweeps import _store
 from replication.sweeps._store import Job, Result
@@ -48,10 +47,10 @@ def run(
     ----------
     fn : callable
         Takes a spec as a dict and returns one row (a mapping), rows, or a DataFrame. It needs a
-        name: no lambda, no partial, whose results could not be told from those of another.
+        name, to tell its results from those of another: no lambda, no partial.
     specs : sequence of mapping
-        JSON-able settings by name. All that decides a result must be in the spec: results are found
-        again by the hash of the function's name, `version` and the spec.
+        JSON-able settings by name; all that decides a result, which is found again by the hash of
+        the function's name, `version` and the spec.
     store : path
         Folder of the results; one Parquet file a spec, written whole or not at all, in a subfolder
         named by the function. Several runs may share it, also at the same time.
@@ -61,23 +60,22 @@ def run(
         None: one spec after another in this process. ``"local"``: on processes of this machine, one
         thread each, as many as cores or as ``REPLICATION_WORKERS`` says, only for this call; in a
         script the call must stand below ``if __name__ == "__main__":``. An address such as
-        ``"tcp://host:8786"`` or a client: on the workers of that cluster. The function is sent to
-        each worker once, with whatever it refers to; only results come back, and are written here.
+        ``"tcp://host:8786"`` or a client: on that cluster. The function is sent to each worker with
+        whatever it refers to; only results come back, and are written here.
     batch : int, optional
         With it `fn` takes a list of up to `batch` specs and returns as many results; fewer on a
         cluster where every worker would not get some otherwise. If it raises for several specs,
         they are given to it one by one.
     on_error : str
-        What happens, once all other specs are done, if `fn` raised for some: ``"raise"`` an error
-        or ``"warn"`` and leave them out of the table. They are tried again by the next run.
+        If `fn` raised for some specs, once all others are done: ``"raise"`` an error or ``"warn"``
+        and leave them out of the table. They are tried again by the next run.
     retries : int
         How often a failing spec is tried again on a cluster, where the worker may be to blame.
         Specs whose workers die are given to others in any case.
     resources : mapping, optional
-        What a task needs of its worker, such as ``{"GPU": 1}``, on a cluster whose workers offer
-        it. Without a cluster it has no effect.
+        What a task needs of its worker on a cluster, such as ``{"GPU": 1}``.
     progress : bool
-        Show a progress bar over specs and, where there is one, the link to the cluster's dashboard.
+        Show a progress bar over specs and the link to the cluster's dashboard.
 
     Returns
     -------
@@ -88,11 +86,10 @@ def run(
     Raises
     ------
     ValueError
-        If `fn` has no name, a spec is not JSON-able or another argument is not as above (before
-        anything is computed), or a result is no table or repeats a column of its spec.
+        If an argument is not as above (before anything is computed), or a result is no table or
+        repeats a column of its spec.
     SweepError
-        If `fn` raised for some specs, once all others are done and stored. Interrupting a run
-        keeps what was finished, too.
+        If `fn` raised for some specs. Interrupting a run keeps what was finished, too.
     ModuleNotFoundError
         If a cluster is asked for without the extra ``cluster``.
 
@@ -103,8 +100,7 @@ def run(
         ``on_error="warn"``.
     """
     name = _name(fn)
-    if on_error not in ("raise", "warn"):
-        raise ValueError(f"on_error: expected 'raise' or 'warn', found {on_error!r}")
+    as_choice(on_error, "on_error", ("raise", "warn"))
     retries = as_integer(retries, "retries", 0)
     size = 1 if batch is None else as_integer(batch, "batch", 1)
     specs = list(specs)
@@ -123,14 +119,18 @@ def run(
     missing = [(path, spec) for path, spec in wanted.items() if path not in tables]
     failures = []
     compute = _store.Computation(fn, name, version, batch is not None)
-    steps = bar(show=progress, total=len(wanted), initial=len(tables), desc=name, unit="spec")
-    with steps:
+    span = {"initial": len(tables), "total": len(wanted), "unit": "spec"}
+    with bar(show=progress, desc=name, **span) as steps:
         if cluster is None or not missing:
             outcomes = _serial(compute, missing, size)
         else:
-            outcomes = _cluster_module().outcomes(
-                compute, missing, cluster, size, retries, resources, steps
-            )
+            try:
+                from replication.sweeps import _dask
+            except ModuleNotFoundError as error:
+                raise ModuleNotFoundError(
+                    f"cluster: needs {error.name}: pip install -e '.[cluster]'", name=error.name
+                ) from None
+            outcomes = _dask.outcomes(compute, missing, cluster, size, retries, resources, steps)
         with closing(outcomes):
             for path, outcome in outcomes:
                 if isinstance(outcome, Exception):
@@ -147,8 +147,8 @@ def run(
         if on_error == "raise":
             raise SweepError(message, failures) from failures[0][1]
         warn(message, stacklevel=2)
-    done = [(spec, tables[path]) for path, spec in zip(paths, specs, strict=True) if path in tables]
-    return _store.tidy(*zip(*done, strict=True)) if done else pd.DataFrame()
+    done = zip(paths, specs, strict=True)
+    return _store.tidy([(spec, tables[path]) for path, spec in done if path in tables])
 
 
 def load(fn: Callable | str, store: str | Path, *, version: int = 1) -> pd.DataFrame:
@@ -158,8 +158,8 @@ def load(fn: Callable | str, store: str | Path, *, version: int = 1) -> pd.DataF
     ----------
     fn : callable or str
         The function or its name.
-    store : path
-    version : int
+    store, version
+        As in `run`.
 
     Returns
     -------
@@ -185,54 +185,41 @@ def load(fn: Callable | str, store: str | Path, *, version: int = 1) -> pd.DataF
         known = sorted(path.name for path in store.glob("*") if path.is_dir())
         hint = f"; {nearest(name, known)}" if known else ""
         raise ValueError(f"fn: {store} has no results of {name!r}{hint}")
-    found, nameless = [], 0
+    results, nameless = [], 0
     for path in (store / name).glob("[!.]*.parquet"):
         try:
             table, note = _store.read(path)
             if not note:
                 nameless += 1
             elif note["version"] == version:
-                found.append((note["spec"], table))
+                results.append((note["spec"], table))
         except _store.Damaged as error:
             warn(f"left out: {error}", stacklevel=2)
     if nameless:
         warn(f"left out: {nameless} results whose files do not name their spec", stacklevel=2)
-    found.sort(key=lambda pair: _order(pair[0]))
-    return _store.tidy(*zip(*found, strict=True)) if found else pd.DataFrame()
+    results.sort(key=lambda pair: _order(pair[0]))
+    return _store.tidy(results)
 
 
 def _serial(
     compute: _store.Computation, missing: list[Job], size: int
 ) -> Iterator[tuple[Path, bytes | Exception | None]]:
     """Yield what each spec came to; None where another run has stored it meanwhile."""
-    tasks = deque(missing[start : start + size] for start in range(0, len(missing), size))
-    while tasks:
-        jobs = tasks.popleft()
-        stored = {path for path, _ in jobs if path.exists()}
-        yield from ((path, None) for path in stored)
-        if not (jobs := [job for job in jobs if job[0] not in stored]):
-            continue
+    waiting = _store.tasks(missing, size)
+    while waiting:
+        jobs, stored = _store.part(waiting.popleft())
+        yield from ((path, None) for path, _ in stored)
         try:
-            contents = compute([spec for _, spec in jobs])
+            contents = compute([spec for _, spec in jobs]) if jobs else []
         except _store.BadResult:
             raise
         except Exception as error:
             if len(jobs) == 1:
                 yield jobs[0][0], error
             else:
-                tasks.extendleft([job] for job in reversed(jobs))
+                waiting.extendleft([job] for job in reversed(jobs))
         else:
             yield from zip((path for path, _ in jobs), contents, strict=True)
-
-
-def _cluster_module() -> Any:
-    try:
-        from replication.sweeps import _dask
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"cluster: needs {error.name}: pip install -e '.[cluster]'", name=error.name
-        ) from None
-    return _dask
 
 
 def _name(fn: Callable) -> str:

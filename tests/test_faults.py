@@ -1,10 +1,11 @@
-"""What a killed process leaves, and what a full disk makes of whatever is written."""
+"""What killed processes leave, full disks, two runs at once, a wrong clock, a dying scheduler."""
 
 import os
 import re
 import resource
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +15,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from _fault_commands import toy
+from _tiny_runs import interrupt
 from test_cli import make, output_of, printed
 from test_scorecard import item, put
+from test_sweeps import SPECS, equal, expected, measure, run
 
 from replication import __main__, claims, plotting, sweeps, training
 from replication._core import files
 from replication._core.files import atomic, is_abandoned, mark, temporary_for, write_json
 from replication.claims import scorecard
+
+HERE = Path(__file__).parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills, mounts and limits of POSIX")
 
@@ -36,7 +42,7 @@ def test_what_is_killed_at_random_moments_goes_on():
         capture_output=True,
         text=True,
         timeout=500,
-        cwd=Path(__file__).parent.parent,
+        cwd=HERE.parent,
     )
     print(done.stdout, done.stderr)  # shown when the test fails
     assert done.returncode == 0
@@ -75,9 +81,9 @@ def test_elsewhere_a_day_without_a_change_is_death(tmp_path):
     path = tmp_path / f".a.{of(os.getpid(), '0' * 8)}.json"
     assert not is_abandoned(path)  # gone meanwhile
     path.write_text("half")
-    for age, expected in ((0, False), (86_000, False), (87_000, True), (-(10**8), False)):
+    for age, dead_by_then in ((0, False), (86_000, False), (87_000, True), (-(10**8), False)):
         os.utime(path, (time.time() - age,) * 2)
-        assert is_abandoned(path) == expected
+        assert is_abandoned(path) == dead_by_then
 
 
 def test_a_folder_is_cleared_once_a_process(tmp_path, monkeypatch):
@@ -160,7 +166,6 @@ def draw(folder):
     values = np.random.default_rng(0).random((50, 50))
     ax.imshow(values)
     plotting.save(fig, "noise", folder, {"value": values.ravel()}, "smoke, noise")
-    plt.close(fig)
 
 
 WRITERS = {
@@ -181,6 +186,7 @@ def contents(folder):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_a_full_disk_is_told_with_the_path_and_leaves_nothing_half_written(write, disk, tmp_path):
     folder, without_room = disk
@@ -189,11 +195,9 @@ def test_a_full_disk_is_told_with_the_path_and_leaves_nothing_half_written(write
             put(place, item("B1", statement="it rises " * 3000))
     before = contents(folder)
     write(calm)
-    plt.close("all")
     message = f"(No space left on device|File too large).*{re.escape(str(folder))}"
     with pytest.raises(OSError) as caught, without_room(folder):
         write(folder)
-    plt.close("all")
     assert re.search(message, str(caught.value))
     expected, found = contents(calm), contents(folder)
     assert found.items() <= expected.items() and len(found) < len(expected)
@@ -203,6 +207,7 @@ def test_a_full_disk_is_told_with_the_path_and_leaves_nothing_half_written(write
     assert contents(folder) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disk", ["limited"], indirect=True)
 def test_a_notebook_on_a_full_disk_fails_and_runs_later(disk, monkeypatch, capfd):
     root, without_room = disk
@@ -225,3 +230,143 @@ def test_what_fails_for_another_reason_keeps_its_name(tmp_path):
         (tmp_path / "elsewhere").read_text()
     with pytest.raises(OSError, match=r"^no number$"), atomic(tmp_path / "a.txt"):
         raise OSError("no number")
+
+
+# --- two at once -------------------------------------------------------------------------------
+
+
+def at_once(commands, **settings):
+    """Start all commands, wait for them, and return what they printed; none may fail."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    running = [
+        subprocess.Popen([sys.executable, *command], env=ENVIRONMENT | settings, **pipes)
+        for command in commands
+    ]
+    try:
+        outs = [process.communicate(timeout=300)[0] for process in running]
+    finally:
+        for process in running:  # one may wait for another that failed
+            process.kill()
+    assert [process.returncode for process in running] == [0] * len(running), outs
+    return outs
+
+
+WORK = """
+import sys, time
+from pathlib import Path
+from _fault_commands import fit, population, sweep
+root, name, others = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+(root / f"ready-{name}").touch()
+while len(list(root.glob("ready-*"))) <= others:  # so that importing does not separate them
+    time.sleep(0.01)
+for work in (fit, sweep, population):
+    work()
+"""
+
+
+@pytest.mark.slow
+def test_two_runs_in_one_store_end_with_the_same_files(tmp_path):
+    for name, count in (("alone", 1), ("both", 2)):
+        root = tmp_path / name
+        root.mkdir()
+        commands = [["-c", WORK, str(root), str(i), str(count - 1)] for i in range(count)]
+        at_once(commands, REPLICATION_ROOT=str(root))
+        for ready in root.glob("ready-*"):
+            ready.unlink()
+    found = contents(tmp_path / "both")
+    assert len(found) > 50 and found == contents(tmp_path / "alone")
+
+
+MEET = """
+import os, time
+from pathlib import Path
+Path(f"ready-{os.getpid()}").touch()
+end = time.monotonic() + 200
+while len(list(Path().glob("ready-*"))) < 2 and time.monotonic() < end:
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.slow
+def test_two_runs_of_one_notebook(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("REPLICATION_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
+    make(tmp_path, "01_one", MEET, "print('met')")
+    command = ["-m", "replication", "figures", "--profile", "smoke"]
+    outs = at_once([command] * 2, REPLICATION_ROOT=str(tmp_path))
+    assert all(out.startswith("01_one: done in ") for out in outs)
+    folder = tmp_path / "figures" / "smoke" / "01_one"
+    assert sorted(file.name for file in folder.iterdir()) == ["01_one.ipynb", "run.json"]
+    assert printed(output_of(tmp_path, "01_one")) == "met\n"
+    assert __main__.main(command[2:]) == 0
+    assert "up to date" in capfd.readouterr().out
+
+
+# --- the clock ---------------------------------------------------------------------------------
+
+
+def test_a_wrong_clock_changes_nothing(tmp_path, monkeypatch):
+    """A run broken off in the future goes on in the past."""
+    measure.calls.clear()
+    spec = training.Spec(model="mlp", model_options={"inputs": 64, "widths": (8,)}, epochs=3)
+    fits = {"store": tmp_path / "undisturbed", "progress": False}
+    training.fit(spec, toy(), **fits)
+    equal(run(measure, store=fits["store"]), expected())
+
+    fits["store"] = store = tmp_path / "broken off"
+    interrupt(monkeypatch, spec, toy(), store, step=7)
+    run(measure, SPECS[:2], store=store)
+    future = time.time() + 10**9
+    for path in (*store.rglob("*"), store):
+        os.utime(path, (future, future))
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    training.fit(spec, toy(), **fits)
+    equal(run(measure, store=store), expected())
+    assert measure.calls == [*SPECS, *SPECS]
+    assert contents(tmp_path / "undisturbed") == contents(store)
+
+
+SCHEDULER = """
+import asyncio
+from distributed import Scheduler, Worker
+
+async def main():
+    here = {"host": "127.0.0.1", "dashboard": False}
+    async with Scheduler(port=0, **here) as scheduler:
+        async with Worker(scheduler.address, nthreads=1, **here):
+            print(scheduler.address, flush=True)
+            await scheduler.finished()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_killed_is_told_and_the_next_run_goes_on(tmp_path):
+    pytest.importorskip("distributed")
+
+    def fn(spec):
+        time.sleep(0.1)
+        return {"value": spec["seed"] / 3}
+
+    def stored():
+        return len(list(tmp_path.rglob("[!.]*.parquet")))
+
+    def kill():
+        while stored() < 3 and scheduler.poll() is None:
+            time.sleep(0.02)
+        scheduler.kill()
+
+    specs = [{"seed": seed} for seed in range(40)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    scheduler = subprocess.Popen([sys.executable, "-c", SCHEDULER], env=ENVIRONMENT, **pipes)
+    with scheduler:
+        address = scheduler.stdout.readline().strip()
+        killer = threading.Thread(target=kill)
+        killer.start()
+        with pytest.raises(ConnectionError, match=r"the scheduler is gone; .* so run again"):
+            run(fn, specs, store=tmp_path, cluster=address)
+        killer.join()
+    assert 3 <= stored() < 40
+    table = run(fn, specs, store=tmp_path)
+    assert table.value.tolist() == [seed / 3 for seed in range(40)]

@@ -1,12 +1,16 @@
 """A member of a population is the network that its specification gives when trained alone."""
 
+import io
+
 import pandas as pd
 import pytest
 import torch
 from _tiny_runs import forbid_steps, interrupt, random_split
 from torch import nn
+from torch.nn import functional as F
 
 from replication import models, training
+from replication._core import progress
 from replication.training import _batched
 from replication.training import population as programs
 
@@ -17,15 +21,8 @@ SPLIT = random_split(72, 30)  # an epoch is 5 steps of 16 images, the last of 8
 
 
 def make(**changes):
-    settings = {
-        "model": "mlp",
-        "model_options": MLP,
-        "learning_rate": 0.05,
-        "batch_size": 16,
-        "epochs": 20,  # 100 steps
-        "evaluate_every": 7,
-        "dtype": "float64",
-    }
+    settings = {"model": "mlp", "model_options": MLP, "learning_rate": 0.05, "batch_size": 16}
+    settings |= {"epochs": 20, "evaluate_every": 7, "dtype": "float64"}  # 100 steps
     return training.Spec(**settings | changes)
 
 
@@ -72,6 +69,16 @@ def assert_close(one, other, bound=1e-10):
             )
 
 
+def assert_as_alone(specs, monkeypatch):
+    """Assert that members are the networks trained alone, without steps of their own."""
+    alone = [fit(spec) for spec in specs]
+    forbid_steps(monkeypatch)
+    for run, other in zip(population(specs), alone, strict=True):
+        assert run.spec == other.spec
+        assert_close(run, other)
+    return alone
+
+
 OPTIMIZERS = [
     {},
     {"optimizer_options": {"momentum": 0.9}},
@@ -98,33 +105,15 @@ def test_a_member_is_the_network_trained_alone(how, model, monkeypatch):
         make(**how, model_options=MLP | model, seed=4, label_corruption=0.5, checkpoints=(0.4, 8)),
         make(**how | {"optimizer_options": decayed}, model_options=MLP | model, schedule="cosine"),
     ]
-    alone = [fit(spec) for spec in specs]
-    forbid_steps(monkeypatch)
-    for run, other in zip(population(specs), alone, strict=True):
-        assert run.spec == other.spec
-        assert_close(run, other)
-
-
-def test_a_bias_that_batch_norm_cancels_does_not_matter():
-    how = {"optimizer": "Adam", "learning_rate": 0.003}
-    specs = [make(**how, model_options=MLP | {"batch_norm": True}, seed=s) for s in (1, 2)]
-    for run, spec in zip(population(specs), specs, strict=True):
-        other = fit(spec)
-        pd.testing.assert_frame_equal(run.history, other.history, rtol=0, atol=1e-10)
-        for name, weight in run.state().items():
-            if not name.endswith((".bias", "running_mean")) or name == "fc3.bias":
-                torch.testing.assert_close(weight, other.state()[name], rtol=0, atol=1e-10)
+    assert_as_alone(specs, monkeypatch)
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_norm": False}, {"dropout": 0}])
 def test_a_mapped_member_is_the_network_trained_alone(options, monkeypatch):
     shared = {"model": "convnet", "model_options": options, "epochs": 20}
     specs = [make(**shared), make(**shared, seed=2, learning_rate=0.02, augment={"flip": 1})]
-    alone = [fit(spec) for spec in specs]
-    forbid_steps(monkeypatch)
     monkeypatch.setattr(programs, "strategy", lambda *_: "vmap")
-    for run, other in zip(population(specs), alone, strict=True):
-        assert_close(run, other)
+    assert_as_alone(specs, monkeypatch)
 
 
 VARIED = [
@@ -140,34 +129,18 @@ VARIED = [
 
 
 def test_each_member_keeps_its_own_length_rows_data_and_end(monkeypatch):
-    specs = [make(**changes) for changes in VARIED]
-    alone = [fit(spec) for spec in specs]
+    alone = assert_as_alone([make(**changes) for changes in VARIED], monkeypatch)
     assert {run.status for run in alone} == {"finished", "stopped", "diverged"}
-    forbid_steps(monkeypatch)
-    for run, other in zip(population(specs), alone, strict=True):
-        assert_close(run, other)
-
-
-def test_cropped_members_are_the_networks_trained_alone(monkeypatch):
-    specs = [
-        make(model_options={"inputs": 36, "widths": (8,)}, epochs=6, seed=seed, augment=how)
-        for seed, how in enumerate([{"crop": 6}, {"crop": 6, "flip": 0.5}])
-    ]
-    alone = [fit(spec) for spec in specs]
-    forbid_steps(monkeypatch)
-    for run, other in zip(population(specs), alone, strict=True):
-        assert_close(run, other)
 
 
 def test_crops_of_two_sizes_are_two_programs(monkeypatch):
     monkeypatch.setattr(programs, "strategy", lambda *_: "vmap")
     monkeypatch.setitem(models.MODELS, "convnet", any_size)
-    specs = [
-        make(model="convnet", model_options={}, epochs=1, seed=seed, augment={"crop": side})
-        for seed, side in enumerate([5, 6, 5, 6])
-    ]
-    for run, spec in zip(population(specs), specs, strict=True):
-        assert_close(run, fit(spec))
+    ways = [{"crop": 5}, {"crop": 6}, {"crop": 5, "flip": 0.5}, {"crop": 6}]
+    shared = {"model": "convnet", "model_options": {}, "epochs": 1}
+    assert_as_alone(
+        [make(**shared, seed=s, augment=how) for s, how in enumerate(ways)], monkeypatch
+    )
 
 
 @pytest.fixture
@@ -220,7 +193,6 @@ def test_runs_are_stored_as_those_of_fit_are(tmp_path, monkeypatch):
     forbid_steps(monkeypatch)  # nothing is trained again, nor steps taken
     loaded = [fit(spec, store=tmp_path / "a") for spec in specs]
     assert_close(loaded[1], alone)
-    assert not list((tmp_path / "a").rglob("resume*"))
     names = [{path.name for path in (tmp_path / f / alone.key).iterdir()} for f in ("a", "alone")]
     assert names[0] == names[1]
 
@@ -234,7 +206,7 @@ INTERRUPTED = [
 ]
 
 
-@pytest.mark.parametrize("step", [1, 7, 23])
+@pytest.mark.parametrize("step", [7, 23])
 @pytest.mark.parametrize("alone", [False, True], ids=["population", "fit"])
 def test_an_interrupted_population_goes_on_where_it_was(step, alone, tmp_path, monkeypatch):
     options = MLP | {"batch_norm": True, "dropout": 0.2, "bias": False}
@@ -267,12 +239,13 @@ def test_a_population_takes_up_a_run_that_was_trained_alone(tmp_path, monkeypatc
     spec = make(optimizer_options={"momentum": 0.9}, evaluate_every=1, epochs=4)
     undisturbed = fit(spec)
     interrupt(monkeypatch, spec, SPLIT, tmp_path, step=9)
-    batched, seen = programs._advance, []
-    monkeypatch.setattr(
-        programs,
-        "_advance",
-        lambda stack, *rest: (seen.append(stack.members[0].training.step), batched(stack, *rest)),
-    )
+    advance, seen = programs._advance, []
+
+    def spy(stack, *rest):
+        seen.append(stack.members[0].training.step)
+        advance(stack, *rest)
+
+    monkeypatch.setattr(programs, "_advance", spy)
     other = make(optimizer_options={"momentum": 0.9}, evaluate_every=1, epochs=4, seed=5)
     monkeypatch.setattr(programs, "strategy", lambda *_: "products")
     assert_close(population([spec, other], store=tmp_path)[0], undisturbed)
@@ -345,24 +318,16 @@ def test_bad_specifications_are_named():
 
 
 def test_progress_counts_every_step(monkeypatch):
-    shown = []
+    bars = []
 
-    class Bar:
-        def __init__(self, **options):
-            shown.append(options["total"])
+    def bar(**options):
+        bars.append(progress.bar(**options | {"show": True}, file=io.StringIO()))
+        return bars[-1]
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def update(self, count=1):
-            shown.append(count)
-
-    monkeypatch.setattr(programs, "bar", Bar)
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    monkeypatch.setattr(programs, "bar", bar)
     population([make(**changes) for changes in VARIED])
-    assert shown[0] == sum(shown[1:])
+    assert bars[0].n == bars[0].total > 0
 
 
 @pytest.mark.gpu
@@ -374,6 +339,78 @@ def test_a_member_on_the_gpu_is_the_network_trained_alone_there(model):
         assert_close(run, fit(spec, device="cuda"), bound=1e-8)
 
 
-def test_files_are_where_they_are_said_to_be(tmp_path):
-    (run,) = population([make(epochs=1)], store=str(tmp_path))
-    assert {path.parent for path in tmp_path.rglob("run.json")} == {tmp_path / run.key}
+# --- gradients by hand, against autograd -------------------------------------------------------
+
+MEMBERS, EXAMPLES = 3, 7
+
+
+def networks(**options):
+    options = {"inputs": 6, "widths": (5, 4), "classes": 3} | options
+    return [models.build("mlp", seed, torch.float64, **options) for seed in range(MEMBERS)]
+
+
+def examples(seed=0, dtype=torch.float64):
+    source = torch.Generator().manual_seed(seed)
+    images = 3 * torch.randn(MEMBERS, EXAMPLES, 1, 2, 3, generator=source, dtype=dtype)
+    return images, torch.randint(3, (MEMBERS, EXAMPLES), generator=source)
+
+
+def by_autograd(model, weights, images, labels, masks):
+    trained = [name for name, _ in model.named_parameters()]
+    leaves = {name: weights[name].detach().requires_grad_() for name in trained}
+    logits = _batched.products(model, {**weights, **leaves}, images, masks, True)
+    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum") / EXAMPLES
+    return dict(zip(trained, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "activation", ["relu", "relu6", "tanh", "hardtanh", "hardsigmoid", "leaky_relu", "sigmoid"]
+)
+def test_every_activation(activation, bias):
+    layers = {"leaky_relu": nn.LeakyReLU(0.3), "sigmoid": nn.Sigmoid()}
+    nets = networks(bias=bias, activation="relu" if activation in layers else activation)
+    if activation in layers:
+        for net in nets:
+            net.act1, net.act2 = layers[activation], layers[activation]
+    assert _batched.has_gradients(nets[0])
+    images, labels = examples()
+    weights = _batched.stacked(nets)
+    found = _batched.gradients(nets[0], weights, images, labels, {})
+    expected = by_autograd(nets[0], weights, images, labels, {})
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    for name, value in found.items():
+        assert not value.requires_grad
+        if name.endswith("weight"):  # lies as the weights do
+            assert value.stride() == weights[name].stride()
+
+
+def test_dropout_passes_on_what_was_kept():
+    nets = networks(dropout=0.5)
+    images, labels = examples(1)
+    inputs = _batched.dropout_inputs(nets[0], images[0])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        drawn = [_batched.draw_masks(nets[0], inputs) for _ in nets]
+    masks = {name: torch.stack([mask[name] for mask in drawn]) for name in inputs}
+    weights = _batched.stacked([net.eval() for net in nets])
+    found = _batched.gradients(nets[0], weights, images, labels, masks)
+    expected = by_autograd(nets[0], weights, images, labels, masks)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    assert sum((mask == 0).sum() for mask in masks.values()) > 0
+
+
+def test_a_member_that_diverges_does_not_touch_the_others():
+    nets = networks()
+    nets[0].fc3.weight.data *= 1e6
+    nets[1].fc1.weight.data *= torch.inf
+    images, labels = examples(2)
+    weights = _batched.stacked(nets)
+    found = _batched.gradients(nets[0], weights, images, labels, {})
+    expected = by_autograd(nets[0], weights, images, labels, {})
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12, equal_nan=True)
+    assert all(value[[0, 2]].isfinite().all() for value in found.values())
+
+
+def test_batch_norm_is_left_to_autograd():
+    assert not _batched.has_gradients(networks(batch_norm=True)[0])

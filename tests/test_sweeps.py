@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from _tiny_runs import random_split
 
-from replication import sweeps, training
+from replication import sweeps
 from replication._core import progress
 from replication.sweeps import _store
 
@@ -168,21 +167,6 @@ def test_a_function_cannot_change_the_spec(tmp_path):
     assert specs == [{"widths": [1, 2]}]
     assert table.widths.tolist() == [[1, 2]]
     assert table.n.tolist() == [3]
-
-
-def test_training_that_diverges_is_recorded_as_such(tmp_path):
-    split = random_split(64, 64, 4)
-
-    def train(spec):
-        settings = {"model": "mlp", "model_options": {"inputs": 16, "widths": (8,)}, "epochs": 3}
-        done = training.fit(training.Spec(**settings, **spec), split, progress=False)
-        return {"status": done.status, "loss": done.history.train_loss.iloc[-1]}
-
-    specs = [{"learning_rate": rate, "seed": 0} for rate in (0.1, 1e30)]
-    table = run(train, specs, store=tmp_path)
-    assert table.status.tolist() == ["finished", "diverged"]
-    assert table.loss.isna().tolist() == [False, True]
-    equal(sweeps.load(train, tmp_path), table)
 
 
 # --- batches -----------------------------------------------------------------------------------

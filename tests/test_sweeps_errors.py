@@ -1,19 +1,27 @@
-"""Sweeps that fail: what is said, when, and that everything else is kept."""
+"""Sweeps that fail or are killed: what is said, and that every stored result is whole."""
 
 import functools
+import io
+import os
 import re
 import subprocess
 import sys
+import time
 import traceback
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+from _tiny_runs import kill_at_random
 from test_sweeps import SPECS, Counted, equal, expected, measure, run
 
 from replication import sweeps
+from replication._core import files
+from replication.sweeps import _store
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +104,10 @@ print([name for name in ("dask", "distributed") if name in sys.modules])"""
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
+def always(spec):
+    raise OSError(str(spec["n"]))
+
+
 def fragile():
     """A function that fails for two of the specs while `.broken` has an entry."""
 
@@ -128,17 +140,11 @@ def test_failing_specs_may_be_left_out_with_a_warning(tmp_path):
         table = run(fragile(), store=tmp_path, on_error="warn")
     assert [warning.filename for warning in caught] == [run.__code__.co_filename]
     equal(table, expected([SPECS[1], SPECS[3]]))
-    with pytest.warns(UserWarning, match="2 of 2 specs failed"):
-        assert run(fragile(), [SPECS[0], SPECS[2]], store=tmp_path, on_error="warn").empty
-
-
-def test_only_the_first_failures_are_written_out(tmp_path):
-    def fn(spec):
-        raise OSError(str(spec["seed"]))
-
-    with pytest.raises(sweeps.SweepError, match=r"OSError: 4\n  and 3 more$") as caught:
-        run(fn, [{"seed": seed} for seed in range(8)], store=tmp_path)
-    assert len(caught.value.failures) == 8
+    many = [SPECS[0] | {"n": n} for n in range(8)]
+    with pytest.raises(sweeps.SweepError, match=r"^8 of 8 (.|\n)*OSError: 4\n  and 3 more$"):
+        run(always, many, store=tmp_path)
+    with pytest.warns(UserWarning, match="8 of 8 specs failed"):
+        assert run(always, many, store=tmp_path, on_error="warn").empty
 
 
 def test_a_failing_spec_frees_its_memory_before_the_next(tmp_path):
@@ -172,17 +178,105 @@ def test_a_failing_spec_frees_its_memory_before_the_next(tmp_path):
     assert all(type(error) is RuntimeError for _, error in caught.value.failures)
 
 
-def test_an_interrupt_leaves_a_clean_store(tmp_path):
+# --- files -------------------------------------------------------------------------------------
+
+
+def cut(share):
+    return lambda content: content[: int(share * len(content))]
+
+
+def in_metadata(old, new):
+    """Damage what pandas writes about the columns; Parquet itself still finds the file sound."""
+
+    def damage(content):
+        table, out = pq.read_table(io.BytesIO(content)), io.BytesIO()
+        notes = table.schema.metadata[b"pandas"].replace(old, new)
+        pq.write_table(table.replace_schema_metadata({b"pandas": notes}), out)
+        return out.getvalue()
+
+    return damage
+
+
+DAMAGES = {
+    "empty": cut(0),
+    "cut in the middle": cut(0.5),
+    "cut at the end": cut(0.99),
+    "no Parquet": lambda content: b"PAR1 but not at all",
+    "another name in the metadata": in_metadata(b"numpy_type", b"numpy_typo"),
+    "another type in the metadata": in_metadata(b"float64", b"fkoat64"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_result_is_computed_again_with_a_warning(damage, tmp_path):
+    run(measure, store=tmp_path)
+    file = tmp_path / "measure" / f"{_store.key('measure', 1, SPECS[1])}.parquet"
+    measure.calls.clear()
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.warns(UserWarning, match=f"computed again: {file.name}") as caught:
+        table = run(measure, store=tmp_path)
+    assert [warning.filename for warning in caught] == [run.__code__.co_filename]  # the caller's
+    equal(table, expected())
+    assert measure.calls == [SPECS[1]]
+    equal(run(measure, store=tmp_path), expected())  # whole again: no warning, which would raise
+    assert measure.calls == [SPECS[1]]
+
+
+def test_racing_runs_end_with_the_same_table(tmp_path):
+    """They meet in the middle: what one has stored, the other takes."""
+
     @Counted
-    def fn(spec):
-        if len(fn.calls) == 3:
-            raise KeyboardInterrupt
+    def slow(spec):
+        time.sleep(0.005)
         return measure.fn(spec)
 
-    with pytest.raises(KeyboardInterrupt):
-        run(fn, store=tmp_path)
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 2
-    assert not any(path.name.startswith(".") for path in files)
-    equal(run(fn, store=tmp_path), expected())
-    assert fn.calls[3:] == SPECS[2:]
+    with ThreadPoolExecutor(2) as pool:
+        ways = [MANY, MANY[::-1]]
+        tables = list(pool.map(lambda specs: run(slow, specs, store=tmp_path), ways))
+    equal(tables[0], expected(MANY))
+    equal(tables[1], expected(MANY[::-1]))
+    assert len(MANY) <= len(slow.calls) < 2 * len(MANY)
+
+
+def test_a_result_is_in_place_whole_or_not_at_all(tmp_path, monkeypatch):
+    written = []
+
+    def fail(source, target):
+        written.append((Path(source), Path(target)))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", fail)
+        with pytest.raises(KeyboardInterrupt):
+            run(measure, store=tmp_path)
+    ((source, target),) = written
+    assert source.parent == target.parent  # the same file system: a rename is atomic
+    assert not list(tmp_path.rglob("*.parquet"))
+    assert len(measure.calls) == 1
+    equal(run(measure, store=tmp_path), expected())
+    assert measure.calls == [SPECS[0], *SPECS]
+
+
+MANY = [{"sigma": i / 8, "seed": i} for i in range(40)]
+
+
+def work(store):
+    return run(measure, MANY, store=store)
+
+
+def progress(store):
+    files = list(store.rglob("[!.]*.parquet"))
+    for file in files:
+        pd.read_parquet(file)
+    return bool(files), len(files) == len(MANY)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_sweep_survives_kill_9(tmp_path):
+    kill_at_random("test_sweeps_errors", tmp_path, seed=3)
+    for store in tmp_path.iterdir():
+        missing = len(MANY) - len([*store.rglob("[!.]*.parquet")])
+        measure.calls.clear()
+        equal(work(store), expected(MANY))
+        assert len(measure.calls) == missing

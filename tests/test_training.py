@@ -199,16 +199,6 @@ def test_the_user_s_cudnn_settings_hold_but_for_determinism(monkeypatch):
     assert (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32) == (False, True, False)
 
 
-def test_training_works_where_the_new_precision_setting_was_used():
-    expected, conv = fit(make(epochs=0.5)), torch.backends.cudnn.conv
-    before = conv.fp32_precision
-    try:
-        conv.fp32_precision = "ieee"  # from now on torch refuses to say whether TF32 is allowed
-        assert_same(fit(make(epochs=0.5)), expected)
-    finally:
-        conv.fp32_precision = before
-
-
 @pytest.mark.gpu
 def test_a_gpu_repeats_itself_and_starts_as_the_cpu_does(tmp_path):
     split = random_split(20, 10, 28)

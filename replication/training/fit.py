@@ -41,8 +41,8 @@ class Run:
 
     Attributes
     ----------
-    spec : Spec
-    key : str
+    spec, key
+        The specification and the hash that names its run.
     status : str
         ``"finished"``, ``"stopped"`` by the stopping rule, or ``"diverged"`` (loss not finite).
     history : pandas.DataFrame
@@ -91,10 +91,7 @@ class Run:
 
 
 class Unfinished:
-    """A run in training and what is kept of it: in `folder`, or in memory if that is None.
-
-    It goes on from the files in `folder`, where these are whole.
-    """
+    """A run in training, kept in memory or in `folder`, from whose files it goes on if whole."""
 
     def __init__(
         self, spec: Spec, key: str, split: data.Split, device: torch.device, folder: Path | None
@@ -151,15 +148,9 @@ class Unfinished:
             checkpoints[training.step / training.epoch_steps] = training.step
         if folder is None:
             return Run(self.spec, self.key, status, _history(rows), checkpoints, self._states)
-        record = {
-            "spec": asdict(self.spec),
-            "data": self.source,
-            "status": status,
-            "checkpoints": [list(entry) for entry in checkpoints.items()],
-            "history": rows,
-            "torch": torch.__version__,
-            "device": training.device.type,
-        }
+        record = {"spec": asdict(self.spec), "data": self.source, "status": status}
+        record |= {"checkpoints": [list(entry) for entry in checkpoints.items()], "history": rows}
+        record |= {"torch": torch.__version__, "device": training.device.type}
         write_json(folder / "run.json", record | {"digest": _digest(record)})
         (folder / "resume.safetensors").unlink(missing_ok=True)
         return Run(self.spec, self.key, status, _history(rows), checkpoints, folder)
@@ -248,10 +239,9 @@ def fit(
     split : data.Split
     store : path, optional
         Folder that keeps runs, each in a subfolder named by `Spec.key`: weights as safetensors, the
-        rest as JSON, every file written whole or not at all. A killed run loses at most half a
-        minute; one with a damaged or missing file is trained again. Without a store the run lives
-        in memory, or in the folder that ``python -m replication run`` names by the variable
-        REPLICATION_SCRATCH.
+        rest as JSON, every file whole or not there. A killed run loses at most half a minute; one
+        with a damaged or missing file is trained again. Without a store the run lives in memory, or
+        in the folder that ``python -m replication run`` names by REPLICATION_SCRATCH.
     device : str
         ``"cpu"``, ``"cuda"`` or ``"auto"``. On one device the same call gives the same numbers.
     progress : bool

@@ -33,10 +33,10 @@ def fit_population(
 ) -> list[Run]:
     """Train the networks that `specs` describe on `split`, those that can be as one program.
 
-    Networks that share an architecture, an optimiser, a batch size and a dtype are trained as one;
-    seed, labels, learning rate and its schedule, weight decay, augmentation, length and stopping
-    rule are each network's own. Where that is no faster (`strategy`), one follows another. A
-    network is what `fit` makes of its specification, but for rounding.
+    Networks that share architecture, optimiser, batch size and dtype are trained as one; seed,
+    labels, learning rate and its schedule, weight decay, augmentation, length and stopping rule are
+    each network's own. Where that is no faster, one follows another. A network is what `fit` makes
+    of its specification, but for rounding.
 
     Parameters
     ----------

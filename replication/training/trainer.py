@@ -17,33 +17,20 @@ from replication.training.spec import DTYPES, Spec
 
 
 class Trainer:
-    """The state of one training run.
+    """The state of one training run after `step` of `last_step` steps of the optimiser.
 
-    Attributes
-    ----------
-    step, last_step : int
-        Steps of the optimiser that were taken; at which the run ends.
-    rows : list of dict
-        The history so far: step, epoch, losses and accuracies.
-    images : Tensor
-        Training images as minibatches take them, before augmentation.
-    train, test : data.Examples
-        What is measured on: corrupted, on the device, in the run's dtype; with a crop, the centres.
-
-    Raises
-    ------
-    ValueError
-        If the network or the optimiser does not take its options, or a crop exceeds the images.
+    `rows` are the history so far; `images` (N, C, H, W) the training images as minibatches take
+    them, before augmentation; `train` and `test` what is measured on: corrupted, on the device, in
+    the run's dtype; with a crop, the centres. ValueError if the network or the optimiser does not
+    take its options, or a crop exceeds the images.
     """
 
     def __init__(self, spec: Spec, split: data.Split, device: torch.device) -> None:
         self.spec, self.device, self.step, self.rows = spec, device, 0, []
         self.model = new_model(spec, device)
-        options = dict(spec.optimizer_options)
+        options, optimizer = dict(spec.optimizer_options), getattr(torch.optim, spec.optimizer)
         try:
-            self.optimizer = getattr(torch.optim, spec.optimizer)(
-                self.model.parameters(), lr=spec.learning_rate, **options
-            )
+            self.optimizer = optimizer(self.model.parameters(), lr=spec.learning_rate, **options)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"optimizer_options: {spec.optimizer} was given {options} ({error})"
@@ -123,8 +110,7 @@ class Trainer:
 
     def augmented(self, images: Tensor) -> Tensor:
         """Return the images of a minibatch as the next step sees them."""
-        source = generator(self.spec.seed, "augment", self.step)
-        return augment(images, self.spec.augment, source)
+        return augment(images, self.spec.augment, generator(self.spec.seed, "augment", self.step))
 
     def advance(self) -> None:
         """Take one step of the optimiser."""
@@ -200,7 +186,7 @@ def evaluate(
     model : torch.nn.Module
         Gives logits (N, classes). Measured in eval mode; every module is put back in its own.
     examples : data.Examples
-        Images (N, C, H, W) and labels (N,) on the model's device, the images in its dtype.
+        On the model's device, the images in its dtype.
     batch_size : int
         Examples a forward pass; bounds the memory.
 
@@ -259,12 +245,12 @@ def augment(images: Tensor, how: Mapping[str, float], source: torch.Generator) -
 
 def _windows(images: Tensor, tops: Tensor, lefts: Tensor, height: int, width: int) -> Tensor:
     """Return of each image the window with its own upper left corner."""
-    device = images.device
-    rows = tops.to(device)[:, None] + torch.arange(height, device=device)
-    columns = lefts.to(device)[:, None] + torch.arange(width, device=device)
-    index = torch.arange(len(images), device=device)[:, None, None, None]
-    channel = torch.arange(images.shape[1], device=device)[None, :, None, None]
-    return images[index, channel, rows[:, None, :, None], columns[:, None, None]]
+    rows = tops[:, None] + torch.arange(height)
+    columns = lefts[:, None] + torch.arange(width)
+    index = torch.arange(len(images))[:, None, None, None]
+    channel = torch.arange(images.shape[1])[:, None, None]
+    place = (index, channel, rows[:, None, :, None], columns[:, None, None])
+    return images[tuple(part.to(images.device) for part in place)]
 
 
 @contextmanager

@@ -143,7 +143,10 @@ def run(
                 steps.update()
 
     if failures:
-        message = _message(failures, len(wanted))
+        lines = [f"{len(failures)} of {len(wanted)} specs failed; all others are stored:"]
+        lines += [f"  {spec}: {type(error).__name__}: {error}" for spec, error in failures[:5]]
+        lines += [f"  and {len(failures) - 5} more"] if len(failures) > 5 else []
+        message = "\n".join(lines)
         if on_error == "raise":
             raise SweepError(message, failures) from failures[0][1]
         warn(message, stacklevel=2)
@@ -227,13 +230,6 @@ def _name(fn: Callable) -> str:
     if not name.isidentifier():  # as that of a lambda; it also names a folder
         raise ValueError(f"fn: expected a function with a name to keep its results by, found {fn}")
     return name
-
-
-def _message(failures: list[tuple[Mapping, Exception]], count: int, shown: int = 5) -> str:
-    lines = [f"{len(failures)} of {count} specs failed; all others are stored:"]
-    lines += [f"  {spec}: {type(error).__name__}: {error}" for spec, error in failures[:shown]]
-    lines += [f"  and {len(failures) - shown} more"] if len(failures) > shown else []
-    return "\n".join(lines)
 
 
 def _order(spec: Mapping) -> list[tuple]:

@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from replication._core.files import atomic
+from replication.training.trainer import Trainer
 
 
 def save_tensors(
@@ -26,11 +26,9 @@ def copy_weights(model: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
 
 
-def save(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, rows: list[dict]
-) -> None:
-    """Write all that is needed to go on from `step` to `path`: tensors, and the rest as JSON."""
-    tensors = {f"model/{k}": v for k, v in copy_weights(model).items()}
+def save(path: Path, run: Trainer) -> None:
+    """Write all that is needed to go on from the run's step: tensors, and the rest as JSON."""
+    tensors = {f"model/{k}": v for k, v in copy_weights(run.model).items()}
     plain: dict[str, dict] = {}
 
     def put_aside(key: str, value: object) -> object:
@@ -42,22 +40,17 @@ def save(
             return [put_aside(f"{key}/{i}", entry) for i, entry in enumerate(value)]
         return value
 
-    for index, entries in optimizer.state_dict()["state"].items():
+    for index, entries in run.optimizer.state_dict()["state"].items():
         for name, value in entries.items():
             rest = put_aside(f"optimizer/{index}/{name}", value)
             if not isinstance(value, Tensor):
                 plain.setdefault(str(index), {})[name] = rest
-    progress = {"step": step, "rows": rows, "plain": plain}
+    progress = {"step": run.step, "rows": run.rows, "plain": plain}
     save_tensors(tensors, path, {"progress": json.dumps(progress)})
 
 
-def load(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, list[dict]] | None:
-    """Put what `save` wrote into `model` and `optimizer` and return the step and the rows.
-
-    None, and nothing is changed, where the file is missing or damaged.
-    """
+def load(path: Path, run: Trainer) -> None:
+    """Let the run go on from what `save` wrote; as it is, if that is missing or damaged."""
     try:
         # One handle: another process on the same run may replace the file between two. Copies: a
         # tensor as it lies in the file is not aligned, and then a dot product may round otherwise.
@@ -65,7 +58,7 @@ def load(
             progress = json.loads(file.metadata()["progress"])
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
-        return None
+        return
 
     def take_up(value: object) -> object:
         if isinstance(value, list):
@@ -84,13 +77,13 @@ def load(
             weights[place] = value
         elif "/" not in name:  # else it is within a list
             state.setdefault(int(index), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    groups = run.optimizer.state_dict()["param_groups"]
+    run.optimizer.load_state_dict({"state": state, "param_groups": groups})
     # That has cast all to the weights' dtype, but NAdam keeps a float32 beside float64 weights.
-    for index, parameter in enumerate(model.parameters()):
+    for index, parameter in enumerate(run.model.parameters()):
         for name, value in state.get(index, {}).items():
             if isinstance(value, Tensor):
-                held = optimizer.state[parameter]
+                held = run.optimizer.state[parameter]
                 held[name] = value.to(held[name].device)
-    model.load_state_dict(weights)
-    return progress["step"], progress["rows"]
+    run.model.load_state_dict(weights)
+    run.step, run.rows = progress["step"], progress["rows"]

@@ -27,10 +27,11 @@ from replication import data
 from replication._core.files import read_json, write_json
 from replication._core.inputs import choose_device
 from replication._core.progress import bar
-from replication.training._checkpoint import copy_weights, save_tensors
+from replication.training import _checkpoint
 from replication.training.spec import Spec
 from replication.training.trainer import Trainer, new_model
 
+RESUME = "resume.safetensors"  # of an unfinished run: all that is needed to go on
 INTERVAL = 30.0  # seconds of training that a killed run may lose
 SCRATCH = "REPLICATION_SCRATCH"  # variable: where runs without a store are kept until it is removed
 
@@ -74,7 +75,7 @@ class Run:
             raise ValueError(f"epoch: no checkpoint at {epoch}; expected one of {known}")
         step = self.checkpoints[epoch]
         stored = isinstance(self._states, Path)
-        state = load_file(_checkpoint(self._states, step)) if stored else self._states[step]
+        state = load_file(_weights(self._states, step)) if stored else self._states[step]
         return {name: tensor.clone() for name, tensor in state.items()}
 
     def model(self, epoch: float | None = None, device: str = "cpu") -> nn.Module:
@@ -102,7 +103,7 @@ class Unfinished:
         asked = {float(e): self.training.step_at(e) for e in sorted(spec.checkpoints)}
         self._checkpoints = {0.0: 0, **asked, float(spec.epochs): self.training.last_step}
         if folder is not None:
-            self.training.resume(folder / "resume.safetensors")
+            _checkpoint.load(folder / RESUME, self.training)
             if not self._has_weights(folder):
                 self.training = Trainer(spec, split, device)
 
@@ -124,17 +125,17 @@ class Unfinished:
         """Keep the weights, after an evaluation, and all that is needed to go on."""
         training, folder = self.training, self.folder
         if training.step in self._checkpoints.values() or training.status():
-            weights = copy_weights(training.model)
+            weights = _checkpoint.copy_weights(training.model)
             if folder is None:
                 self._states[training.step] = weights
             else:
-                save_tensors(weights, _checkpoint(folder, training.step))
+                _checkpoint.save_tensors(weights, _weights(folder, training.step))
         self.put_aside()  # after the weights, which it says are there
 
     def put_aside(self) -> None:
         """Keep the present step, which needs no evaluation or has it, to go on from there."""
         if self.folder is not None:
-            self.training.save(self.folder / "resume.safetensors")
+            _checkpoint.save(self.folder / RESUME, self.training)
 
     def finish(self) -> Run:
         """Return the run at its end, and write down that it is there."""
@@ -152,7 +153,7 @@ class Unfinished:
         record |= {"checkpoints": [list(entry) for entry in checkpoints.items()], "history": rows}
         record |= {"torch": torch.__version__, "device": training.device.type}
         write_json(folder / "run.json", record | {"digest": _digest(record)})
-        (folder / "resume.safetensors").unlink(missing_ok=True)
+        (folder / RESUME).unlink(missing_ok=True)
         return Run(self.spec, self.key, status, _history(rows), checkpoints, folder)
 
 
@@ -185,7 +186,7 @@ def stored(spec: Spec, key: str, folder: Path | None) -> Run | None:
             raise ValueError("run.json has changed since it was written")
         checkpoints = {float(epoch): int(step) for epoch, step in saved["checkpoints"]}
         _check(folder, checkpoints.values())
-        if (left := folder / "resume.safetensors").exists():  # killed between the last two steps
+        if (left := folder / RESUME).exists():  # killed between the last two steps
             with suppress(OSError):  # a store may be read-only
                 left.unlink()
         return Run(spec, key, saved["status"], _history(saved["history"]), checkpoints, folder)
@@ -201,14 +202,14 @@ def _digest(record: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-def _checkpoint(folder: Path, step: int) -> Path:
+def _weights(folder: Path, step: int) -> Path:
     return folder / f"step-{step:07d}.safetensors"
 
 
 def _check(folder: Path, steps: Iterable[int]) -> None:
     """Raise what safetensors raises where weights are missing or not of their full length."""
     for step in steps:
-        with safe_open(_checkpoint(folder, step), "pt"):
+        with safe_open(_weights(folder, step), "pt"):
             pass
 
 

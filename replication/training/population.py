@@ -166,11 +166,8 @@ def _stack_of(members: list[Unfinished]) -> Stack:
         kept = [key for key, value in own[0].items() if key != "step" and value is not None]
         states[name] = {key: torch.stack([state[key] for state in own]) for key in kept}
     labels = torch.stack([training.train.labels for training in trainings])
-    return Stack(members, weights, states, labels, _order(members))
-
-
-def _order(members: list[Unfinished]) -> Tensor:
-    return torch.stack([member.training.epoch_order() for member in members])
+    order = torch.stack([training.epoch_order() for training in trainings])
+    return Stack(members, weights, states, labels, order)
 
 
 def _minibatches(stack: Stack) -> tuple[Tensor, Tensor]:
@@ -178,16 +175,15 @@ def _minibatches(stack: Stack) -> tuple[Tensor, Tensor]:
     trainings = stack.trainings
     index, size = trainings[0].step % trainings[0].epoch_steps, trainings[0].spec.batch_size
     if index == 0:
-        stack.order = _order(stack.members)
+        stack.order = torch.stack([training.epoch_order() for training in trainings])
     chosen = stack.order[:, index * size : (index + 1) * size]
     shared = trainings[0].images
     if all(t.images is shared and not t.spec.augment for t in trainings):
         images = shared.index_select(0, chosen.flatten())
         images = images.view(*chosen.shape, *images.shape[1:])
     else:
-        images = torch.stack(
-            [t.augmented(t.images[i]) for t, i in zip(trainings, chosen, strict=True)]
-        )
+        pairs = zip(trainings, chosen, strict=True)
+        images = torch.stack([t.augmented(t.images[index]) for t, index in pairs])
     return images, stack.labels.gather(1, chosen)
 
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,6 @@ from torch.nn import functional as F
 from replication import data, models
 from replication._core.inputs import derive_seed, generator
 from replication.activations import evaluating
-from replication.training import _checkpoint
 from replication.training.spec import DTYPES, Spec
 
 
@@ -150,15 +148,6 @@ class Trainer:
         if self.spec.schedule == "cosine":
             return rate * 0.5 * (1 + math.cos(math.pi * self.step / self.last_step))
         return rate
-
-    def save(self, path: Path) -> None:
-        """Write all that is needed to go on from this step, in one file."""
-        _checkpoint.save(path, self.model, self.optimizer, self.step, self.rows)
-
-    def resume(self, path: Path) -> None:
-        """Go on from `path` if it is there and whole."""
-        if (progress := _checkpoint.load(path, self.model, self.optimizer)) is not None:
-            self.step, self.rows = progress
 
 
 def training_labels(spec: Spec, split: data.Split) -> Tensor:

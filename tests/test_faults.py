@@ -237,18 +237,18 @@ def test_what_fails_for_another_reason_keeps_its_name(tmp_path):
 
 def at_once(commands, **settings):
     """Start all commands, wait for them, and return what they printed; none may fail."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     running = [
         subprocess.Popen([sys.executable, *command], env=ENVIRONMENT | settings, **pipes)
         for command in commands
     ]
     try:
-        outs = [process.communicate(timeout=300)[0] for process in running]
+        told = [process.communicate(timeout=300) for process in running]
     finally:
         for process in running:  # one may wait for another that failed
             process.kill()
-    assert [process.returncode for process in running] == [0] * len(running), outs
-    return outs
+    assert [process.returncode for process in running] == [0] * len(running), told
+    return [out for out, _ in told]
 
 
 WORK = """

@@ -398,18 +398,22 @@ def test_shifts_and_crops_are_windows_at_every_place(how, padding, size, places)
     assert same.any(0).sum() == places  # rows and columns move apart from one another
 
 
-def test_a_crop_trains_on_windows_and_measures_the_centres(monkeypatch):
+@pytest.fixture
+def augmented(monkeypatch):
+    """Collect what images go into augmentation, and what comes out."""
     seen, plain = [], trainer.augment
 
     def spy(images, how, source):
-        seen.append((images.shape, plain(images, how, source)))
+        seen.append((images, plain(images, how, source)))
         return seen[-1][1]
 
     monkeypatch.setattr(trainer, "augment", spy)
-    spec = make(augment={"crop": 5}, model_options={"inputs": 25}, epochs=1)
-    run = fit(spec)
-    assert len(seen) == 4
-    assert all(before[2:] == (8, 8) and after.shape[2:] == (5, 5) for before, after in seen)
+    return seen
+
+
+def test_a_crop_trains_on_windows_and_measures_the_centres(augmented):
+    run = fit(make(augment={"crop": 5}, model_options={"inputs": 25}, epochs=1))
+    assert [(x.shape[2:], y.shape[2:]) for x, y in augmented] == [((8, 8), (5, 5))] * 4
     small = data.preprocess(SPLIT, crop=5)
     for part in ("train", "test"):
         measured = training.evaluate(run.model(), getattr(small, part))
@@ -417,20 +421,13 @@ def test_a_crop_trains_on_windows_and_measures_the_centres(monkeypatch):
     assert not same_weights(run.state(), fit(make(model_options={"inputs": 25}), small).state())
 
 
-def test_augmentation_is_of_what_is_trained_on_alone_and_new_at_every_step(monkeypatch):
-    seen, plain = [], trainer.augment
-
-    def spy(images, how, source):
-        seen.append(plain(images, how, source))
-        return seen[-1]
-
-    monkeypatch.setattr(trainer, "augment", spy)
+def test_augmentation_is_of_what_is_trained_on_alone_and_new_at_every_step(augmented, monkeypatch):
     spec, split = make(augment={"shift": 2}, batch_size=60, epochs=3), alike()
     run = fit(spec, split)
+    seen = [images for _, images in augmented]
     assert len(seen) == 3
-    assert not any(
-        torch.equal(a, b) for a, b in zip(seen, [split.train.images, *seen], strict=False)
-    )
+    before = [split.train.images, *seen[:-1]]
+    assert not any(torch.equal(a, b) for a, b in zip(seen, before, strict=True))
     monkeypatch.setattr(trainer, "augment", lambda images, how, source: seen.pop(0))
     assert same_weights(run.state(), fit(spec, split).state())
     measured = training.evaluate(run.model(), split.train)

@@ -19,6 +19,7 @@ from pathlib import Path
 import dask
 from dask.system import CPU_COUNT
 from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, as_completed
+from distributed.comm import CommClosedError
 from tqdm import tqdm
 
 from replication._core.inputs import as_integer
@@ -76,9 +77,7 @@ def outcomes(
                 future = next(landed)
                 jobs = flying.pop(future)
                 if future.status == "cancelled":
-                    raise ConnectionError(
-                        "cluster: the scheduler is gone; what was finished is stored, so run again"
-                    )
+                    raise CommClosedError
                 try:
                     contents = future.result()
                 except BadResult:
@@ -92,6 +91,10 @@ def outcomes(
                         yield jobs[0][0], error
                 else:
                     yield from zip((path for path, _ in jobs), contents, strict=True)
+        except CommClosedError as error:
+            raise ConnectionError(
+                "cluster: the scheduler is gone; what was finished is stored, so run again"
+            ) from error
         finally:
             if client.status == "running":
                 with suppress(OSError):  # the scheduler may go at any time

@@ -7,7 +7,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from replication._core import paths, profiles
@@ -37,104 +37,84 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    figures = commands.add_parser(
-        "figures",
-        help="run notebooks: figures, plotted numbers, claims",
-        description="Run notebooks, each into figures/PROFILE/NOTEBOOK/, as many at once as cores. "
-        "One that has not changed since it last succeeded is skipped; after a failure the others "
-        "go on.",
-    )
-    figures.add_argument(
-        "--only", nargs="+", action="extend", metavar="NOTEBOOK", help="numbers or beginnings: 04"
-    )
-    _add_parameters(figures, "quick")
-    figures.add_argument(
-        "--jobs", type=_count, metavar="N", help="notebooks at once, one thread each"
-    )
-    figures.add_argument("--force", action="store_true", help="run also what is up to date")
-    figures.add_argument(
-        "--in-place",
-        action="store_true",
-        help="write the executed notebook back into notebooks/ (for maintainers)",
-    )
-    figures.set_defaults(command=_figures)
+    def add(name: str, command: Callable, help: str, description: str | None = None) -> Callable:
+        """Add a command and return what takes its arguments."""
+        own = commands.add_parser(name, help=help, description=description or help)
+        own.set_defaults(command=command)
+        return own.add_argument
 
-    run = commands.add_parser(
+    take = add(
+        "figures",
+        _figures,
+        "run notebooks: figures, plotted numbers, claims",
+        "Run notebooks, each into figures/PROFILE/NOTEBOOK/, as many at once as cores. One that "
+        "has not changed since it last succeeded is skipped; after a failure the others go on.",
+    )
+    beginnings = "numbers or beginnings: 04"
+    take("--only", nargs="+", action="extend", metavar="NOTEBOOK", help=beginnings)
+    _take_parameters(take, "quick")
+    take("--jobs", type=_count, metavar="N", help="notebooks at once, one thread each")
+    take("--force", action="store_true", help="run also what is up to date")
+    written = "write the executed notebook back into notebooks/ (for maintainers)"
+    take("--in-place", action="store_true", help=written)
+
+    take = add(
         "run",
-        help="train and measure what notebooks show, without Jupyter, for a given time",
-        description="Train and measure what notebooks show. Results are kept in data/runs/ (below "
+        _run,
+        "train and measure what notebooks show, without Jupyter, for a given time",
+        "Train and measure what notebooks show. Results are kept in data/runs/ (below "
         "$REPLICATION_ROOT) and not computed again, also not by `figures`. SIGINT, SIGTERM or the "
         "end of --for stop it at any moment with status 75, and at most half a minute of training "
         "is lost; the same command goes on.",
     )
-    run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="numbers: 04; default: all")
-    _add_parameters(run, "full")
-    run.add_argument("--for", dest="limit", metavar="TIME", help="90s, 9m or 2h, at least 1s")
-    run.set_defaults(command=_run)
+    take("notebooks", nargs="*", metavar="NOTEBOOK", help="numbers: 04; default: all")
+    _take_parameters(take, "full")
+    take("--for", dest="limit", metavar="TIME", help="90s, 9m or 2h, at least 1s")
 
-    data = commands.add_parser(
-        "data", help="list the data sets and where each was found, or fetch the ones named"
-    )
-    data.add_argument("names", nargs="*", metavar="NAME", help="data sets to fetch when missing")
-    data.set_defaults(command=_data)
+    take = add("data", _data, "list the data sets and where each was found, or fetch those named")
+    take("names", nargs="*", metavar="NAME", help="data sets to fetch when missing")
 
-    compare = commands.add_parser(
+    take = add(
         "compare",
-        help="compare the layers of two networks of your own",
-        description="Compare every layer of one network to every layer of another, over the same "
-        "inputs; write a figure (PNG) and the numbers (JSON).",
+        _compare,
+        "compare the layers of two networks of your own",
+        "Compare every layer of one network to every layer of another, over the same inputs; "
+        "write a figure (PNG) and the numbers (JSON).",
     )
-    _add_compare(compare)
-    compare.set_defaults(command=_compare)
-
-    scorecard = commands.add_parser("scorecard", help="rewrite figures/SCORECARD.md")
-    scorecard.set_defaults(command=_scorecard)
-
-    doctor = commands.add_parser("doctor", help="what this machine has and what would be used")
-    doctor.set_defaults(command=_doctor)
+    _take_compare(take)
+    add("scorecard", _scorecard, "rewrite figures/SCORECARD.md")
+    add("doctor", _doctor, "what this machine has and what would be used")
     return parser
 
 
-def _add_parameters(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add what sets the parameters of notebooks."""
-    parser.add_argument(
-        "--profile",
-        choices=profiles.PROFILES,
-        help=f"the scale (default: ${profiles.VARIABLE}, or {default})",
+def _take_parameters(take: Callable, default: str) -> None:
+    """Take what sets the parameters of notebooks."""
+    scale = f"the scale (default: ${profiles.VARIABLE}, or {default})"
+    take("--profile", choices=profiles.PROFILES, help=scale)
+    take("--dataset", help="a data set in place of the notebook's own; or auto")
+    take("--device", type=_device, help="cpu, cuda, cuda:N or auto")
+    take("--cluster", help="local, or the address of a Dask scheduler")
+
+
+def _take_compare(take: Callable) -> None:
+    """Take the arguments of `papers._compare.run`, under the names they have there."""
+    builder = (
+        "what builds the network, importable from here: returns it, or it and a transform "
+        "from a PIL image to its input"
     )
-    parser.add_argument("--dataset", help="a data set in place of the notebook's own; or auto")
-    parser.add_argument("--device", type=_device, help="cpu, cuda, cuda:N or auto")
-    parser.add_argument("--cluster", help="local, or the address of a Dask scheduler")
-
-
-def _add_compare(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `papers._compare.run`, under the names they have there."""
-    take = parser.add_argument
+    inputs = (
+        "a folder of images, a data set by its name (mnist5k is always there), or a "
+        "safetensors file with a tensor 'inputs'"
+    )
+    null = "permutations of the inputs for what unrelated layers would give (default: 3)"
     take("weights", nargs=2, metavar="WEIGHTS.safetensors", help="a state dict each")
-    take(
-        "--model",
-        required=True,
-        metavar="MODULE:FUNCTION",
-        help="what builds the network, importable from here: returns it, or it and a transform "
-        "from a PIL image to its input",
-    )
+    take("--model", required=True, metavar="MODULE:FUNCTION", help=builder)
     take("--model-b", metavar="MODULE:FUNCTION", help="the same for the second (default: --model)")
-    take(
-        "--data",
-        required=True,
-        help="a folder of images, a data set by its name (mnist5k is always there), or a "
-        "safetensors file with a tensor 'inputs'",
-    )
+    take("--data", required=True, help=inputs)
     take("--metric", default="svcca", help="svcca (default), cca, pwcca, cka, procrustes, ...")
     take("--layers", nargs="+", metavar="LAYER", help="only these (default: all)")
     take("--layers-b", nargs="+", metavar="LAYER", help="of the second network (default: --layers)")
-    take(
-        "--null",
-        type=int,
-        default=3,
-        metavar="N",
-        help="permutations of the inputs for what unrelated layers would give (default: 3)",
-    )
+    take("--null", type=int, default=3, metavar="N", help=null)
     take("--examples", type=int, metavar="N", help="how many inputs to draw (default: up to 1000)")
     take("--out", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
     take("--device", type=_device, default="cpu", help="cpu, cuda, cuda:N or auto")
@@ -163,12 +143,17 @@ def _check_data_set(name: str | None) -> None:
         raise ValueError(f"there is no data set {name!r}; there are {', '.join(data.NAMES)}")
 
 
+def _chosen(options: argparse.Namespace) -> dict[str, str]:
+    """Return the parameters that were given, the data set among them known."""
+    _check_data_set(options.dataset)
+    parameters = {name: getattr(options, name) for name in ("dataset", "device", "cluster")}
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
 def _figures(options: argparse.Namespace) -> int:
     from replication.papers import _figures
 
-    _check_data_set(options.dataset)
-    names = ("dataset", "device", "cluster")
-    chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    chosen = _chosen(options)
     if options.in_place and chosen:
         raise ValueError(
             f"--in-place runs notebooks as they stand; leave out --{', --'.join(chosen)}"
@@ -186,14 +171,11 @@ def _figures(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from replication.papers import _figures, _run
 
-    _check_data_set(options.dataset)
     return _run.run(
         _figures.select(options.notebooks or None),
         profile=options.profile or profiles.resolve("full"),
-        dataset=options.dataset,
-        device=options.device,
-        cluster=options.cluster,
         limit=None if options.limit is None else _run.seconds(options.limit),
+        **_chosen(options),
     )
 
 
@@ -203,7 +185,7 @@ def _data(options: argparse.Namespace) -> int:
 
     for name in options.names:
         _check_data_set(name)
-    failed = False
+    status = 0
     for name in options.names or data.NAMES:
         try:
             location = data.locate(name)
@@ -212,8 +194,8 @@ def _data(options: argparse.Namespace) -> int:
             print(f"{name:<17}{where(name)}")
         except (ValueError, OSError) as error:
             print(f"replication: error: {name}: {_one_line(error)}", file=sys.stderr)
-            failed = True
-    return int(failed)
+            status = 1
+    return status
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -221,8 +203,7 @@ def _compare(options: argparse.Namespace) -> int:
 
     if os.getcwd() not in sys.path:  # `python -m` has it, another way to start may not
         sys.path.insert(0, os.getcwd())
-    given = {name: value for name, value in vars(options).items() if name != "command"}
-    return _compare.run(**given)
+    return _compare.run(**{k: value for k, value in vars(options).items() if k != "command"})
 
 
 def _scorecard(options: argparse.Namespace) -> int:
@@ -233,8 +214,7 @@ def _scorecard(options: argparse.Namespace) -> int:
     readme = paths.root() / "README.md"
     if readme.is_file() and scorecard.BEGIN in readme.read_text(encoding="utf-8"):
         scorecard.update_readme(readme, rows)
-    print(scorecard.summary(rows).rstrip())
-    print(f"\nwritten to {path}")
+    print(f"{scorecard.summary(rows)}\nwritten to {path}")
     return 0
 
 

@@ -6,7 +6,7 @@ such as layers, take `depth_colours` from the perceptually uniform map viridis.
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -98,17 +98,16 @@ def heatmap(
 
 def log_x(ax: Axes) -> None:
     """Make the x axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
-    ax.set_xscale("log")
-    _plain_numbers(ax.xaxis)
+    _logarithmic(ax.set_xscale, ax.xaxis)
 
 
 def log_y(ax: Axes) -> None:
-    """Make the y axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
-    ax.set_yscale("log")
-    _plain_numbers(ax.yaxis)
+    """Make the y axis logarithmic, as `log_x`."""
+    _logarithmic(ax.set_yscale, ax.yaxis)
 
 
-def _plain_numbers(axis: Axis) -> None:
+def _logarithmic(set_scale: Callable, axis: Axis) -> None:
+    set_scale("log")
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
@@ -130,13 +129,11 @@ def save(
 
     Parameters
     ----------
-    fig : matplotlib Figure
-    name : str
-        File name without ending.
-    folder : path
-    numbers : DataFrame or mapping of column to values
+    fig, name, folder
+        The figure, and its files' name without ending and their folder.
+    numbers
         What is plotted, tidy: one row a point.
-    stamp : str
+    stamp
         What the figure stands on: profile, data set, seeds, and any substitute or smaller scale.
         Lines that are too long for the figure are broken.
     """

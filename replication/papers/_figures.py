@@ -26,13 +26,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def select(wanted: Sequence[str] | None) -> list[Path]:
-    """Return the notebooks whose names begin with one of `wanted`; all of them for None.
-
-    Raises
-    ------
-    ValueError
-        If there are no notebooks, or none begins with one of the names.
-    """
+    """Return the notebooks whose names begin with one of `wanted`; all of them for None."""
     folder = paths.notebooks()
     notebooks = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not notebooks:
@@ -56,24 +50,18 @@ def run(
 ) -> int:
     """Run notebooks, each into ``figures/PROFILE/NAME/``; return 1 if one of them failed, else 0.
 
-    Parameters
-    ----------
-    notebooks : sequence of Path
-        What `select` returned.
-    profile : str
-        The scale; it is given to every notebook as the parameter ``profile``.
-    parameters : mapping
-        Further parameters. A notebook that does not declare one of them fails unrun, since
-        papermill would ignore it.
-    force : bool
-        Run also what is up to date.
-    in_place : bool
-        Pass no parameters, only the environment, and write the result back to `notebooks`.
-    jobs : int, optional
-        How many run at a time, in a process of one thread each; by default as many as cores.
+    A notebook gets ``profile`` and `parameters`; one that does not declare all of them fails unrun,
+    since papermill would ignore them. With `in_place` it gets none, only the environment, and its
+    outputs are written back to it. `force` runs also what is up to date. `jobs` run at a time, by
+    default as many as cores, in a process of one thread each.
     """
-    _require_papermill()
-    from tqdm import tqdm
+    try:
+        import ipykernel  # noqa: F401
+        import papermill  # noqa: F401
+        from tqdm import tqdm
+    except ModuleNotFoundError as error:
+        extra = "pip install -e '.[notebooks]'"
+        raise ValueError(f"running notebooks needs {error.name}: {extra}") from None
 
     parameters = {"profile": profile, **parameters}
     around = _surroundings()
@@ -95,9 +83,10 @@ def run(
             scorecard.write()
         except (ValueError, OSError) as error:
             failed.append(f"the scorecard ({error})")
-    if failed:
-        print(f"replication: error: failed: {', '.join(sorted(failed))}", file=sys.stderr)
-    return int(bool(failed))
+    if not failed:
+        return 0
+    print(f"replication: error: failed: {', '.join(sorted(failed))}", file=sys.stderr)
+    return 1
 
 
 def cores() -> int:
@@ -106,24 +95,22 @@ def cores() -> int:
 
 
 def _start_worker() -> None:
+    def die_with_parent() -> None:  # and the kernel with this process, when the parent was killed
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the parent, which ends the pool
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what went wrong is told in a line
-
-
-def _die_with_parent() -> None:
-    """End this process, and so its kernel, when its parent was killed."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _run_one(task: tuple) -> tuple[str, str, bool]:
     """Return the notebook's name, a line about its run, and whether it succeeded."""
-    path, parameters, around, force, in_place = task
+    name = task[0].stem
     try:
-        return path.stem, _run_or_skip(path, parameters, around, force, in_place), True
+        return name, _run_or_skip(*task), True
     except (RuntimeError, OSError) as failure:
-        return path.stem, str(failure), False
+        return name, str(failure), False
 
 
 def _run_or_skip(path: Path, parameters: dict, around: dict, force: bool, in_place: bool) -> str:
@@ -176,10 +163,9 @@ def _execute(path: Path, output: Path, parameters: dict[str, Any]) -> None:
 
     partial = temporary_for(output)
     start, reason = time.perf_counter(), ""
-    try:
+    try:  # with doubled braces, since papermill formats its paths
         papermill.execute_notebook(
-            _escaped(path),
-            _escaped(partial),
+            *(str(file).replace("{", "{{").replace("}", "}}") for file in (path, partial)),
             parameters=parameters,
             kernel_name="python3",
             language="python",
@@ -229,22 +215,23 @@ def _write_back(path: Path, notebook: Any, executed: Any) -> None:
 def _environment(profile: str) -> Iterator[None]:
     """Set what the kernels inherit, and put it back afterwards."""
     before = dict(os.environ)
-    os.environ[profiles.VARIABLE] = profile
-    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # debugpy's notice on frozen modules
-    os.environ["TQDM_DISABLE"] = "1"  # nobody watches, and a bar would stay in the notebook
+    # The kernel runs this very package, also where it is not installed, ...
+    python_path = filter(None, [str(PACKAGE.parent), before.get("PYTHONPATH")])
+    os.environ |= {
+        profiles.VARIABLE: profile,
+        "PYTHONPATH": os.pathsep.join(python_path),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # debugpy's notice on frozen modules
+        "TQDM_DISABLE": "1",  # nobody watches, and a bar would stay in the notebook
+    }
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # a second thread would wait for its neighbours
     os.environ.pop("MPLBACKEND", None)  # figures belong into the notebook
-    # The kernel runs this very package, also where it is not installed, ...
-    python_path = [str(PACKAGE.parent), *filter(None, [before.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(python_path)
     # ... and in another working directory, where relative paths would mean something else.
     for name in ("REPLICATION_ROOT", "REPLICATION_DATA"):
         if before.get(name):
             os.environ[name] = str(Path(before[name]).expanduser().resolve())
-    for root in (paths.root(), PACKAGE.parent):
-        if (root / ".ipython" / "profile_default" / "ipython_kernel_config.py").is_file():
-            os.environ["IPYTHONDIR"] = str(root / ".ipython")
-            break
+    for folder in (PACKAGE.parent / ".ipython", paths.root() / ".ipython"):  # the latter wins
+        if (folder / "profile_default" / "ipython_kernel_config.py").is_file():
+            os.environ["IPYTHONDIR"] = str(folder)
     try:
         yield
     finally:
@@ -277,8 +264,8 @@ def _up_to_date(record: Path, output: Path, key: str) -> bool:
     """Tell whether `record` is of a run like this one, all of whose files are still there."""
     try:
         known = read_json(record)
-        there = all((record.parent / name).is_file() for name in known["files"])
-        return known["key"] == key and output.is_file() and there
+        files = [output, *(record.parent / name for name in known["files"])]
+        return known["key"] == key and all(file.is_file() for file in files)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -290,22 +277,7 @@ def _changes_scorecard(profile: str) -> bool:
     return bool(known) and (profile in evidence or not known & evidence)
 
 
-def _require_papermill() -> None:
-    try:
-        import ipykernel  # noqa: F401
-        import papermill  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"running notebooks needs {error.name}: pip install -e '.[notebooks]'"
-        ) from None
-
-
 def _first_line(error: object) -> str:
     """Return the first line of a text or message that is not blank."""
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)
-
-
-def _escaped(path: Path) -> str:
-    """Return a path that papermill, which formats its paths, leaves as it is."""
-    return str(path).replace("{", "{{").replace("}", "}}")

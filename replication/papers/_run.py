@@ -27,13 +27,7 @@ class Stopped(BaseException):
 
 
 def seconds(text: str) -> float:
-    """Return the length of a time such as "90s", "9m" or "2h" in seconds.
-
-    Raises
-    ------
-    ValueError
-        If it is none, or less than a second.
-    """
+    """Return the length of a time such as "90s", "9m" or "2h" in seconds, at least one."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
     value = float(match[1]) * UNITS[match[2]] if match else 0
     if value < 1:
@@ -51,21 +45,9 @@ def run(
 ) -> int:
     """Run all experiments of notebooks, one after the other; what is stored is not done again.
 
-    Parameters
-    ----------
-    notebooks : sequence of Path
-        What `_figures.select` returned.
-    profile, dataset, device
-        Arguments of each paper's `plan`; None leaves its own default.
-    cluster : str, optional
-        As in `sweeps.run`.
-    limit : float, optional
-        Seconds after which to stop.
-
-    Returns
-    -------
-    int
-        `COMPLETE`, or `SPENT` if the time is up or SIGINT or SIGTERM came: call again.
+    `profile`, `dataset` and `device` are arguments of each paper's `plan` (None leaves its own
+    default), `cluster` one of `sweeps.run`. Returns `COMPLETE`, or `SPENT` if `limit` seconds are
+    over or SIGINT or SIGTERM came: call again.
     """
     start, chosen = time.monotonic(), {"dataset": dataset, "device": device}
     chosen = {name: value for name, value in chosen.items() if value is not None}
@@ -91,7 +73,7 @@ def module(notebook: Path) -> ModuleType | None:
 
 def _run_one(name: str, experiments: dict, cluster: str | None) -> None:
     store, scratch = paths.runs() / name, paths.runs() / "unfinished" / name
-    before = os.environ.get(SCRATCH)
+    before = dict(os.environ)
     os.environ[SCRATCH] = str(scratch.absolute())
     try:
         for number, (title, experiment) in enumerate(experiments.items(), 1):
@@ -103,9 +85,8 @@ def _run_one(name: str, experiments: dict, cluster: str | None) -> None:
                 flush=True,
             )
     finally:
-        os.environ.pop(SCRATCH)
-        if before is not None:
-            os.environ[SCRATCH] = before
+        os.environ.clear()
+        os.environ.update(before)
     shutil.rmtree(scratch, ignore_errors=True)  # all results of these networks are stored
 
 
@@ -119,7 +100,7 @@ def _stopped_by_signals(limit: float | None) -> Iterator[None]:
     alarm = getattr(signal, "SIGALRM", None)
     if limit is not None and alarm is None:
         raise ValueError("--for needs the timer signal of a POSIX system")
-    numbers = [signal.SIGINT, signal.SIGTERM] + ([alarm] if limit is not None else [])
+    numbers = [signal.SIGINT, signal.SIGTERM, *([] if alarm is None else [alarm])]
     before = {number: signal.signal(number, stop) for number in numbers}
     if limit is not None:
         signal.setitimer(signal.ITIMER_REAL, limit)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,9 @@ class Experiment:
 
     Attributes
     ----------
-    measure
-        Takes a spec, or with `batch` a list of them, and returns rows: `sweeps.run`'s ``fn``.
-    specs
-        Everything that decides each result, as JSON-able settings.
-    batch
-        How many specs `measure` is given at a time; None: one, not in a list.
-    version
-        Raised when `measure` has changed and its stored results no longer hold.
+    measure, specs, batch, version
+        As in `sweeps.run`, whose ``fn`` `measure` is: it takes a spec, or with `batch` a list of
+        so many, and returns rows.
     options
         Keywords of `measure` that do not decide its results and name none: the device.
     """
@@ -40,14 +35,9 @@ class Experiment:
     def run(self, store: str | Path, cluster: Any = None, progress: bool = True) -> pd.DataFrame:
         """Return the rows of all specs, computing only what `store` has not: see `sweeps.run`."""
         measure = update_wrapper(partial(self.measure, **self.options), self.measure)
+        how = {"version": self.version, "batch": self.batch}
         return sweeps.run(
-            measure,
-            self.specs,
-            store=store,
-            version=self.version,
-            cluster=cluster,
-            batch=self.batch,
-            progress=progress,
+            measure, self.specs, store=store, cluster=cluster, progress=progress, **how
         )
 
 
@@ -56,13 +46,12 @@ def by_profile(table: Mapping[str, Mapping[str, Sequence]]) -> dict[str, dict[st
 
     `table` has a row of such values for each part and name; None leaves a setting out.
     """
-    settings = {}
-    for i, profile in enumerate(PROFILES):
-        parts = {
-            part: {name: values[i] for name, values in rows.items() if values[i] is not None}
-            for part, rows in table.items()
-        }
-        settings[profile] = {part: scale for part, scale in parts.items() if scale}
+    settings: dict[str, dict[str, dict[str, Any]]] = {profile: {} for profile in PROFILES}
+    for part, rows in table.items():
+        for name, values in rows.items():
+            for profile, value in zip(PROFILES, values, strict=True):
+                if value is not None:
+                    settings[profile].setdefault(part, {})[name] = value
     return settings
 
 
@@ -72,30 +61,28 @@ def overview(experiments: Mapping[str, Experiment], by: str | None = None) -> pd
     Settings within settings are named with a dot, those of a list's entries without their place.
     With `by`, each experiment has a row for each value of this setting.
     """
-    if by is not None:
-        experiments = {
-            f"{name}: {value}": replace(
-                experiment, specs=[spec for spec in experiment.specs if spec[by] == value]
-            )
-            for name, experiment in experiments.items()
-            for value in dict.fromkeys(spec[by] for spec in experiment.specs)
-        }
     rows = {}
     for name, experiment in experiments.items():
-        values: dict[str, dict[str, None]] = {}
-        for key, value in _settings(experiment.specs):
-            values.setdefault(key, {})[str(value)] = None
-        varied = [
-            f"{key}: {', '.join(texts) if len(', '.join(texts)) <= 60 else f'{len(texts)} values'}"
-            for key, texts in values.items()
-            if len(texts) > 1
-        ]
-        rows[name] = {
-            "measures": (inspect.getdoc(experiment.measure) or "").partition("\n")[0],
-            "specs": len(experiment.specs),
-            "varied": "; ".join(varied),
-        }
+        measures = (inspect.getdoc(experiment.measure) or "").partition("\n")[0]
+        parts: dict[str, list[Mapping[str, Any]]] = {}
+        for spec in experiment.specs:
+            parts.setdefault(name if by is None else f"{name}: {spec[by]}", []).append(spec)
+        for part, specs in parts.items():
+            rows[part] = {"measures": measures, "specs": len(specs), "varied": _varied(specs)}
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _varied(specs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the settings that differ between specs, with their values where these are short."""
+    values: dict[str, dict[str, None]] = {}
+    for key, value in _settings(specs):
+        values.setdefault(key, {})[str(value)] = None
+    varied = []
+    for key, texts in values.items():
+        if len(texts) > 1:
+            listed = ", ".join(texts)
+            varied.append(f"{key}: {listed if len(listed) <= 60 else f'{len(texts)} values'}")
+    return "; ".join(varied)
 
 
 def _settings(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,8 +14,6 @@ from replication.claims._file import _digits
 R, N = "reproduced", "not reproduced"
 TESTS = ("t", "sign", "bootstrap", "every")
 GOOD = [1.0, 1.1, 0.9]
-
-# --- files -------------------------------------------------------------------------------------
 
 
 def some():
@@ -43,29 +42,20 @@ def test_saved_claims_come_back(tmp_path):
     json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: pytest.fail("NaN"))
 
 
-def test_numpy_numbers_in_a_rule_can_be_saved(tmp_path):
+def test_numpy_numbers_can_be_saved(tmp_path):
     odd = rule(">", np.float32(0.5), confidence=0.9)
     save([settle(claim(odd), np.float32([1.0, 1.1, 0.9]), **WHERE)], tmp_path)
     assert load(tmp_path / "claims.json")[0]["verdict"] == R
 
 
-def test_the_same_claims_give_the_same_bytes(tmp_path):
-    one, two = save(some(), tmp_path / "a"), save(some(), tmp_path / "b")
-    assert one.read_bytes() == two.read_bytes()
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = save(some(), tmp_path)
+def test_the_same_claims_give_the_same_bytes_and_a_failed_write_leaves_them(tmp_path, monkeypatch):
+    path = save(some(), tmp_path / "a")
     before = path.read_bytes()
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("replication._core.files.os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        save(some()[:1], tmp_path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+    assert before == save(some(), tmp_path / "b").read_bytes()
+    monkeypatch.setattr("replication._core.files.os.replace", Mock(side_effect=OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        save(some()[:1], tmp_path / "a")
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
 def test_save_refuses_what_it_cannot_keep(tmp_path):
@@ -103,6 +93,9 @@ def test_load_says_what_is_wrong(tmp_path, change, named):
     with pytest.raises(ValueError, match=named) as caught:
         load(path)
     assert str(path) in str(caught.value)
+    path.write_text(json.dumps(rows[1:2] * 2), encoding="utf-8")
+    with pytest.raises(ValueError, match="B2 more than once"):
+        load(path)
 
 
 @pytest.mark.parametrize("text", ["", "[", "{}", "[]", "[3]", '[{"id": "B1"}]'])
@@ -111,17 +104,6 @@ def test_load_refuses_another_file(tmp_path, text):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"claims\.json"):
         load(path)
-
-
-def test_load_refuses_an_id_that_comes_twice(tmp_path):
-    path = save(some(), tmp_path)
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps([rows[0], rows[0]]), encoding="utf-8")
-    with pytest.raises(ValueError, match="B1 more than once"):
-        load(path)
-
-
-# --- what a reader sees ------------------------------------------------------------------------
 
 
 def test_a_rule_reads_as_a_sentence():

@@ -1,4 +1,5 @@
 import re
+from unittest.mock import Mock
 
 import pytest
 
@@ -47,54 +48,31 @@ def rows_of(text):
 
 
 def test_collect_reads_all_and_orders_naturally(tmp_path):
-    found = [(r["paper"][:5], r["id"], r["profile"]) for r in collect(some(tmp_path))]
-    assert found == [
-        ("Novak", "B1", "quick"),
-        ("Novak", "B1", "full"),
-        ("Novak", "B1", "paper"),
-        ("Novak", "B2", "full"),
-        ("Novak", "B10", "full"),
-        ("Zhang", "Z1", "full"),
-    ]
+    order = [f"{r['paper'][:5]} {r['id']} {r['profile']}" for r in collect(some(tmp_path))]
+    assert order[:3] == ["Novak B1 quick", "Novak B1 full", "Novak B1 paper"]
+    assert order[3:] == ["Novak B2 full", "Novak B10 full", "Zhang Z1 full"]
 
 
-def test_collect_looks_in_the_projects_figures(tmp_path, monkeypatch):
-    monkeypatch.setenv("REPLICATION_ROOT", str(tmp_path))
-    put(tmp_path / "figures", item("B1"))
-    assert [row["id"] for row in collect()] == ["B1"]
-    assert write() == tmp_path.resolve() / "figures" / "SCORECARD.md"
-
-
-@pytest.mark.parametrize("make", [False, True])
-def test_no_figures_says_what_to_run(tmp_path, make):
-    folder = tmp_path / "figures"
-    if make:
-        folder.mkdir()
-    for act in (collect, write):
-        with pytest.raises(ValueError, match=r"no claims in .*figures; run `make figures` first"):
-            act(folder)
-
-
-def test_a_malformed_file_is_named(tmp_path):
-    some(tmp_path)
-    bad = tmp_path / "smoke" / "03" / "claims.json"
-    bad.parent.mkdir(parents=True)
-    bad.write_text("[{", encoding="utf-8")
-    for act in (collect, write):
-        with pytest.raises(ValueError, match=re.escape(str(bad))):
-            act(tmp_path)
-    assert not (tmp_path / "SCORECARD.md").exists()
-
-
-def test_a_file_in_another_profiles_folder_is_refused(tmp_path):
+@pytest.mark.parametrize("act", [collect, write])
+def test_what_is_missing_malformed_or_misplaced_is_told(tmp_path, act):
+    with pytest.raises(ValueError, match=r"no claims in .*figures; run `make figures` first"):
+        act(tmp_path / "figures")
     save([item("B1", profile="quick")], tmp_path / "full" / "04_noise")
     with pytest.raises(ValueError, match="B1 is of profile 'quick'"):
-        collect(tmp_path)
+        act(tmp_path)
+    bad = some(tmp_path) / "smoke" / "03" / "claims.json"
+    bad.parent.mkdir(parents=True)
+    bad.write_text("[{", encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(str(bad))):
+        act(tmp_path)
+    assert not (tmp_path / "SCORECARD.md").exists()
 
 
 def test_scorecard_shows_committed_profiles_only(tmp_path):
     text = write(some(tmp_path)).read_text(encoding="utf-8")
     assert "quick" not in text and "smoke" not in text
+    assert r"<br>a \| pipe and \`EV1\` &lt;b> \*fell\* |" in text
+    assert "| MNIST; 5k images; 3 seeds |" in text
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
         "## Novak et al. 2018",
         "## Zhang et al. 2017",
@@ -132,12 +110,6 @@ def test_what_differs_between_profiles_is_told_of_each(tmp_path):
     assert other[4:7] == ["✔ reproduced<br>1.000 [0.752, 1.248]", "not run", "MNIST; 3 seeds"]
 
 
-def test_cells_are_escaped(tmp_path):
-    text = write(some(tmp_path)).read_text(encoding="utf-8")
-    assert r"<br>a \| pipe and \`EV1\` &lt;b> \*fell\* |" in text
-    assert "| MNIST; 5k images; 3 seeds |" in text
-
-
 def test_without_a_committed_profile_the_page_says_so(tmp_path):
     put(tmp_path, item("B1", profile="quick"), item("B2", profile="smoke"))
     text = write(tmp_path).read_text(encoding="utf-8")
@@ -150,24 +122,16 @@ def test_without_a_committed_profile_the_page_says_so(tmp_path):
     assert "| Paper | smoke ✔ · ✘ · ○ |" in asked and "Ours at smoke" in asked
 
 
-def test_the_same_claims_give_the_same_page(tmp_path):
-    one = write(some(tmp_path / "a")).read_bytes()
-    assert one == write(some(tmp_path / "b")).read_bytes() == write(tmp_path / "b").read_bytes()
-
-
-def test_a_write_that_fails_leaves_the_old_page(tmp_path, monkeypatch):
-    path = write(some(tmp_path))
+def test_the_same_claims_give_the_same_page_and_a_failed_write_leaves_it(tmp_path, monkeypatch):
+    path = write(some(tmp_path / "a"))
     before = path.read_bytes()
-    put(tmp_path, item("B3", notebook="09_more"))
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("replication._core.files.os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write(tmp_path)
+    assert before == write(some(tmp_path / "b")).read_bytes() == write(tmp_path / "b").read_bytes()
+    put(path.parent, item("B3", notebook="09_more"))
+    monkeypatch.setattr("replication._core.files.os.replace", Mock(side_effect=OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        write(path.parent)
     assert path.read_bytes() == before
-    assert [p for p in tmp_path.iterdir() if p.is_file()] == [path]
+    assert [p for p in path.parent.iterdir() if p.is_file()] == [path]
 
 
 def test_summary_counts_by_paper_with_a_column_a_profile(tmp_path):
@@ -190,8 +154,11 @@ def test_summary_says_which_profile_has_not_been_run(tmp_path):
     assert rows_of(quick)[0] == ["Paper", "quick ✔ · ✘ · ○"]
 
 
-def test_select_falls_back_to_what_there_is(tmp_path):
-    rows = collect(some(tmp_path))
+def test_select_falls_back_to_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPLICATION_ROOT", str(tmp_path))
+    some(tmp_path / "figures")
+    assert write() == tmp_path.resolve() / "figures" / "SCORECARD.md"
+    rows = collect()
     assert {row["profile"] for row in select(rows)} == {"full", "paper"}
     assert {row["profile"] for row in select(rows, ("quick",))} == {"quick"}
     assert select(rows, ("none",)) == rows

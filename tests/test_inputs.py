@@ -99,21 +99,10 @@ def test_nan_and_infinity_are_refused(name, argument, seed, size, where, bad, dt
     refused(name, arguments | {argument: value}, argument)
 
 
-NO_ARRAYS = {
+NO_ARRAYS = {  # one of each kind: `test_files` has them all, of the check that is shared
     "empty": lambda value: value[:0],
     "complex": lambda value: torch.complex(value, value),
-    "complex array": lambda value: value.numpy() + 1j,
     "text": lambda value: "a text",
-    "text array": lambda value: value.numpy().astype(str),
-    "object array": lambda value: value.numpy().astype(object),
-    "dates": lambda value: np.zeros(value.shape, "datetime64[s]"),
-    "masked": lambda value: np.ma.masked_greater(value.numpy(), 0),
-    "sparse": lambda value: value.to_sparse(),
-    "no memory": lambda value: value.to("meta"),
-    "a generator": lambda value: (row for row in value),
-    "an object": lambda value: object(),
-    "a nested list": lambda value: value.tolist(),
-    "bytes swapped": lambda value: value.numpy().astype(">f8"),
 }
 
 
@@ -131,7 +120,7 @@ without_model = [
 
 
 @pytest.mark.parametrize("name, argument", without_model)
-@pytest.mark.parametrize("shape", [(), (3,), (14, 3, 2), (2, 1, 1, 1, 1), (99, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(), (14, 3, 2), (99, 2)], ids=str)
 def test_other_shapes_give_finite_numbers_or_are_refused(name, argument, shape):
     value = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     finite_or_refused(name, TABLE[name].arguments() | {argument: value})
@@ -179,7 +168,7 @@ def test_degenerate_arrays_give_finite_numbers_or_are_refused(name, argument, ki
 
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool]
 INTEGERS += [torch.uint16, torch.uint32, torch.uint64]
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, *INTEGERS]
+DTYPES = [torch.bfloat16, torch.float32, torch.int64, torch.uint16, torch.bool]
 
 
 def outcome(entry, arguments):
@@ -216,14 +205,10 @@ def test_dtypes_give_what_the_same_numbers_in_floats_give(name, dtype):
 
 
 LAYOUTS = {
-    "transposed": lambda value: value.mT.contiguous().mT if value.ndim > 1 else value,
     "strided": lambda value: value.repeat_interleave(2, -1)[..., ::2],
     "with gradient": lambda value: value.clone().requires_grad_(),
-    "array": lambda value: value.numpy(),
     "read-only array": lambda value: frozen(value.numpy().copy()),
-    "Fortran's array": lambda value: np.asfortranarray(value.numpy()),
     "reversed array": lambda value: np.ascontiguousarray(value.numpy()[::-1])[::-1],
-    "strided array": lambda value: np.repeat(value.numpy(), 2, -1)[..., ::2],
 }
 
 
@@ -282,13 +267,8 @@ def test_tiny_and_huge_scales(name, argument, dtype, exponent, sign, seed):
 
 WRONG_LABELS = {
     "floats": (lambda labels: labels.double(), ""),
-    "NaN": (lambda labels: torch.full(labels.shape, torch.nan), ""),
-    "complex": (lambda labels: labels.to(torch.complex64), ""),
     "too few": (lambda labels: labels[:-1], ""),
-    "too many": (lambda labels: torch.cat([labels, labels]), ""),
     "one-hot": (lambda labels: torch.eye(3, dtype=torch.int64)[labels], ""),
-    "none at all": (lambda labels: labels[:0], ""),
-    "texts": (lambda labels: np.array([str(label) for label in labels]), ""),
     "a list": (lambda labels: labels.tolist(), ""),
 }
 
@@ -315,7 +295,7 @@ def test_labels_out_of_range_are_refused(name, argument, seed, where, wrong):
 
 
 @pytest.mark.parametrize("name, argument", cases("labels"))
-@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint64], ids=str)
 def test_labels_of_any_integer_dtype(name, argument, dtype):
     entry = TABLE[name]
     arguments = entry.arguments()
@@ -391,7 +371,7 @@ def test_wrong_outputs_of_a_model_are_refused(name, wrong):
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("wrong", [None, "resnet", torch.relu, nn.Linear, {}], ids=str)
+@pytest.mark.parametrize("wrong", [None, torch.relu, nn.Linear], ids=["none", "function", "class"])
 @pytest.mark.parametrize(
     "name", [n for n in with_model if n != "directions.resets.weight_distance"]
 )

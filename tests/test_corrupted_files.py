@@ -27,7 +27,7 @@ from torch import nn
 from replication import claims, data, sweeps
 from replication._core.files import read_json, write_json
 from replication.data import _download
-from replication.papers import own_models
+from replication.papers import _figures, own_models
 
 ROUNDS = range(24)
 

@@ -32,7 +32,7 @@ def no_calls_yet():
 @pytest.mark.parametrize(
     "bad",
     [{"x": object()}, {"x": np.int64(1)}, {"x": float("nan")}, {1: 2}, {"x": {1, 2}}, 5],
-    ids=str,
+    ids=["object", "NumPy", "nan", "key", "set", "number"],
 )
 def test_a_spec_must_be_json_and_is_checked_before_anything_is_computed(bad, tmp_path):
     with pytest.raises(ValueError, match="specs: expected JSON-able values"):

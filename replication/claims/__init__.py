@@ -16,15 +16,10 @@ r a/2 rather than a/2, at confidence 1 - a.
 """
 
 from replication.claims._file import FILE, load, ours, rules, save, table
-from replication.claims.rule import (
-    INCONCLUSIVE,
-    NOT_REPRODUCED,
-    REPRODUCED,
-    VERDICTS,
-    Outcome,
-    Rule,
-)
+from replication.claims.rule import VERDICTS, Outcome, Rule
 from replication.claims.settle import Claim, Settled, seen, settle, settle_all
+
+REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = VERDICTS
 
 __all__ = [
     "FILE",

@@ -22,10 +22,7 @@ _RESULTS = ("verdict", "value", "interval", "seeds")  # those of the part that d
 def save(settled: Iterable[Settled], folder: str | os.PathLike) -> Path:
     """Write the settled claims of a notebook to ``claims.json`` in `folder`, atomically.
 
-    Returns
-    -------
-    Path
-        The file: a list with one object a claim (see `Settled.as_dict`). It holds no NaN.
+    Its path is returned. It holds a list with an object a claim, `Settled.as_dict`, without NaN.
 
     Raises
     ------
@@ -68,15 +65,13 @@ def load(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 def _refuse_twice(rows: Sequence[Mapping[str, Any]], name: str | os.PathLike) -> None:
     ids = [row["id"] for row in rows]
-    twice = sorted({i for i in ids if ids.count(i) > 1})
-    if twice:
+    if twice := sorted({i for i in ids if ids.count(i) > 1}):
         raise ValueError(f"{name} holds the id {', '.join(twice)} more than once; expected once")
 
 
 def _check(row: Mapping[str, Any]) -> None:
     """Raise an error saying what is wrong with one object of ``claims.json``."""
-    missing = [key for key in (*_TEXTS, *_RESULTS, "parts", "values") if key not in row]
-    if missing:
+    if missing := [key for key in (*_TEXTS, *_RESULTS, "parts", "values") if key not in row]:
         raise ValueError(f"lacks {', '.join(missing)}")
     for key in _TEXTS:
         if not isinstance(row[key], str):
@@ -87,9 +82,8 @@ def _check(row: Mapping[str, Any]) -> None:
         # Only the verdict: another version of SciPy may differ in an interval's last digits.
         verdict = decide(Rule(**part["rule"]), part["values"], f"values of part {i}").verdict
         if part["verdict"] != verdict:
-            raise ValueError(
-                f"says {part['verdict']!r} of part {i}, but its values give {verdict!r}"
-            )
+            said = part["verdict"]
+            raise ValueError(f"says {said!r} of part {i}, but its values give {verdict!r}")
     part = row["parts"][gravest([part["verdict"] for part in row["parts"]])]
     for key in _RESULTS:
         if row[key] != part[key]:
@@ -133,10 +127,7 @@ class _Table(pd.DataFrame):
 
 
 def table(settled: Iterable[Settled]) -> pd.DataFrame:
-    """Return the settled claims as a table for a notebook: one row a claim, in the order given.
-
-    Its columns are Claim, Statement, Paper (what the paper reports), Ours and Verdict.
-    """
+    """Return the settled claims as a table for a notebook: one row a claim, in the order given."""
     rows = [
         (s.claim.id, s.claim.statement, s.claim.paper_value, ours(s.as_dict()), s.verdict)
         for s in settled

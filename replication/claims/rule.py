@@ -10,10 +10,8 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-REPRODUCED = "reproduced"
-NOT_REPRODUCED = "not reproduced"
-INCONCLUSIVE = "inconclusive"
-VERDICTS = (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE)
+VERDICTS = ("reproduced", "not reproduced", "inconclusive")
+REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = VERDICTS
 
 _CRITERIA = {
     "t": "the {percent:g}% t interval of the mean lies {place}",

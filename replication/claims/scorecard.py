@@ -16,7 +16,7 @@ FILE = "SCORECARD.md"
 BEGIN, END = "<!-- scorecard:begin -->", "<!-- scorecard:end -->"
 
 # a shape as well as a word, for readers who cannot tell the colours
-_SYMBOLS = {claims.REPRODUCED: "✔", claims.NOT_REPRODUCED: "✘", claims.INCONCLUSIVE: "○"}
+_SYMBOLS = dict(zip(claims.VERDICTS, "✔✘○", strict=True))
 _NOT_RUN, _DOT = "not run", " · "
 _INTRODUCTION = (
     "Each rule was fixed in code before the run; each verdict is computed from the seeds. "
@@ -108,9 +108,9 @@ def summary(rows: Iterable[Mapping[str, Any]], profiles: Sequence[str] = EVIDENC
             lines[-1].append(_DOT.join(map(str, numbers)) if any(numbers) else _NOT_RUN)
     if len(papers) < 2:
         del lines[-1]
-    symbols = _DOT.join(_SYMBOLS[verdict] for verdict in claims.VERDICTS)
+    symbols = _DOT.join(_SYMBOLS.values())
     heads = [f"{_escape(name)} {symbols}" if name in run else _escape(name) for name in columns]
-    legend = ", ".join(f"{_SYMBOLS[verdict]} {verdict}" for verdict in claims.VERDICTS)
+    legend = ", ".join(f"{symbol} {verdict}" for verdict, symbol in _SYMBOLS.items())
     return _table(["Paper", *heads], lines) + f"\n{legend}.\n"
 
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -79,23 +78,18 @@ class Settled:
         """The part that decides."""
         return self.parts[gravest([part.verdict for part in self.parts])]
 
-    verdict = property(attrgetter("deciding.verdict"))
-    value = property(attrgetter("deciding.value"))
-    interval = property(attrgetter("deciding.interval"))
-    seeds = property(attrgetter("deciding.seeds"))
+    verdict = property(lambda self: self.deciding.verdict)
+    value = property(lambda self: self.deciding.value)
+    interval = property(lambda self: self.deciding.interval)
+    seeds = property(lambda self: self.deciding.seeds)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the object that `save` writes: plain JSON types, None for NaN."""
-        parts = [
-            asdict(part)
-            | {
-                # a threshold may be NumPy's
-                "rule": asdict(part.rule) | {"threshold": float(part.rule.threshold)},
-                "values": [None if math.isnan(value) else value for value in part.values],
-                "interval": part.interval and list(part.interval),
-            }
-            for part in self.parts
-        ]
+        parts = [asdict(part) for part in self.parts]
+        for part in parts:
+            part["rule"]["threshold"] = float(part["rule"]["threshold"])  # it may be NumPy's
+            part["values"] = [None if math.isnan(value) else value for value in part["values"]]
+            part["interval"] = part["interval"] and list(part["interval"])
         claim = ("id", "paper", "figure", "statement", "paper_value")
         where = ("dataset", "scale", "profile", "notebook", "note")
         return {
@@ -159,12 +153,11 @@ def settle(
         raise ValueError(f"{name} has {len(series)} series; expected {len(claim.rules)}: 1 a rule")
     parts, remarks = [], [note.strip()]
     for i, (rule, numbers) in enumerate(zip(claim.rules, series, strict=True), 1):
-        part = decide(rule, numbers, f"{name}, part {i}" if several else name)
+        parts.append(decide(rule, numbers, f"{name}, part {i}" if several else name))
         which = f"part {i}: " if len(series) > 1 else ""
-        remarks.append(part.reason and which + part.reason)
-        parts.append(part)
-    text = "; ".join(filter(None, remarks))
-    return Settled(claim, tuple(parts), dataset, profile, notebook, scale, text)
+        remarks.append(parts[-1].reason and which + parts[-1].reason)
+    note = "; ".join(filter(None, remarks))
+    return Settled(claim, tuple(parts), dataset, profile, notebook, scale, note)
 
 
 def settle_all(

@@ -27,9 +27,8 @@ def local(base: type) -> type:
         def _socket_path(self) -> str:
             # Jupyter's own choice is relative to a working directory that is not the kernel's.
             place = tempfile.gettempdir()
-            folder = tempfile.mkdtemp(
-                prefix="kernel-", dir=place if len(place) < LONGEST else "/tmp"
-            )
+            place = place if len(place) < LONGEST else "/tmp"
+            folder = tempfile.mkdtemp(prefix="kernel-", dir=place)
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             return os.path.join(folder, "socket")
 

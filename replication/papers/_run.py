@@ -49,8 +49,8 @@ def run(
     default), `cluster` one of `sweeps.run`. Returns `COMPLETE`, or `SPENT` if `limit` seconds are
     over or SIGINT or SIGTERM came: call again.
     """
-    start, chosen = time.monotonic(), {"dataset": dataset, "device": device}
-    chosen = {name: value for name, value in chosen.items() if value is not None}
+    start, given = time.monotonic(), {"dataset": dataset, "device": device}
+    chosen = {name: value for name, value in given.items() if value is not None}
     try:
         with _stopped_by_signals(limit):
             for path in notebooks:

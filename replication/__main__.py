@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     beginnings = "numbers or beginnings: 04"
     take("--only", nargs="+", action="extend", metavar="NOTEBOOK", help=beginnings)
     _take_parameters(take, "quick")
-    take("--jobs", type=_count, metavar="N", help="notebooks at once, one thread each")
+    take("--jobs", type=int, metavar="N", help="notebooks at once, one thread each")
     take("--force", action="store_true", help="run also what is up to date")
     written = "write the executed notebook back into notebooks/ (for maintainers)"
     take("--in-place", action="store_true", help=written)
@@ -124,12 +124,6 @@ def _device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not cpu, cuda, cuda:N or auto")
     return text
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer >= 1")
-    return int(text)
 
 
 def _one_line(error: BaseException) -> str:

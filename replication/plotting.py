@@ -84,10 +84,9 @@ def heatmap(
 ) -> None:
     """Draw a matrix with its rows and columns named and one colour bar labelled `label`."""
     values = np.asarray(values, dtype=float)
-    if values.shape != (len(rows), len(columns)):
-        raise ValueError(
-            f"values: expected shape {(len(rows), len(columns))}, found {values.shape}"
-        )
+    expected = len(rows), len(columns)
+    if values.shape != expected:
+        raise ValueError(f"values: expected shape {expected}, found {values.shape}")
     low, high = limits or (None, None)
     image = ax.imshow(values, vmin=low, vmax=high, cmap=cmap, aspect="auto")
     ax.set_xticks(range(len(columns)), columns, rotation=90 if len(columns) > 6 else 0)
@@ -134,8 +133,7 @@ def save(
     numbers
         What is plotted, tidy: one row a point.
     stamp
-        What the figure stands on: profile, data set, seeds, and any substitute or smaller scale.
-        Lines that are too long for the figure are broken.
+        Profile, data set, seeds, any substitute or smaller scale. Too long lines are broken.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"name: expected a plain file name, found {name!r}")

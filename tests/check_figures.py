@@ -4,7 +4,6 @@ The profile is that of ``REPLICATION_PROFILE``, smoke by default.
 """
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -14,30 +13,20 @@ from replication._core import paths
 PROFILE = os.environ.get("REPLICATION_PROFILE", "smoke")
 NOTEBOOKS = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
 
-notebooks = pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
-
-
-def folder(name: str) -> Path:
-    return paths.figures() / PROFILE / name
-
 
 def test_there_are_notebooks_and_a_scorecard():
     assert NOTEBOOKS
     assert (paths.figures() / "SCORECARD.md").read_text(encoding="utf-8").strip()
 
 
-@notebooks
-def test_the_claims_are_valid(name):
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS])
+def test_claims_are_valid_and_every_figure_has_its_vector_graphic_and_its_numbers(name):
+    folder = paths.figures() / PROFILE / name
     if name.startswith("00_"):  # for networks of the reader's own: it settles nothing
-        assert not (folder(name) / "claims.json").exists()
-        return
-    rows = claims.load(folder(name) / "claims.json")
-    assert {row["profile"] for row in rows} == {PROFILE}
-
-
-@notebooks
-def test_every_figure_has_its_vector_graphic_and_its_numbers(name):
-    pictures = sorted(folder(name).rglob("*.png"))
+        assert not (folder / claims.FILE).exists()
+    else:
+        assert {row["profile"] for row in claims.load(folder / claims.FILE)} == {PROFILE}
+    pictures = sorted(folder.rglob("*.png"))
     assert pictures
     for picture in pictures:
         assert picture.stat().st_size > 0

@@ -14,7 +14,7 @@ from replication.papers import _figures
 
 
 def report() -> None:
-    """Print interpreter, processor, libraries, data sets, the runs of notebooks and disk used."""
+    """Print interpreter, processor, libraries, data sets and the runs of notebooks."""
 
     def show(label: str, value: object) -> None:
         print(f"{label:<17}{value}")
@@ -51,14 +51,6 @@ def report() -> None:
     print("\nnotebooks run here (time of the last run; what a store held took none)")
     for profile in profiles.PROFILES:
         show(f"  {profile}", runs(paths.figures() / profile))
-
-    print("\ndisk")
-    root, environment = paths.root(), Path(sys.prefix)
-    own = [environment] if sys.prefix != sys.base_prefix else []
-    for folder in (*own, paths.data(), paths.runs(), paths.figures()):
-        size = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
-        label = folder.relative_to(root) if folder.is_relative_to(root) else folder
-        show(f"  {label}", f"{size / 1e6:.1f} MB" if folder.is_dir() else "nothing yet")
 
 
 def where(name: str) -> str:

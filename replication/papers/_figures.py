@@ -31,13 +31,11 @@ def select(wanted: Sequence[str] | None) -> list[Path]:
     notebooks = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not notebooks:
         raise ValueError(f"there are no notebooks in {folder}")
-    if wanted is None:
-        return notebooks
-    for name in wanted:
+    for name in wanted or ():
         if not name or not any(path.name.startswith(name) for path in notebooks):
             there = ", ".join(path.stem for path in notebooks)
             raise ValueError(f"there is no notebook {name!r}; there are {there}")
-    return [path for path in notebooks if path.name.startswith(tuple(wanted))]
+    return [path for path in notebooks if wanted is None or path.name.startswith(tuple(wanted))]
 
 
 def run(
@@ -78,15 +76,14 @@ def run(
                 failed.append(name)
             bar.write(f"{name}: {line}", file=sys.stdout)
             bar.update()
-    if _changes_scorecard(profile):
-        try:
+    try:
+        if _changes_scorecard(profile):
             scorecard.write()
-        except (ValueError, OSError) as error:
-            failed.append(f"the scorecard ({error})")
-    if not failed:
-        return 0
-    print(f"replication: error: failed: {', '.join(sorted(failed))}", file=sys.stderr)
-    return 1
+    except (ValueError, OSError) as error:
+        failed.append(f"the scorecard ({error})")
+    if failed:
+        print(f"replication: error: failed: {', '.join(sorted(failed))}", file=sys.stderr)
+    return int(bool(failed))
 
 
 def cores() -> int:
@@ -201,14 +198,12 @@ def _write_back(path: Path, notebook: Any, executed: Any) -> None:
             cell.execution_count = ran.execution_count
             # A widget's state is not kept, and without it its view is an empty box.
             cell.outputs = [out for out in ran.outputs if WIDGET not in out.get("data", {})]
-    spec = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook.metadata = nbformat.from_dict(
-        {"kernelspec": spec, "language_info": {"name": "python"}}
-    )
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    language = {"name": "python"}
+    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": language})
     nbformat.validate(notebook)
     with atomic(path) as temporary:
-        text = nbformat.writes(notebook, version=nbformat.NO_CONVERT)
-        temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+        nbformat.write(notebook, temporary, version=nbformat.NO_CONVERT)
 
 
 @contextmanager
@@ -278,6 +273,4 @@ def _changes_scorecard(profile: str) -> bool:
 
 
 def _first_line(error: object) -> str:
-    """Return the first line of a text or message that is not blank."""
-    lines = (line.strip() for line in str(error).splitlines())
-    return next(filter(None, lines), type(error).__name__)
+    return (str(error).strip() or type(error).__name__).splitlines()[0].strip()

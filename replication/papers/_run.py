@@ -73,7 +73,7 @@ def module(notebook: Path) -> ModuleType | None:
 
 def _run_one(name: str, experiments: dict, cluster: str | None) -> None:
     store, scratch = paths.runs() / name, paths.runs() / "unfinished" / name
-    before = dict(os.environ)
+    before = os.environ.copy()
     os.environ[SCRATCH] = str(scratch.absolute())
     try:
         for number, (title, experiment) in enumerate(experiments.items(), 1):

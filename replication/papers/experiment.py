@@ -35,10 +35,9 @@ class Experiment:
     def run(self, store: str | Path, cluster: Any = None, progress: bool = True) -> pd.DataFrame:
         """Return the rows of all specs, computing only what `store` has not: see `sweeps.run`."""
         measure = update_wrapper(partial(self.measure, **self.options), self.measure)
-        how = {"version": self.version, "batch": self.batch}
-        return sweeps.run(
-            measure, self.specs, store=store, cluster=cluster, progress=progress, **how
-        )
+        own = {"version": self.version, "batch": self.batch}
+        where = {"store": store, "cluster": cluster, "progress": progress}
+        return sweeps.run(measure, self.specs, **own, **where)
 
 
 def by_profile(table: Mapping[str, Mapping[str, Sequence]]) -> dict[str, dict[str, dict[str, Any]]]:

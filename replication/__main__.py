@@ -50,13 +50,11 @@ def _parser() -> argparse.ArgumentParser:
         "Run notebooks, each into figures/PROFILE/NOTEBOOK/, as many at once as cores. One that "
         "has not changed since it last succeeded is skipped; after a failure the others go on.",
     )
-    beginnings = "numbers or beginnings: 04"
-    take("--only", nargs="+", action="extend", metavar="NOTEBOOK", help=beginnings)
+    take("--only", nargs="+", action="extend", metavar="NOTEBOOK", help="numbers: 04")
     _take_parameters(take, "quick")
     take("--jobs", type=int, metavar="N", help="notebooks at once, one thread each")
     take("--force", action="store_true", help="run also what is up to date")
-    written = "write the executed notebook back into notebooks/ (for maintainers)"
-    take("--in-place", action="store_true", help=written)
+    take("--in-place", action="store_true", help="write the outputs back into notebooks/")
 
     take = add(
         "run",
@@ -98,14 +96,8 @@ def _take_parameters(take: Callable, default: str) -> None:
 
 def _take_compare(take: Callable) -> None:
     """Take the arguments of `papers._compare.run`, under the names they have there."""
-    builder = (
-        "what builds the network, importable from here: returns it, or it and a transform "
-        "from a PIL image to its input"
-    )
-    inputs = (
-        "a folder of images, a data set by its name (mnist5k is always there), or a "
-        "safetensors file with a tensor 'inputs'"
-    )
+    builder = "returns the network, or it and a transform from a PIL image to its input"
+    inputs = "a folder of images, a data set's name, or a safetensors file with a tensor 'inputs'"
     null = "permutations of the inputs for what unrelated layers would give (default: 3)"
     take("weights", nargs=2, metavar="WEIGHTS.safetensors", help="a state dict each")
     take("--model", required=True, metavar="MODULE:FUNCTION", help=builder)

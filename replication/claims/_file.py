@@ -13,7 +13,6 @@ from replication.claims.rule import Rule, decide, gravest
 from replication.claims.settle import Claim, Settled
 
 FILE = "claims.json"
-
 _TEXTS = ("id", "paper", "figure", "statement", "paper_value", "rule", "dataset", "scale")
 _TEXTS += ("profile", "notebook", "note")
 _RESULTS = ("verdict", "value", "interval", "seeds")  # those of the part that decides

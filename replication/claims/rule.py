@@ -164,12 +164,10 @@ def decide(rule: Rule, values: Sequence[float | None], name: str) -> Outcome:
         elif high < bar or low == high == bar or (every and low <= bar):
             verdict = NOT_REPRODUCED
 
-    # + 0.0 turns -0.0 into 0.0
     if value is not None:
-        value = float(turn * value + 0.0)
+        value = float(turn * value + 0.0)  # + 0.0 turns -0.0 into 0.0
     if interval is not None:
-        low, high = sorted(float(turn * end + 0.0) for end in interval)
-        interval = (low, high)
+        interval = tuple(sorted(float(turn * end + 0.0) for end in interval))
     given = tuple(float(v) for v in series)
     return Outcome(rule, given, value, interval, n, dropped, verdict, "; ".join(reasons))
 
@@ -194,8 +192,7 @@ def _estimate(
         test = stats.binomtest(int((kept > bar).sum()), kept.size)
         exact = test.proportion_ci(rule.confidence, method="exact")
         return test.statistic, (exact.low, exact.high), reasons
-    # the mean of deviations: exact for equal values
-    mean = used[0] + (used - used[0]).mean()
+    mean = used[0] + (used - used[0]).mean()  # of deviations: exact for equal values
     if used.size < _FEWEST[rule.test]:
         return mean, None, []
     interval = _mean_interval(used, rule.test, rule.confidence)
@@ -214,14 +211,10 @@ def _mean_interval(values: np.ndarray, test: str, confidence: float) -> tuple[fl
     if test == "t":
         ends = stats.ttest_1samp(scaled, 0.0).confidence_interval(confidence)
     else:
+        settings = {"confidence_level": confidence, "n_resamples": 9999, "method": "BCa"}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", stats.DegenerateDataWarning)
             ends = stats.bootstrap(
-                (scaled,),
-                np.mean,
-                confidence_level=confidence,
-                n_resamples=9999,
-                method="BCa",
-                random_state=np.random.default_rng(0),
+                (scaled,), np.mean, **settings, random_state=np.random.default_rng(0)
             ).confidence_interval
     return start + spread * ends.low, start + spread * ends.high

@@ -53,12 +53,8 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def collect(figures_folder: str | os.PathLike | None = None) -> list[dict[str, Any]]:
     """Return the claims of every ``<profile>/<notebook>/claims.json`` of the figures folder.
 
-    They are as `claims.load` gives them, by paper, id, profile and notebook.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or a file is malformed or in the folder of another profile or notebook.
+    They are as `claims.load` gives them, by paper, id, profile and notebook. ``ValueError`` if
+    there is none, or a file is malformed or in the folder of another profile or notebook.
     """
     folder = paths.figures() if figures_folder is None else Path(figures_folder)
     files = sorted(folder.glob(f"*/*/{claims.FILE}"))
@@ -108,8 +104,8 @@ def summary(rows: Iterable[Mapping[str, Any]], profiles: Sequence[str] = EVIDENC
             lines[-1].append(_DOT.join(map(str, numbers)) if any(numbers) else _NOT_RUN)
     if len(papers) < 2:
         del lines[-1]
-    symbols = _DOT.join(_SYMBOLS.values())
-    heads = [f"{_escape(name)} {symbols}" if name in run else _escape(name) for name in columns]
+    symbols = " " + _DOT.join(_SYMBOLS.values())
+    heads = [_escape(name) + symbols * (name in run) for name in columns]
     legend = ", ".join(f"{symbol} {verdict}" for verdict, symbol in _SYMBOLS.items())
     return _table(["Paper", *heads], lines) + f"\n{legend}.\n"
 
@@ -119,10 +115,11 @@ def _line(runs: Mapping[str, Mapping[str, Any]], profiles: Sequence[str]) -> lis
 
     def shared(texts: Iterable[str]) -> str:
         """Return a cell for all profiles, with a line for each where they differ."""
-        texts = dict(zip(runs, texts, strict=True))
-        if len(set(texts.values())) == 1:
-            return _escape(next(iter(texts.values())))
-        return "<br>".join(f"{_escape(name)}: {_escape(text)}" for name, text in texts.items())
+        cells = [_escape(text) for text in texts]
+        if len(set(cells)) == 1:
+            return cells[0]
+        lines = zip(map(_escape, runs), cells, strict=True)
+        return "<br>".join(": ".join(line) for line in lines)
 
     def result(row: Mapping[str, Any]) -> str:
         verdict = f"{_SYMBOLS[row['verdict']]} {row['verdict']}"
@@ -133,8 +130,7 @@ def _line(runs: Mapping[str, Mapping[str, Any]], profiles: Sequence[str]) -> lis
         seeds = f"{row['seeds']} seed{'s' * (row['seeds'] != 1)}"
         return "; ".join(filter(None, [dataset, row["scale"], seeds]))
 
-    keys = ("figure", "statement", "paper_value")
-    first = next(iter(runs.values()))
+    first, keys = next(iter(runs.values())), ("figure", "statement", "paper_value")
     return [
         _escape(first["id"]),
         *(shared(row[key] for row in runs.values()) for key in keys),
@@ -173,10 +169,9 @@ def write(
                 by_claim.setdefault((row["id"], row["notebook"]), {})[row["profile"]] = row
         lines = [_line(runs, run) for runs in by_claim.values()]
         text += [f"## {_escape(paper)}\n", _table(header, lines)]
-    path = folder / FILE
-    with atomic(path) as temporary:
+    with atomic(folder / FILE) as temporary:
         temporary.write_text("\n".join(text), encoding="utf-8")
-    return path
+    return folder / FILE
 
 
 def update_readme(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:

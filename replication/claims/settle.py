@@ -28,7 +28,7 @@ class Claim:
     Raises
     ------
     ValueError
-        If a text other than `figure` is empty, or `rule` is neither a `Rule` nor a tuple of some.
+        If a text but `figure` is empty, or `rule` is neither a `Rule` nor a tuple of at least one.
     """
 
     id: str
@@ -168,8 +168,7 @@ def settle_all(
 ) -> list[Settled]:
     """Settle every claim of a notebook: `settle`, with ``values[id]`` and ``notes[id]`` of each.
 
-    `where` are the keywords ``dataset``, ``profile``, ``notebook`` and ``scale`` of `settle`: a
-    text for all claims, or a mapping of id to text.
+    `where` are its ``dataset``, ``profile``, ``notebook`` and ``scale``: texts, or texts by id.
     """
     settled = []
     for claim in claims:

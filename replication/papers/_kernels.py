@@ -26,9 +26,8 @@ def local(base: type) -> type:
         @default("ip")
         def _socket_path(self) -> str:
             # Jupyter's own choice is relative to a working directory that is not the kernel's.
-            place = tempfile.gettempdir()
-            place = place if len(place) < LONGEST else "/tmp"
-            folder = tempfile.mkdtemp(prefix="kernel-", dir=place)
+            short = len(tempfile.gettempdir()) < LONGEST
+            folder = tempfile.mkdtemp(prefix="kernel-", dir=None if short else "/tmp")
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             return os.path.join(folder, "socket")
 

@@ -259,6 +259,7 @@ def test_only_takes_numbers_and_beginnings(root):
             _figures.select([wanted])
 
 
+@kernel
 def test_a_notebook_without_usable_parameters_is_refused(root):
     broken = make(root, "03_broken")
     broken.write_text("{")

@@ -290,15 +290,15 @@ def test_no_pickle_is_taken_for_a_trained_run(pattern, content, tmp_path):
         assert torch.equal(found.state()[name], weight)
 
 
-def test_no_pickle_is_taken_for_claims_or_a_notebook(content, tmp_path, capsys):
+def test_no_pickle_is_taken_for_claims_or_a_notebook(content, tmp_path):
     path = tmp_path / claims.FILE
     path.write_bytes(content)
     with pytest.raises(ValueError, match=claims.FILE):
         claims.load(path)
     notebook = tmp_path / "root" / "notebooks" / "01_trap.ipynb"
     notebook.write_bytes(content)
-    assert __main__.main(["figures", "--only", "01"]) == 1
-    assert "01_trap: not readable as a notebook" in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match="not readable as a notebook"):
+        _figures._read(notebook, {})
 
 
 # --- names that lead elsewhere -----------------------------------------------------------------

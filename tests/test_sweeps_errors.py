@@ -147,6 +147,41 @@ def test_failing_specs_may_be_left_out_with_a_warning(tmp_path):
         assert run(always, many, store=tmp_path, on_error="warn").empty
 
 
+@pytest.mark.parametrize("batch", [None, 3])
+def test_a_member_without_memory_does_not_sink_the_others(batch, tmp_path):
+    broken = [True]
+
+    @Counted
+    def fn(specs):
+        for spec in specs if batch else [specs]:
+            if broken and spec == SPECS[1]:
+                raise MemoryError
+        return [{"value": spec["sigma"]} for spec in specs] if batch else {"value": specs["sigma"]}
+
+    with pytest.raises(sweeps.SweepError, match=r"^1 of 4 specs failed(.|\n)*MemoryError"):
+        run(fn, store=tmp_path, batch=batch)
+    broken.clear()
+    fn.calls.clear()
+    table = run(fn, store=tmp_path, batch=batch)
+    assert table.value.tolist() == [spec["sigma"] for spec in SPECS]
+    assert fn.calls == [[SPECS[1]] if batch else SPECS[1]]
+
+
+def test_an_interrupt_leaves_a_clean_store(tmp_path):
+    @Counted
+    def fn(spec):
+        if len(fn.calls) == 3:
+            raise KeyboardInterrupt
+        return measure.fn(spec)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(fn, store=tmp_path)
+    stored = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(stored) == 2 and not any(path.name.startswith(".") for path in stored)
+    equal(run(fn, store=tmp_path), expected())
+    assert fn.calls[3:] == SPECS[2:]
+
+
 def test_a_failing_spec_frees_its_memory_before_the_next(tmp_path):
     """What ran out of memory on a GPU must not keep it."""
     held = []

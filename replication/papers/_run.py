@@ -4,7 +4,7 @@ All results are kept below ``data/runs/``, one small file a spec, and training a
 minute, so that a run may be killed at any moment and the same command goes on.
 """
 
-import importlib
+import importlib.util
 import os
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The command line: ``python -m replication figures | run | data | compare | ...``.
+"""The command line: ``python -m replication figures | run | verify | data | compare | ...``.
 
 Heavy imports (torch, papermill) stand inside the commands, so that ``--help`` answers at once.
 """
@@ -7,7 +7,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from replication._core import paths, profiles
@@ -68,6 +68,20 @@ def _parser() -> argparse.ArgumentParser:
     take("notebooks", nargs="*", metavar="NOTEBOOK", help="numbers: 04; default: all")
     _take_parameters(take, "full")
     take("--for", dest="limit", metavar="TIME", help="90s, 9m or 2h, at least 1s")
+
+    take = add(
+        "evidence",
+        _evidence,
+        "list the committed results of notebooks, and add what data/runs has",
+        "Bring the results of data/runs/ into data/evidence/ and list what is there.",
+    )
+    take("notebooks", nargs="*", metavar="NOTEBOOK", help="numbers: 04; default: all")
+    _take_parameters(take, "full")
+    take = add("verify", _verify, "compute some committed results anew; status 1 if any differs")
+    take("notebooks", nargs="+", metavar="NOTEBOOK", help="numbers: 04")
+    _take_parameters(take, "full")
+    take("--sample", type=int, default=3, metavar="K", help="how many results (default: 3)")
+    take("--seed", type=int, default=0, metavar="N", help="of the draw (default: 0)")
 
     take = add("data", _data, "list the data sets and where each was found, or fetch those named")
     take("names", nargs="*", metavar="NAME", help="data sets to fetch when missing")
@@ -163,6 +177,32 @@ def _run(options: argparse.Namespace) -> int:
         limit=None if options.limit is None else _run.seconds(options.limit),
         **_chosen(options),
     )
+
+
+def _plans(options: argparse.Namespace) -> Iterator[tuple[str, dict]]:
+    """Yield the name and the experiments of each notebook that has some."""
+    from replication.papers import _figures, _run
+
+    chosen = _chosen(options)
+    chosen.pop("cluster", None)
+    for path in _figures.select(options.notebooks or None):
+        if (paper := _run.module(path)) is not None:
+            yield path.stem, paper.plan(options.profile or profiles.resolve("full"), **chosen)
+
+
+def _evidence(options: argparse.Namespace) -> int:
+    from replication.papers import _evidence
+
+    for name, experiments in _plans(options):
+        _evidence.report(name, experiments)
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from replication.papers import _evidence
+
+    sample, seed = options.sample, options.seed
+    return int(sum(_evidence.verify(*plan, sample, seed) for plan in _plans(options)) > 0)
 
 
 def _data(options: argparse.Namespace) -> int:

@@ -15,6 +15,8 @@ from replication._core.precision import full_precision
 
 Reduction = str | Callable[[Tensor], Tensor] | None
 
+VERSION = 1  # of the numbers: raise it when they change
+
 
 def flatten(output: Tensor) -> Tensor:
     """Return ``(N, ...)`` as ``(N, neurons)``."""

@@ -21,6 +21,8 @@ from replication.sensitivity.perturbations import attack, draw
 
 KINDS = ("gaussian", "fgsm", "pgd")
 
+VERSION = 1  # of the numbers: raise it when they change
+
 
 @dataclass(frozen=True)
 class NoiseSpectrum:

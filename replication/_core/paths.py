@@ -32,6 +32,11 @@ def runs() -> Path:
     return data() / "runs"
 
 
+def evidence() -> Path:
+    """Return the folder of committed results."""
+    return data() / "evidence"
+
+
 def figures() -> Path:
     """Return the folder of figures, claims and the scorecard."""
     return root() / "figures"

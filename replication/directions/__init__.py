@@ -14,6 +14,8 @@ from replication.directions.ablation import (
 from replication.directions.noise import NoiseCurve, noise_curve
 from replication.directions.selectivity import Selectivity, class_selectivity, mutual_information
 
+VERSION = 1  # of the numbers: raise it when they change
+
 __all__ = [
     "AblationCurve",
     "NoiseCurve",

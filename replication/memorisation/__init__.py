@@ -14,6 +14,8 @@ from replication.memorisation.least_squares import (
     minimum_norm_solution,
 )
 
+VERSION = 1  # of the numbers: raise it when they change
+
 __all__ = [
     "FiniteSampleNetwork",
     "GradientDescentPath",

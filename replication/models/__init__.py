@@ -11,6 +11,8 @@ from replication.models.inception import small_alexnet, small_inception
 from replication.models.resnet import resnet, resnet18
 from replication.models.sequences import row_lstm, vit
 
+VERSION = 1  # of the numbers: raise it when they change
+
 __all__ = [
     "ACTIVATIONS",
     "MODELS",

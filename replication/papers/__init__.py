@@ -8,7 +8,7 @@ by profile, beside the paper's), ``plan`` (its experiments by name), ``CLAIMS``,
 from replication._core.paths import figures, runs
 from replication._core.profiles import resolve
 from replication.papers._correlation import correlation, partial_correlation
-from replication.papers.experiment import Experiment, cifar10, overview, stamp
+from replication.papers.experiment import Experiment, cifar10, overview, results, stamp
 
 __all__ = [
     "Experiment",
@@ -18,6 +18,7 @@ __all__ = [
     "overview",
     "partial_correlation",
     "resolve",
+    "results",
     "runs",
     "stamp",
 ]

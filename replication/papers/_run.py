@@ -1,7 +1,8 @@
 """``python -m replication run``: what notebooks train and measure, without Jupyter.
 
 All results are kept below ``data/runs/``, one small file a spec, and training at least every half
-minute, so that a run may be killed at any moment and the same command goes on.
+minute, so that a run may be killed at any moment and the same command goes on. Those of the full
+and the paper profile are brought into ``data/evidence/``, to be committed.
 """
 
 import importlib.util
@@ -16,6 +17,8 @@ from pathlib import Path
 from types import FrameType, ModuleType
 
 from replication._core import paths
+from replication._core.profiles import EVIDENCE
+from replication.papers import _evidence
 from replication.training.fit import SCRATCH
 
 COMPLETE, SPENT = 0, 75  # EX_TEMPFAIL: call again
@@ -57,7 +60,7 @@ def run(
                 if (paper := module(path)) is None:
                     print(f"{path.stem}: has no experiments of its own; `figures` runs it")
                     continue
-                _run_one(path.stem, paper.plan(profile, **chosen), cluster)
+                _run_one(path.stem, paper.plan(profile, **chosen), cluster, profile in EVIDENCE)
     except Stopped as reason:
         print(f"{reason} after {time.monotonic() - start:.0f} s: all that is done is in")
         print(f"{paths.runs()}: the same command goes on")
@@ -71,20 +74,23 @@ def module(notebook: Path) -> ModuleType | None:
     return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
 
-def _run_one(name: str, experiments: dict, cluster: str | None) -> None:
+def _run_one(name: str, experiments: dict, cluster: str | None, commit: bool) -> None:
+    """Run a notebook's experiments; with `commit` bring their results into ``data/evidence``."""
     store, scratch = paths.runs() / name, paths.runs() / "unfinished" / name
     before = os.environ.copy()
     os.environ[SCRATCH] = str(scratch.absolute())
     try:
         for number, (title, experiment) in enumerate(experiments.items(), 1):
             start = time.monotonic()
-            rows = experiment.run(store, cluster)
+            rows = experiment.run(store, cluster, evidence=paths.evidence() / name)
             print(
                 f"{name}: {title} ({number} of {len(experiments)}): {len(experiment.specs)} specs, "
                 f"{len(rows)} rows, {time.monotonic() - start:.0f} s",
                 flush=True,
             )
     finally:
+        if commit:
+            _evidence.collect(name, experiments)
         os.environ.clear()
         os.environ.update(before)
     shutil.rmtree(scratch, ignore_errors=True)  # all results of these networks are stored

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from replication import data, sweeps
-from replication._core.profiles import PROFILES
+from replication._core import paths
+from replication._core.profiles import EVIDENCE, PROFILES
 
 
 @dataclass(frozen=True)
@@ -19,25 +20,64 @@ class Experiment:
 
     Attributes
     ----------
-    measure, specs, batch, version
+    measure, specs, batch
         As in `sweeps.run`, whose ``fn`` `measure` is: it takes a spec, or with `batch` a list of
         so many, and returns rows.
     options
         Keywords of `measure` that do not decide its results and name none: the device.
+    scale
+        Ours over the paper's, 1 where it is reached: ``images`` trained on, ``width``,
+        ``training`` (steps; 1 at the paper's accuracy) and ``networks`` (1 where there are enough
+        to show the smallest effect at 80% power).
     """
 
     measure: Callable
     specs: Sequence[Mapping[str, Any]]
     batch: int | None = None
-    version: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+    scale: Mapping[str, float] = field(default_factory=dict)
 
-    def run(self, store: str | Path, cluster: Any = None, progress: bool = True) -> pd.DataFrame:
-        """Return the rows of all specs, computing only what `store` has not: see `sweeps.run`."""
+    def run(
+        self,
+        store: str | Path,
+        cluster: Any = None,
+        progress: bool = True,
+        evidence: str | Path | None = None,
+        compute: bool = True,
+    ) -> pd.DataFrame:
+        """Return the rows of all specs: see `sweeps.run`."""
         measure = update_wrapper(partial(self.measure, **self.options), self.measure)
-        own = {"version": self.version, "batch": self.batch}
-        where = {"store": store, "cluster": cluster, "progress": progress}
-        return sweeps.run(measure, self.specs, **own, **where)
+        where = {"store": store, "cluster": cluster, "evidence": evidence, "progress": progress}
+        return sweeps.run(measure, self.specs, batch=self.batch, compute=compute, **where)
+
+    @property
+    def fidelity(self) -> str:
+        """A: every ratio of `scale` at least 1/2; B: the width, and the others 1/10; C: below."""
+        ratios = self.scale.values()
+        if not ratios or min(ratios) < 0.1 or self.scale.get("width", 1) < 0.5:
+            return "C"
+        return "A" if min(ratios) >= 0.5 else "B"
+
+
+def results(
+    experiments: Mapping[str, Experiment], notebook: str, profile: str, cluster: Any = None
+) -> pd.DataFrame:
+    """Return the rows of all experiments of a notebook, with their names as outer index.
+
+    What the profiles smoke and quick lack is computed. At full and paper nothing is: the rows are
+    the committed evidence and what ``python -m replication run`` has stored since, and what is
+    missing is printed.
+    """
+    committed = profile in EVIDENCE
+    where = {"store": paths.runs() / notebook, "cluster": cluster, "compute": not committed}
+    if committed:
+        where["evidence"] = paths.evidence() / notebook
+    tables = {}
+    for name, experiment in experiments.items():
+        tables[name] = experiment.run(**where)
+        if left := tables[name].attrs["missing"]:
+            print(f"{name}: {left} of {len(experiment.specs)} not measured yet")
+    return pd.concat(tables)
 
 
 def by_profile(table: Mapping[str, Mapping[str, Sequence]]) -> dict[str, dict[str, dict[str, Any]]]:

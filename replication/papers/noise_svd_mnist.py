@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from replication import data, spectra, training
+from replication import data, spectra, sweeps, training
 from replication._core import paths
 from replication._core.profiles import PROFILES
 from replication.claims import Claim, Rule
@@ -45,6 +45,7 @@ NEAR_MINIMUM = 0.05  # convergence: test loss within this share of its minimum
 NEAR_FINAL = 0.10  # plateau: within this share of the curve's range from its final value
 
 
+@sweeps.named_by_spec
 @functools.lru_cache(maxsize=2)
 def images(
     profile: str, dataset: str = "auto", device: str = "cpu"
@@ -62,6 +63,7 @@ def images(
     return data.standardise(split)
 
 
+@sweeps.named_by_spec
 @functools.lru_cache(maxsize=2)
 def arms(
     profile: str, dataset: str = "auto", device: str = "cpu"
@@ -95,6 +97,7 @@ def arms(
     }
 
 
+@sweeps.named_by_spec
 def network(
     arm: str, seed: int, profile: str, dataset: str = "auto", device: str = "auto"
 ) -> training.Run:

@@ -19,6 +19,8 @@ from replication.sensitivity.jacobian import (
 from replication.sensitivity.planes import PlaneRegions, RegionMap, plane_regions, region_map
 from replication.sensitivity.regions import Transitions, transitions
 
+VERSION = 1  # of the numbers: raise it when they change
+
 __all__ = [
     "CrossEntropyBounds",
     "OutputCurve",

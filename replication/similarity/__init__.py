@@ -23,6 +23,8 @@ from replication.similarity.fourier import FourierCCAResult, dft_cca
 from replication.similarity.procrustes import procrustes
 from replication.similarity.streaming import Accumulator, minibatch_cka
 
+VERSION = 1  # of the numbers: raise it when they change
+
 __all__ = [
     "Accumulator",
     "CCAResult",

@@ -1,24 +1,30 @@
 """Stored results of sweeps: one Parquet file a spec, named by a hash, that knows its spec."""
 
 import copy
+import functools
 import hashlib
 import io
 import json
+import platform
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from replication._core.files import atomic
 
-NOTE = b"replication.sweeps"  # where the metadata of a file name function, version and spec
+NOTE = b"replication.sweeps"  # where the metadata of a file name function, code, spec, origin
 
 Job = tuple[Path, Mapping]  # where a result belongs, and its spec
 Result = pd.DataFrame | Sequence[Mapping] | Mapping
@@ -32,13 +38,13 @@ class Damaged(ValueError):
     """A stored result cannot be read."""
 
 
-def key(name: str, version: int, spec: Mapping) -> str:
+def key(name: str, code: str, spec: Mapping) -> str:
     """Return the hash, 24 hex digits, that names the result; ValueError if `spec` is not JSON."""
     try:
         settings = dict(spec)
         if not all(isinstance(entry, str) for entry in settings):
             raise TypeError("its names are not all strings")
-        text = json.dumps([name, version, settings], sort_keys=True, allow_nan=False)
+        text = json.dumps([name, code, settings], sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"specs: expected JSON-able values, found {spec} ({error})") from None
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
@@ -59,17 +65,20 @@ def part(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
 class Computation:
     """A function called with one spec, or `together` with several, here or on a worker.
 
-    It returns the content of each spec's file.
+    It returns the content of each spec's file. `versions` are those of the parts that `code`, a
+    `_code.fingerprint`, stands on.
     """
 
     fn: Callable
     name: str
-    version: int
+    code: str
+    versions: Mapping[str, int]
     together: bool
 
     def __call__(self, specs: Sequence[Mapping]) -> list[bytes]:
         before = sys.exception()
         own = [copy.deepcopy(dict(spec)) for spec in specs]  # a function may not change a spec
+        start = time.monotonic()
         try:
             results = self.fn(own) if self.together else [self.fn(spec) for spec in own]
         except Exception as error:
@@ -80,10 +89,12 @@ class Computation:
             raise BadResult(
                 f"fn: expected as many results as specs with batch, {len(specs)}, found {found}"
             )
-        return [self._content(spec, result) for spec, result in zip(specs, results, strict=True)]
+        seconds = round((time.monotonic() - start) / len(specs), 3)
+        pairs = zip(specs, results, strict=True)
+        return [self._content(spec, result, seconds) for spec, result in pairs]
 
-    def _content(self, spec: Mapping, result: Result) -> bytes:
-        """Return `result` as Parquet, `spec` in its metadata."""
+    def _content(self, spec: Mapping, result: Result, seconds: float) -> bytes:
+        """Return `result` as Parquet, `spec` and where it comes from in its metadata."""
         rows = [result] if isinstance(result, Mapping) else result
         if isinstance(rows, pd.DataFrame):
             table = rows
@@ -94,13 +105,31 @@ class Computation:
         if repeated := set(table.columns) & set(spec):
             raise BadResult(f"fn: its result repeats columns of the spec: {sorted(repeated)}")
         arrow = pa.Table.from_pandas(table)
-        note = {"function": self.name, "version": self.version, "spec": dict(spec)}
+        note = {"function": self.name, "code": self.code, "spec": dict(spec)}
+        note |= {"versions": dict(self.versions), "seconds": seconds} | provenance()
         arrow = arrow.replace_schema_metadata(
             {**arrow.schema.metadata, NOTE: json.dumps(note).encode()}
         )
         content = io.BytesIO()
         pq.write_table(arrow, content, write_page_checksum=True)
         return content.getvalue()
+
+
+def provenance() -> dict[str, str]:
+    """Return day, processor or GPU, and the version of torch, that a result is of."""
+    day = datetime.now(UTC).date().isoformat()
+    gpu = torch.cuda.is_initialized() and torch.cuda.get_device_name()
+    return {"date": day, "processor": gpu or processor(), "torch": torch.__version__}
+
+
+@functools.cache
+def processor() -> str:
+    """Return the name of the processor."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _forget_locals(error: BaseException | None, before: BaseException | None) -> None:
@@ -121,17 +150,16 @@ def write(path: Path, content: bytes) -> None:
 
 
 def read(path: Path) -> tuple[pd.DataFrame, dict]:
-    """Return the table at `path`, and function, version and spec by these names.
+    """Return the table at `path`, and its function, code, spec and origin by these names.
 
-    The dict is empty for older files, which do not name them. A file that cannot be read is
-    `Damaged`.
+    A file that cannot be read is `Damaged`.
     """
     try:
         # As pd.read_parquet does, at half the time for a small file.
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             arrow = file.read(use_threads=False)
-        note = json.loads((arrow.schema.metadata or {}).get(NOTE, b"{}"))
-        if note and path.stem != key(note["function"], note["version"], note["spec"]):
+        note = json.loads(arrow.schema.metadata[NOTE])
+        if path.stem != key(note["function"], note["code"], note["spec"]):
             raise ValueError("it is not of the spec that its name is the hash of")
         return arrow.to_pandas(use_threads=False), note
     except FileNotFoundError:

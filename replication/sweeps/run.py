@@ -1,6 +1,5 @@
 """Many configurations to results: each computed once, kept in a file, never computed again."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -9,9 +8,11 @@ from warnings import warn
 
 import pandas as pd
 
-from replication._core.inputs import as_choice, as_integer, nearest
+from replication._core.inputs import as_choice, as_integer
 from replication._core.progress import bar
 from replication.sweeps import _store
+from replication.sweeps import evidence as committed_results
+from replication.sweeps._code import fingerprint
 from replication.sweeps._store import Job, Result
 
 
@@ -33,7 +34,8 @@ def run(
     specs: Sequence[Mapping],
     *,
     store: str | Path,
-    version: int = 1,
+    evidence: str | Path | None = None,
+    compute: bool = True,
     cluster: Any = None,
     batch: int | None = None,
     on_error: str = "raise",
@@ -50,12 +52,15 @@ def run(
         name, to tell its results from those of another: no lambda, no partial.
     specs : sequence of mapping
         JSON-able settings by name; all that decides a result, which is found again by the hash of
-        the function's name, `version` and the spec.
+        the spec and the function's code: its source, that of the helpers it names, the constants
+        it reads, and the ``VERSION`` of each part of this package that it calls.
     store : path
         Folder of the results; one Parquet file a spec, written whole or not at all, in a subfolder
         named by the function. Several runs may share it, also at the same time.
-    version : int
-        Raise it when the function has changed and its stored results no longer hold.
+    evidence : path, optional
+        Folder of committed results, see `sweeps.evidence`, which are taken as if `store` had them.
+    compute : bool
+        False: only the results that are there, of the others no rows.
     cluster : str or distributed.Client, optional
         None: one spec after another in this process. ``"local"``: on processes of this machine, one
         thread each, as many as cores or as ``REPLICATION_WORKERS`` says, only for this call; in a
@@ -81,7 +86,7 @@ def run(
     -------
     pandas.DataFrame
         The rows of all results in the order of `specs`, behind a column for each entry of the spec.
-        A result that is NaN is a result.
+        A result that is NaN is a result. ``attrs["missing"]`` says how many specs have no rows.
 
     Raises
     ------
@@ -104,25 +109,28 @@ def run(
     retries = as_integer(retries, "retries", 0)
     size = 1 if batch is None else as_integer(batch, "batch", 1)
     specs = list(specs)
-    paths = [Path(store) / name / f"{_store.key(name, version, spec)}.parquet" for spec in specs]
+    code, versions = fingerprint(fn)
+    paths = [Path(store) / name / f"{_store.key(name, code, spec)}.parquet" for spec in specs]
     wanted = dict(zip(paths, specs, strict=True))
     tables = {}
+    committed = {} if evidence is None else committed_results.read(evidence, name)
     for path in wanted:
         try:
             tables[path], _ = _store.read(path)
         except FileNotFoundError:
-            pass
+            if path.stem in committed:
+                tables[path] = committed_results.rows(committed[path.stem])
         except _store.Damaged as error:
             warn(f"computed again: {error}", stacklevel=2)
             path.unlink(missing_ok=True)
 
-    missing = [(path, spec) for path, spec in wanted.items() if path not in tables]
+    missing = [(path, spec) for path, spec in wanted.items() if path not in tables and compute]
     failures = []
-    compute = _store.Computation(fn, name, version, batch is not None)
+    computation = _store.Computation(fn, name, code, versions, batch is not None)
     span = {"initial": len(tables), "total": len(wanted), "unit": "spec"}
     with bar(show=progress, desc=name, **span) as steps:
         if cluster is None or not missing:
-            outcomes = _serial(compute, missing, size)
+            outcomes = _serial(computation, missing, size)
         else:
             try:
                 from replication.sweeps import _dask
@@ -130,7 +138,9 @@ def run(
                 raise ModuleNotFoundError(
                     f"cluster: needs {error.name}: pip install -e '.[cluster]'", name=error.name
                 ) from None
-            outcomes = _dask.outcomes(compute, missing, cluster, size, retries, resources, steps)
+            outcomes = _dask.outcomes(
+                computation, missing, cluster, size, retries, resources, steps
+            )
         with closing(outcomes):
             for path, outcome in outcomes:
                 if isinstance(outcome, Exception):
@@ -151,57 +161,9 @@ def run(
             raise SweepError(message, failures) from failures[0][1]
         warn(message, stacklevel=2)
     done = zip(paths, specs, strict=True)
-    return _store.tidy([(spec, tables[path]) for path, spec in done if path in tables])
-
-
-def load(fn: Callable | str, store: str | Path, *, version: int = 1) -> pd.DataFrame:
-    """Return all results that `store` has of a function as one tidy table, as `run` would.
-
-    Parameters
-    ----------
-    fn : callable or str
-        The function or its name.
-    store, version
-        As in `run`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Sorted by the values of the specs, name by name.
-
-    Raises
-    ------
-    ValueError
-        If `store` has no results of the function.
-
-    Warns
-    -----
-    UserWarning
-        If results are left out, as they are damaged, or were written before files named their spec;
-        `run` still finds the latter.
-    """
-    name = fn if isinstance(fn, str) else _name(fn)
-    store = Path(store)
-    if not name.isidentifier():
-        raise ValueError(f"fn: expected the name of a function, found {name!r}")
-    if not (store / name).is_dir():
-        known = sorted(path.name for path in store.glob("*") if path.is_dir())
-        hint = f"; {nearest(name, known)}" if known else ""
-        raise ValueError(f"fn: {store} has no results of {name!r}{hint}")
-    results, nameless = [], 0
-    for path in (store / name).glob("[!.]*.parquet"):
-        try:
-            table, note = _store.read(path)
-            if not note:
-                nameless += 1
-            elif note["version"] == version:
-                results.append((note["spec"], table))
-        except _store.Damaged as error:
-            warn(f"left out: {error}", stacklevel=2)
-    if nameless:
-        warn(f"left out: {nameless} results whose files do not name their spec", stacklevel=2)
-    results.sort(key=lambda pair: _order(pair[0]))
-    return _store.tidy(results)
+    table = _store.tidy([(spec, tables[path]) for path, spec in done if path in tables])
+    table.attrs["missing"] = len(wanted) - len(tables)
+    return table
 
 
 def _serial(
@@ -230,13 +192,3 @@ def _name(fn: Callable) -> str:
     if not name.isidentifier():  # as that of a lambda; it also names a folder
         raise ValueError(f"fn: expected a function with a name to keep its results by, found {fn}")
     return name
-
-
-def _order(spec: Mapping) -> list[tuple]:
-    """Return what sorts specs by their values: numbers by size, all else by its JSON."""
-    return [
-        (name, 0, value, "")
-        if isinstance(value, int | float)
-        else (name, 1, 0, json.dumps(value, sort_keys=True))
-        for name, value in spec.items()
-    ]

@@ -113,7 +113,7 @@ def members_at_once(model: nn.Module, spec: Spec, members: int, device: torch.de
         known = _batched.has_rule(optimizer(model.parameters(), lr=1, **spec.optimizer_options))
     except (TypeError, ValueError):
         known = False  # the member says what is wrong with its options
-    if not known or strategy(model, members, device) == "solo":
+    if not known or spec.precision == "bfloat16" or strategy(model, members, device) == "solo":
         return 1
     weights = sum(parameter.numel() for parameter in model.parameters())
     # On a CPU, what a step goes through (weights, gradients, state) should fit the cache.
@@ -309,7 +309,12 @@ def _groups(specs: Mapping[str, Spec]) -> list[list[str]]:
     for key, spec in specs.items():
         options = {k: v for k, v in spec.optimizer_options.items() if k != "weight_decay"}
         shared = [spec.model, spec.model_options, spec.optimizer, options, spec.batch_size]
-        shared += [spec.dtype, spec.image_corruption is None, spec.augment.get("crop")]
+        shared += [
+            spec.dtype,
+            spec.precision,
+            spec.image_corruption is None,
+            spec.augment.get("crop"),
+        ]
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(key)
     return list(groups.values())
 

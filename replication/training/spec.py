@@ -11,7 +11,7 @@ import torch
 from replication import data, models
 from replication._core.inputs import as_choice, as_integer, as_number
 
-FORMAT = 1  # raised when files of an earlier version must not be taken for these
+VERSION = 1  # of the numbers and files of training: raise it when they change
 SCHEDULES = ("constant", "cosine", "exponential")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 OPTIMIZERS = sorted(
@@ -60,6 +60,10 @@ class Spec:
         None: all. Not allowed together with `stop_at_train_accuracy`.
     seed, dtype
         Seed of all randomness, an integer >= 0; ``"float32"`` or ``"float64"``.
+    precision
+        ``"bfloat16"`` trains a float32 network under autocast: products and convolutions of a step
+        are taken in bfloat16, weights, optimiser and all measurements stay float32. Faster where
+        the processor has units for it: ``python -m replication doctor`` tells.
 
     Raises
     ------
@@ -87,6 +91,7 @@ class Spec:
     evaluation_images: int | None = None
     seed: int = 0
     dtype: str = "float32"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         self._check_names()
@@ -102,7 +107,10 @@ class Spec:
 
     def key(self, split: data.Split) -> str:
         """Return the hash, 24 hex digits, that names this specification's run on `split`."""
-        text = json.dumps([FORMAT, asdict(self), split.digest], sort_keys=True)
+        own = asdict(self)
+        if self.precision == "float32":  # so that networks of before there was a choice are found
+            del own["precision"]
+        text = json.dumps([VERSION, own, split.digest], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
     def _check_names(self) -> None:
@@ -110,6 +118,9 @@ class Spec:
         as_choice(self.optimizer, "optimizer", OPTIMIZERS)
         as_choice(self.schedule, "schedule", SCHEDULES)
         as_choice(self.dtype, "dtype", DTYPES)
+        as_choice(self.precision, "precision", ("float32", "bfloat16"))
+        if self.precision == "bfloat16" and self.dtype != "float32":
+            raise ValueError(f"precision: expected 'float32' with dtype {self.dtype!r}")
         if self.image_corruption is not None:
             as_choice(self.image_corruption, "image_corruption", data.KINDS)
         for name in ("model_options", "optimizer_options", "augment"):

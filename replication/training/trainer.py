@@ -114,6 +114,8 @@ class Trainer:
         """Take one step of the optimiser."""
         chosen = self.minibatch()
         images = self.augmented(self.images[chosen])
+        if self.spec.precision == "bfloat16" and images.dim() == 4:
+            images = images.contiguous(memory_format=torch.channels_last)  # 2 to 3 times as fast
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.model.train()
@@ -122,7 +124,9 @@ class Trainer:
             # Seeded at every call: a line search (L-BFGS) must see one function, not new dropout.
             self.seed_dropout()
             self.optimizer.zero_grad()
-            loss = F.cross_entropy(self.model(images), self.train.labels[chosen])
+            with self.autocast():
+                logits = self.model(images)
+            loss = F.cross_entropy(logits.to(images.dtype), self.train.labels[chosen])
             loss.backward()
             return loss
 
@@ -130,6 +134,11 @@ class Trainer:
         with torch.random.fork_rng(devices), deterministic():
             self.optimizer.step(closure)
         self.step += 1
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which a step's products are taken."""
+        half = self.spec.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 
     def seed_dropout(self) -> None:
         """Seed the global generators, from which dropout draws, for the next step."""

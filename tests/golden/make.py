@@ -42,7 +42,7 @@ def network(**options):
 
 
 def similarity_numbers():
-    x, y = normal(60, 8), normal(60, 6, seed=1)
+    x, y = normal(400, 8), normal(400, 6, seed=1)
     y[:, :4] += 2 * x[:, :4]
     fx, fy = normal(40, 5, 4, 4), normal(40, 3, 4, 4, seed=1) + normal(40, 5, 4, 4)[:, :3]
     return {

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from replication import data
@@ -33,6 +34,7 @@ from replication.training.trainer import Trainer, new_model
 
 RESUME = "resume.safetensors"  # of an unfinished run: all that is needed to go on
 INTERVAL = 30.0  # seconds of training that a killed run may lose
+REPORT = 60.0  # seconds between lines in the log of a long run
 SCRATCH = "REPLICATION_SCRATCH"  # variable: where runs without a store are kept until it is removed
 
 
@@ -160,6 +162,8 @@ class Unfinished:
 def complete(run: Unfinished, steps: tqdm) -> Run:
     """Train a network to its end, a step at a time."""
     training, kept = run.training, time.monotonic()
+    start, told, flop = training.step, kept, 0
+    began = kept
     while True:
         if run.is_due():
             training.evaluate()
@@ -167,12 +171,27 @@ def complete(run: Unfinished, steps: tqdm) -> Run:
             kept = time.monotonic()
         if training.status():
             return run.finish()
-        training.advance()
+        if flop or SCRATCH not in os.environ:
+            training.advance()
+        else:  # counted once, for the log of ``python -m replication run``
+            with FlopCounterMode(display=False) as counter:
+                training.advance()
+            flop = counter.get_total_flops()
         steps.update()
+        if flop and time.monotonic() - told > REPORT:
+            told = time.monotonic()
+            print(_progress(training, (training.step - start) / (told - began), flop), flush=True)
         if time.monotonic() - kept > INTERVAL:
             if not run.is_due():  # an evaluation comes first
                 run.put_aside()
             kept = time.monotonic()
+
+
+def _progress(training: Trainer, rate: float, flop: int) -> str:
+    """Return a line for a log: `rate` is in steps a second, `flop` a step's operations."""
+    spec, left = training.spec, (training.last_step - training.step) / rate / 3600
+    done = f"{spec.model}, seed {spec.seed}: step {training.step:,} of {training.last_step:,}"
+    return f"{done}, {left:.2f} h left, {flop * rate / 1e9:.0f} GFLOP/s"
 
 
 def stored(spec: Spec, key: str, folder: Path | None) -> Run | None:

@@ -50,8 +50,8 @@ def run(
 
     `profile`, `dataset` and `device` are arguments of each paper's `plan` (None leaves its own
     default), `cluster` one of `sweeps.run`: by default at full and paper a process a core where
-    Dask is installed, as two threads are no faster, and far slower beside another job. Returns `COMPLETE`, or `SPENT` if `limit` seconds are
-    over or SIGINT or SIGTERM came: call again.
+    Dask is installed, as two threads are no faster, and far slower beside another job. Returns
+    `COMPLETE`, or `SPENT` if `limit` seconds are over or SIGINT or SIGTERM came: call again.
     """
     if cluster is None and profile in EVIDENCE and importlib.util.find_spec("distributed"):
         cluster = "local"

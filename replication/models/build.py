@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from replication._core.inputs import as_choice, as_integer, derive_seed
-from replication.models._layers import activate, as_flag, sequence, unit
+from replication.models._layers import activate, as_flag, dropout_layer, sequence, unit
 from replication.models.convnets import morcos_convnet, plain, svcca_convnet, tiny10
 from replication.models.inception import small_alexnet, small_inception
 from replication.models.resnet import resnet, resnet18
@@ -45,27 +45,42 @@ def mlp(
     return sequence(layers)
 
 
-def mnist_convnet(classes: int = 10, channels: Sequence[int] = (32, 64)) -> nn.Sequential:
+def mnist_convnet(
+    classes: int = 10,
+    channels: Sequence[int] = (32, 64),
+    dropout: Sequence[float] = (0.0, 0.0),
+    init: str = "torch",
+) -> nn.Sequential:
     """Return the small MNIST convnet of the noise-SVD notebook, 1x28x28 in, logits out.
 
     conv 3x3, ReLU, conv 3x3, ReLU, max pool 2, FC 128, ReLU, FC; no padding. With the default
     `channels`, of its two convolutions, the pooled layer has 9216 neurons and the network 1,199,882
-    parameters.
+    parameters. `dropout` are the shares after the pooling and after ``relu3``. `init`: ``"torch"``
+    for torch's own weights; ``"glorot"`` (Glorot & Bengio 2010, uniform) and ``"he"`` (He et al.
+    2015, normal) with biases 0.
     """
     first, second = channels
-    return sequence(
-        {
-            "conv1": nn.Conv2d(1, first, 3),
-            "relu1": nn.ReLU(),
-            "conv2": nn.Conv2d(first, second, 3),
-            "relu2": nn.ReLU(),
-            "pool": nn.MaxPool2d(2),
-            "flatten": nn.Flatten(),
-            "fc1": nn.Linear(second * 12 * 12, 128),
-            "relu3": nn.ReLU(),
-            "fc2": nn.Linear(128, classes),
-        }
-    )
+    pooled, dense = dropout
+    layers: dict[str, nn.Module] = {
+        "conv1": nn.Conv2d(1, first, 3),
+        "relu1": nn.ReLU(),
+        "conv2": nn.Conv2d(first, second, 3),
+        "relu2": nn.ReLU(),
+        "pool": nn.MaxPool2d(2),
+        **dropout_layer(pooled, "drop1"),
+        "flatten": nn.Flatten(),
+        "fc1": nn.Linear(second * 12 * 12, 128),
+        "relu3": nn.ReLU(),
+        **dropout_layer(dense, "drop2"),
+        "fc2": nn.Linear(128, classes),
+    }
+    network = sequence(layers)
+    if as_choice(init, "init", ("torch", "glorot", "he")) != "torch":
+        draw = nn.init.xavier_uniform_ if init == "glorot" else nn.init.kaiming_normal_
+        for layer in (network.conv1, network.conv2, network.fc1, network.fc2):
+            draw(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return network
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {

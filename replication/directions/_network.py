@@ -20,11 +20,10 @@ from replication._core.progress import bar
 class Cut:
     """A network cut behind the first of `layers`, or before the module that contains it; its data.
 
-    The head is what no perturbation reaches, the tail what runs for each. Only `nn.Sequential`
-    (nested, without hooks of its own) says which module takes which output, so only there is a cut
-    possible. Of any other model the tail is the whole. By default a pass has up to 1024 rows, of
-    which a layer of a few hundred units fits into a CPU's cache, and tensors of up to 16 MiB, which
-    the allocator uses again without clearing new pages.
+    The head is what no perturbation reaches, the tail what runs for each: the whole where no
+    `nn.Sequential` (nested, without hooks of its own) says which module takes which output. By
+    default a pass has up to 1024 rows, which fit into a CPU's cache, and tensors of up to 16 MiB,
+    which the allocator uses again without clearing new pages.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class Cut:
     ) -> None:
         self.model, self.images = model, as_tensor(images, "images")  # (N, ...)
         self.labels = inputs.as_labels(labels, len(self.images)).long()  # (N,)
-        names = (layers,) if isinstance(layers, str) else inputs.as_names(layers, "layers")
+        names = [layers] if isinstance(layers, str) else inputs.as_names(layers, "layers")
         if not names:
             raise ValueError("layers: expected at least one name, found none")
         self.layers = tuple(names)
@@ -72,9 +71,10 @@ class Cut:
         self.head, self.tail = steps[: start + is_link], steps[start + is_link :]
         # The layer that is the head's output, None if there is no such, and those in the tail.
         self.first = places.index((start, True)) if is_link else None
-        named, pairs = dict(model.named_modules()), zip(names, places, strict=True)
-        layer = [steps[place] if direct else named[name] for name, (place, direct) in pairs]
-        self.inner = [(i, module) for i, module in enumerate(layer) if i != self.first]
+        named = dict(model.named_modules())
+        pairs = enumerate(zip(names, places, strict=True))
+        layer = [(i, steps[at] if direct else named[name]) for i, (name, (at, direct)) in pairs]
+        self.inner = [(i, module) for i, module in layer if i != self.first]
 
     def columns(self, index: int) -> slice:
         """Return where a layer's units are among those of all layers."""
@@ -107,16 +107,16 @@ class Cut:
 
 
 class Perturbation:
-    """Changes the outputs of a cut network's layers, for several copies of a batch at a time."""
+    """Changes the outputs of a cut network's layers, for several `copies` of a batch at a time.
+
+    Called with a layer's index and output (copies, examples, units, ...), it gives the perturbed
+    output.
+    """
 
     copies: int
 
     def __init__(self, network: Cut) -> None:
         self.network = network
-
-    def __call__(self, index: int, output: Tensor) -> Tensor:
-        """Return a layer's perturbed output; both (copies, examples, units, ...)."""
-        raise NotImplementedError
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -141,8 +141,7 @@ class Perturbation:
 def unit_moments(network: Cut, reference: Array | None) -> list[tuple[Tensor, Tensor]]:
     """Return each layer's mean and variance (divided by n) of every unit, (units,) float64.
 
-    Over the examples of `reference` (by default the network's images) and, for feature maps, space;
-    a batch at a time (Chan et al. 1979).
+    Over examples (of `reference`, or the network's) and space; by batches (Chan et al. 1979).
     """
     images = network.images if reference is None else as_tensor(reference, "reference")
     count, moments = 0, [(0.0, 0.0)] * len(network.layers)

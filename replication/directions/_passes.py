@@ -1,15 +1,13 @@
 """Outcomes of a batch of examples under one clamped copy after another.
 
-Most of a pass is spared where the next linear layer behind the ablated one can be taken apart into
-what each unit gives to it. Between the two there may be modules that treat every unit by itself (a
-nonlinearity, batch norm in eval mode, pooling, flattening): g. With x_u the ablated layer's unit u,
-c_u its clamp and W_u the linear layer's weights from it, the pre-activation with the units of a set
-S kept is
+With x_u the ablated layer's unit u, c_u its clamp, g what treats units by themselves up to the next
+linear layer (a nonlinearity, batch norm in eval mode, pooling, flattening) and W_u that layer's
+weights from u, its pre-activation with the units of a set S kept is
 
-    z_S = z_clamped + sum_{u in S} W_u (g(x_u) - g(c_u)),
+    z_S = z_clamped + sum_{u in S} W_u (g(x_u) - g(c_u)).
 
-a sum over what is kept. Cumulative ablation adds units to z_clamped, last ablated first, so that
-nothing cancels: z has the rounding error of any sum of that many terms, and does not drift.
+Cumulative ablation adds units to z_clamped, last ablated first, so that nothing cancels: z has the
+rounding error of any sum of that many terms, and does not drift.
 """
 
 from collections.abc import Iterator
@@ -20,15 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from replication._core.modules import ELEMENTWISE, IDLE, NORMS, is_hooked
+from replication._core.modules import CONVOLUTIONS, ELEMENTWISE, IDLE, NORMS, is_hooked
 from replication.directions._network import Cut, Perturbation, chained
 
-POOLS = {  # and the dimensions of their outputs
-    **dict.fromkeys((nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d), 3),
-    **dict.fromkeys((nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d), 4),
-    **dict.fromkeys((nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d), 5),
-}
-CONVOLUTIONS = {nn.Conv1d: (3, F.conv1d), nn.Conv2d: (4, F.conv2d), nn.Conv3d: (5, F.conv3d)}
+POOLS = ("MaxPool", "AvgPool", "AdaptiveMaxPool", "AdaptiveAvgPool")
 
 
 @dataclass(frozen=True)
@@ -52,9 +45,13 @@ class NextLinear:
         layer = self.linear
         if isinstance(layer, nn.Linear):
             return torch.addmm(z, kept.flatten(1), weight.flatten(0, 1), alpha=sign)
-        _, convolve = CONVOLUTIONS[type(layer)]
+        convolve = getattr(F, f"conv{kept.ndim - 2}d")
         options = layer.stride, layer.padding, layer.dilation
         return z.add(convolve(kept, weight.transpose(0, 1), None, *options), alpha=sign)
+
+    def logits(self, parts: list[Tensor]) -> Tensor:
+        """Return (copies, N, classes) from as many pre-activations, which are copied."""
+        return chained(self.rest, torch.stack(parts).flatten(0, 1)).unflatten(0, (len(parts), -1))
 
 
 class Clamped(Perturbation):
@@ -91,88 +88,53 @@ class Clamped(Perturbation):
 
         `x` is the head's output.
         """
-        copies = self.network.copies(x)
-        if self.linear is not None:
-            kept = self.linear.kept(x)
-            yield from (self._by_addition(kept, labels, order, counts, copies) for order in orders)
-            return
-        numbers = torch.tensor(counts, device=orders.device)[:, None]
-        for rank in orders.argsort(1):
-            right = []
+        linear, copies = self.linear, self.network.copies(x)
+        kept = None if linear is None else linear.kept(x)
+        numbers = torch.tensor(counts, device=orders.device).flip(0)[:, None]
+        for order in orders:
+            rank, right = order.argsort(), []
+            added = None if linear is None else self._added(kept, order, counts)
             for chosen in numbers.split(copies):
                 self.masks = rank < chosen
-                right.append(self.logits(x).argmax(-1) == labels)
-            yield torch.cat(right)
+                parts = None if linear is None else [next(added) for _ in chosen]
+                logits = self.logits(x) if linear is None else linear.logits(parts)
+                right.append(logits.argmax(-1) == labels)
+            yield torch.cat(right).flip(0)
 
-    def _by_addition(
-        self, kept: Tensor, labels: Tensor, order: Tensor, counts: list[int], copies: int
-    ) -> Tensor:
-        """Return which examples are right, (counts, N), going from the largest count down.
-
-        An example on which none of the units added since the last count differs from its clamp
-        keeps its logits and is not run again, if no layer further on is ablated as well.
-        """
-        network, linear = self.network, self.linear
-        columns = network.columns(network.first)
+    def _added(self, kept: Tensor, order: Tensor, counts: list[int]) -> Iterator[Tensor]:
+        """Yield z (N, outputs, ...) for each number of ablated units, the largest first."""
+        columns = self.network.columns(self.network.first)
         mine = (order >= columns.start) & (order < columns.stop)
         units = order[mine] - columns.start
-        kept, weight = kept[:, units], linear.weight[units]
+        kept, weight = kept[:, units], self.linear.weight[units]
         ahead = [0, *mine.cumsum(0).tolist()]  # the layer's units among the first k of the order
         bounds = [*(ahead[k] for k in counts), len(units)]
-        spare = bool(linear.rest) and not network.inner
-        moved = kept.flatten(2).any(2) if spare else None
-        rank = order.argsort()
-
-        right = torch.empty(len(counts), len(labels), dtype=torch.bool, device=kept.device)
-        z = linear.constant.expand(len(kept), *linear.constant.shape[1:])
-        for stop in range(len(counts), 0, -copies):
-            chosen = range(max(0, stop - copies), stop)
-            stack = []
-            for start, end in reversed(list(pairwise(bounds[chosen.start : stop + 1]))):
-                if end > start:
-                    z = linear.add(z, kept[:, start:end], weight[start:end])
-                stack.append(z)
-            # A copy, here or by the mask below: what follows may work in place, and z is needed.
-            stack = stack[0][None] if spare and len(stack) == 1 else torch.stack(stack[::-1])
-            if not spare:
-                numbers = torch.tensor(counts[chosen.start : stop], device=rank.device)
-                self.masks = rank < numbers[:, None]
-                classes = chained(linear.rest, stack.flatten(0, 1)).argmax(1)
-                right[chosen.start : stop] = classes.unflatten(0, (len(chosen), -1)) == labels
-                continue
-            new = torch.stack([moved[:, bounds[t] : bounds[t + 1]].any(1) for t in chosen])
-            if stop == len(counts):
-                new[-1] = True
-            if new.any():
-                classes = chained(linear.rest, stack[new]).argmax(1)
-                right[chosen.start : stop][new] = classes == labels.expand_as(new)[new]
-            for t in reversed(chosen):
-                if t + 1 < len(counts):
-                    right[t] = torch.where(new[t - chosen.start], right[t], right[t + 1])
-        return right
+        z = self.linear.constant.expand(len(kept), *self.linear.constant.shape[1:])
+        for start, end in reversed(list(pairwise(bounds))):
+            if end > start:
+                z = self.linear.add(z, kept[:, start:end], weight[start:end])
+            yield z
 
     def one_by_one(self, x: Tensor, labels: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Yield 1 + a first unit, and `_outcomes` (2, units, N) of it and the next ones alone.
 
-        Number 0 is without clamp.
+        Number 0 is without clamp. What a unit does not change keeps exactly the outcome of that.
         """
         linear, copies = self.linear, self.network.copies(x)
-        units = torch.arange(self.network.units, device=labels.device)
+        units = torch.arange(-1, self.network.units, device=labels.device)
         if linear is None:
-            for chosen in torch.cat([units.new_tensor([-1]), units]).split(copies):
-                self.masks = chosen[:, None] == units
-                outcomes = _outcomes(self.logits(x).flatten(0, 1), labels.repeat(len(chosen)))
-                yield 1 + int(chosen[0]), outcomes.unflatten(1, (len(chosen), -1))
+            for chosen in units.split(copies):
+                self.masks = chosen[:, None] == units[1:]
+                yield 1 + int(chosen[0]), _outcomes(self.logits(x), labels.expand(len(chosen), -1))
             return
-        kept = linear.kept(x)
-        whole = linear.constant.expand(len(kept), *linear.constant.shape[1:])
-        whole = linear.add(whole, kept, linear.weight)
-        baseline = _outcomes(chained(linear.rest, whole.clone()), labels)[:, None]
+        kept, weight = linear.kept(x), linear.weight
+        constant = linear.constant.expand(len(kept), *linear.constant.shape[1:])
+        whole = linear.add(constant, kept, weight)
+        baseline = _outcomes(linear.logits([whole]), labels[None])
         yield 0, baseline
         moved = kept.flatten(2).any(2).T
-        for chosen in units.split(copies):
-            ones = [(kept[:, u, None], linear.weight[u, None]) for u in chosen]
-            parts = [linear.add(whole, *unit, -1) for unit in ones]
+        for chosen in units[1:].split(copies):
+            parts = [linear.add(whole, kept[:, u, None], weight[u, None], -1) for u in chosen]
             new = moved[chosen]
             outcomes = baseline.repeat(1, len(chosen), 1)
             if new.any():
@@ -206,11 +168,12 @@ def next_linear(cut: Cut, values: list[Tensor]) -> NextLinear | None:
 
 def _weight_by_unit(module: nn.Module, level: Tensor, units: int) -> Tensor | None:
     """Return a linear layer's weights by unit; None if `module` is not one over the units."""
-    if type(module) is nn.Linear and level.ndim == 2:
-        return module.weight.detach().T.unflatten(0, (units, -1)).contiguous()
-    dimensions, _ = CONVOLUTIONS.get(type(module), (0, None))
-    plain = dimensions == level.ndim and module.groups == 1 and module.padding_mode == "zeros"
-    return module.weight.detach().transpose(0, 1).contiguous() if plain else None
+    if type(module) not in (nn.Linear, *CONVOLUTIONS) or module.weight.ndim != level.ndim:
+        return None
+    weight = module.weight.detach().transpose(0, 1)
+    if type(module) is nn.Linear:
+        return weight.unflatten(0, (units, -1)).contiguous()
+    return weight.contiguous() if module.groups == 1 and module.padding_mode == "zeros" else None
 
 
 def _by_itself(module: nn.Module, level: Tensor) -> bool:
@@ -220,10 +183,12 @@ def _by_itself(module: nn.Module, level: Tensor) -> bool:
         return module.start_dim == 1 and module.end_dim in (-1, level.ndim - 1)
     if kind in NORMS:
         return module.running_mean is not None
-    return kind in ELEMENTWISE or kind in IDLE or POOLS.get(kind) == level.ndim
+    pools = [getattr(nn, f"{name}{level.ndim - 2}d", None) for name in POOLS]
+    return kind in (*ELEMENTWISE, *IDLE, *pools)
 
 
 def _outcomes(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return, as float64 (2, N), whether the largest logit is the label's, and cross-entropy."""
-    right = logits.argmax(1) == labels
-    return torch.stack([right.double(), F.cross_entropy(logits, labels, reduction="none").double()])
+    """Return, as float64 (2, ...), whether the largest logit is the label's, and cross-entropy."""
+    right = logits.argmax(-1) == labels
+    losses = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    return torch.stack([right.double(), losses.double().reshape(right.shape)])

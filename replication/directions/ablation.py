@@ -1,23 +1,20 @@
 """Ablation of units: how accuracy falls as units are clamped to a constant, many or one at a time.
 
 Single directions are ablated at a layer's output, that is, after the nonlinearity and batch norm
-where the caller names the layer that ends them (Morcos et al. 2018, section 2). What is run again
-for each clamped copy depends on the model; `method` of the results tells:
+where the caller names the layer that ends them (Morcos et al. 2018, section 2). `method` of the
+results tells what is run again for each clamped copy:
 
 ``"incremental"``
     The layer is a link of an `nn.Sequential` (nested or not), and up to the next linear layer
     (dense or convolution) only modules follow that treat units by themselves. What the units give
-    to its pre-activation is added up, and only what comes behind it runs, for the examples on
-    which a unit changes.
+    to its pre-activation is added up, and only what comes behind it runs.
 ``"split"``
     The layer is a link, but something else follows. What comes behind the layer runs.
 ``"hooks"``
-    The layer lies inside a module with a `forward` of its own. That module, or the model, runs
-    from its start, with forward hooks that clamp.
+    The layer lies inside a module with a `forward` of its own, which runs from its start.
 
-All three give the accuracies of one masked forward pass per number of units, except for examples
-whose largest two logits agree to within rounding (in float64 practically none). The model has to
-treat examples independently of one another.
+All three give the accuracies of one masked forward pass per number of units, but for ties of the
+largest two logits to within rounding. The model has to treat examples independently.
 """
 
 from collections.abc import Sequence
@@ -60,10 +57,7 @@ class AblationCurve:
 
 @dataclass(frozen=True)
 class UnitAblation:
-    """What ablating each unit alone does; units of several layers stand layer after layer.
-
-    Arrays are of the caller's kind, float64, on the model's device.
-    """
+    """What ablating each unit alone does, layer after layer; arrays as in `AblationCurve`."""
 
     accuracy: Array  #: (units,) share of examples classified as labelled
     loss: Array  #: (units,) mean cross-entropy, nats
@@ -108,15 +102,14 @@ def cumulative_ablation(
     """Return the accuracy with the first k units of an order clamped, for k = 0 .. units.
 
     Morcos et al. 2018, section 2 and figures 1 and 3. The model runs in eval mode, on its own
-    device and in its own dtype; every module is put back in the mode it was in.
+    device and in its own dtype, and is put back in its modes.
 
     Parameters
     ----------
     model : torch.nn.Module
         Gives logits (N, classes).
     images : (N, ...) tensor or array
-    labels : (N,) integers
-        In 0 .. classes - 1.
+    labels : (N,) integers in 0 .. classes - 1
     layers : str or sequence of str
         Whose outputs to clamp, as in ``model.named_modules()``; several are ablated together.
     orders : int or (orders, units) integers
@@ -133,7 +126,6 @@ def cumulative_ablation(
         Rows of a forward pass, examples times copies, which bounds the memory. By default at most
         1024 within 16 MiB for the largest output of a layer (on a GPU, 16384 and 512 MiB).
     progress : bool
-        Show a bar over batches and orders.
 
     Raises
     ------
@@ -218,11 +210,8 @@ def unit_ablation(
             methods.append(clamped.method)
     kind, count = inputs.like(images), len(whole.images)
     hits, losses = torch.cat(totals, 1)
-    accuracy, loss, class_accuracy = (
-        hits.sum(1) / count,
-        losses.sum(1) / count,
-        hits / whole.examples,
-    )
+    accuracy, loss = hits.sum(1) / count, losses.sum(1) / count
+    class_accuracy = hits / whole.examples
     return UnitAblation(
         accuracy=kind(accuracy[1:]),
         loss=kind(loss[1:]),
@@ -249,13 +238,11 @@ def _as_orders(orders: int | Array, units: int, seed: int) -> Tensor:
         numbers = range(as_integer(orders, "orders", 1))
         sources = [inputs.generator(seed, "ablation", number) for number in numbers]
         return torch.stack([torch.randperm(units, generator=source) for source in sources])
-    given = as_tensor(orders, "orders")
+    given, shape = as_tensor(orders, "orders"), tuple(orders.shape)
     straight = torch.arange(units, device=given.device)
-    if given.ndim != 2 or given.shape[1] != units or (given.sort(1).values != straight).any():
-        raise ValueError(
-            f"orders: expected permutations of 0 to {units - 1}, (orders, {units}), "
-            f"found shape {tuple(given.shape)}"
-        )
+    if shape != (len(given), units) or (given.sort(1).values != straight).any():
+        expected = f"permutations of 0 to {units - 1}, (orders, {units})"
+        raise ValueError(f"orders: expected {expected}, found shape {shape}")
     return given.long()
 
 
@@ -265,7 +252,6 @@ def _as_counts(counts: Sequence[int] | None, units: int) -> list[int]:
         return list(range(units + 1))
     numbers = [as_integer(k, "counts", 0) for k in inputs.as_list(counts, "counts")]
     if len(numbers) < 2 or numbers[-1] > units or any(a >= b for a, b in pairwise(numbers)):
-        raise ValueError(
-            f"counts: expected at least two increasing integers in 0 to {units}, found {numbers}"
-        )
+        expected = f"at least two increasing integers in 0 to {units}"
+        raise ValueError(f"counts: expected {expected}, found {numbers}")
     return numbers

@@ -13,10 +13,7 @@ from replication.directions._network import Cut, Perturbation, unit_moments
 
 @dataclass(frozen=True)
 class NoiseCurve:
-    """Accuracy against the scale of the noise, for several draws.
-
-    Arrays are of the caller's kind, float64, on the model's device.
-    """
+    """Accuracy against the scale of the noise, for several draws; as `AblationCurve`."""
 
     accuracy: Array  #: (draws, scales), share of examples classified as labelled, 0 to 1
     class_accuracy: Array  #: (draws, scales, classes); NaN for a class without examples
@@ -42,15 +39,12 @@ def noise_curve(
 ) -> NoiseCurve:
     """Return the accuracy with Gaussian noise on all units, in proportion to each one's spread.
 
-    With sigma_u the standard deviation of unit u in the network without noise and e independent
-    standard normal numbers, one for each example and unit (and position of a feature map), every
-    unit becomes
-
         x_u + a sigma_u e,    a = scale for per="std", a = sqrt(scale) for per="variance",
 
-    so that the scale is in units of the unit's own deviation or variance (Morcos et al. 2018,
-    section 2 and figure 2: the latter). All scales share the numbers e of a draw, which depend on
-    `seed`, the draw and the places of the layer in `layers` and of the example in `images` only.
+    with sigma_u the standard deviation of unit u in the network without noise and e independent
+    standard normal numbers, one for each example and unit (and position of a feature map; Morcos et
+    al. 2018, section 2 and figure 2, which is per variance). All scales share the numbers e of a
+    draw, which depend on `seed`, the draw and the places of layer and example only.
 
     Parameters
     ----------
@@ -60,7 +54,7 @@ def noise_curve(
     draws, seed : int
     per : "std" or "variance"
     reference : (M, ...) tensor or array, optional
-        Images for the deviations (over examples and space, divided by n); `images` by default.
+        Images for sigma_u (over examples and space, divided by n); `images` by default.
 
     Raises
     ------
@@ -81,7 +75,7 @@ def noise_curve(
     per = inputs.as_choice(per, "per", ("std", "variance"))
     amounts = [inputs.as_number(scale, "scales") for scale in inputs.as_list(scales, "scales")]
     if not amounts:
-        raise ValueError("scales: expected finite numbers >= 0, at least one, found none")
+        raise ValueError("scales: expected at least one number, found none")
     network = Cut(model, images, labels, layers, batch_size)
     moments = unit_moments(network, reference)
     noise = _Noise(network, [variance.sqrt().to(network.like) for _, variance in moments])

@@ -24,33 +24,28 @@ def linear_probe(
 
         mean cross-entropy(x W + b, label) + penalty / 2 |W|_F^2,
 
-    a strictly convex problem in W, by at most `iterations` steps of L-BFGS in float64 from zero, so
-    that the result has no seed. Constant features are left out of W by the penalty.
+    by at most `iterations` steps of L-BFGS in float64 from zero, so that the result has no seed.
 
     Parameters
     ----------
     train, test : (examples, features) tensors or arrays
     train_labels, test_labels : (examples,) integer tensors or arrays
         From 0, below 65,536. A class without training examples is never predicted correctly.
-    penalty : float
-        At least 0.
-    iterations : int
-
-    Returns
-    -------
-    float
-        The share of test examples whose class has the largest logit.
+    penalty : float >= 0
+    iterations : int >= 1
 
     Raises
     ------
     ValueError
-        For layers that are not two-dimensional, hold NaN or infinity or differ in features, labels
-        of another length or out of range, or a penalty below 0.
+        For other shapes or ranges, or layers that hold NaN or infinity or differ in features.
     """
     x, z = (as_layer(z, name).detach().double() for z, name in ((train, "train"), (test, "test")))
     if x.shape[1] != z.shape[1]:
         raise ValueError(f"test: expected the {x.shape[1]} features of train, found {z.shape[1]}")
-    y, truth = _classes(train_labels, x, "train_labels"), _classes(test_labels, z, "test_labels")
+    y = inputs.as_labels(train_labels, len(x), "train_labels").to(x.device).long()
+    truth = inputs.as_labels(test_labels, len(z), "test_labels").to(z.device).long()
+    inputs.require_classes(y, inputs.MOST_CLASSES, "train_labels")
+    inputs.require_classes(truth, inputs.MOST_CLASSES, "test_labels")
     penalty = inputs.as_number(penalty, "penalty")
     iterations = as_integer(iterations, "iterations", 1)
     mean, scale = x.mean(0), x.std(0)
@@ -93,33 +88,24 @@ def keep_components(x: Array, count: int, *others: Array) -> Array | tuple[Array
 
     Returns
     -------
-    tensor or array, or a tuple of them where there are others
+    The cut x, or a tuple of it and the cut `others` where there are some.
 
     Raises
     ------
     ValueError
-        For a count out of range, layers that are not two-dimensional, hold NaN or infinity, or
-        have other features.
+        For other shapes or ranges, or layers that hold NaN or infinity or differ in features.
     """
-    first = as_layer(x, "x")
-    count = as_integer(count, "count", 0)
-    if count > first.shape[1]:
-        raise ValueError(f"count: expected at most the {first.shape[1]} features, found {count}")
-    mean = first.mean(0)
+    named = {"x": x} | {f"others[{index}]": other for index, other in enumerate(others)}
+    layers = {name: as_layer(layer, name) for name, layer in named.items()}
+    features, count = layers["x"].shape[1], as_integer(count, "count", 0)
+    if count > features:
+        raise ValueError(f"count: expected at most the {features} features, found {count}")
+    for name, layer in layers.items():
+        if layer.shape[1] != features:
+            raise ValueError(f"{name}: expected {features} features, found {layer.shape[1]}")
+    mean = layers["x"].mean(0)
     with full_precision():
-        kept = torch.linalg.svd(centred(first), full_matrices=False).Vh[:count]
-        cut = []
-        for index, layer in enumerate((x, *others)):
-            name = f"others[{index - 1}]" if index else "x"
-            values = as_layer(layer, name)
-            if values.shape[1] != len(mean):
-                raise ValueError(f"{name}: expected {len(mean)} features, found {values.shape[1]}")
-            cut.append(inputs.like(layer)(mean + ((values - mean) @ kept.mT) @ kept))
+        kept = torch.linalg.svd(centred(layers["x"]), full_matrices=False).Vh[:count]
+        cut = [mean + ((layer - mean) @ kept.mT) @ kept for layer in layers.values()]
+    cut = [inputs.like(given)(layer) for given, layer in zip(named.values(), cut, strict=True)]
     return tuple(cut) if others else cut[0]
-
-
-def _classes(labels: Array, layer: Tensor, name: str) -> Tensor:
-    """Return int64 labels (examples,) on the device of `layer`."""
-    classes = inputs.as_labels(labels, len(layer), name).to(layer.device).long()
-    inputs.require_classes(classes, inputs.MOST_CLASSES, name)
-    return classes

@@ -1,6 +1,6 @@
 """Layers projected on a few directions, and networks that go on from there (Raghu et al. 2017)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -27,26 +27,21 @@ class Projection:
         Of the latter, `mean` has an entry a channel, and every position is projected alike, or one
         for each channel and position; else it is a ValueError.
         """
-        if x.ndim > 2 and x.shape[1] == len(self.mean):
-            return self._apply(x.movedim(1, -1)).movedim(-1, 1)
-        if x[0].numel() != len(self.mean):
-            raise ValueError(
-                f"x: expected {len(self.mean)} neurons or channels, found {tuple(x.shape)}"
-            )
-        return self._apply(x.flatten(1)).view(x.shape)
-
-    def _apply(self, x: Tensor) -> Tensor:
         mean, encode, decode = (part.to(x) for part in (self.mean, self.encode, self.decode))
-        return mean + ((x - mean) @ encode) @ decode
+        by_channel = x.ndim > 2 and x.shape[1] == len(mean)
+        if not by_channel and x[0].numel() != len(mean):
+            raise ValueError(f"x: expected {len(mean)} neurons or channels, found {tuple(x.shape)}")
+        rows = x.movedim(1, -1) if by_channel else x.flatten(1)
+        rows = mean + ((rows - mean) @ encode) @ decode
+        return rows.movedim(-1, 1) if by_channel else rows.view(x.shape)
 
 
 def onto_directions(x: Array, directions: Array) -> Projection:
     """Return the projection of every neuron on the span of k directions of the layer.
 
-    A neuron is its activity over the examples, a column of the centred X; with W the directions and
-    H = X W their activity, it becomes its least-squares approximation H H^+ X (Raghu et al. 2017,
-    section 2.1). Other examples take the same map W H^+ X. Directions that depend on others, or
-    are 0, change nothing.
+    With W the directions and H = X W their activity, the centred X becomes its least-squares
+    approximation H H^+ X (Raghu et al. 2017, section 2.1); other examples take the same map W H^+.
+    Directions that depend on others, or are 0, change nothing.
 
     Parameters
     ----------
@@ -62,10 +57,8 @@ def onto_directions(x: Array, directions: Array) -> Projection:
     layer = as_layer(x, "x")
     given = as_tensor(directions, "directions").to(layer)
     if given.ndim != 2 or len(given) != layer.shape[1]:
-        raise ValueError(
-            f"directions: expected finite numbers (neurons, k) for {layer.shape[1]} neurons, "
-            f"found shape {tuple(given.shape)}"
-        )
+        expected = f"(neurons, k) for {layer.shape[1]} neurons"
+        raise ValueError(f"directions: expected {expected}, found shape {tuple(given.shape)}")
     mean = layer.mean(0)
     centred = (layer - mean).double()
     with full_precision():
@@ -82,10 +75,7 @@ def onto_directions(x: Array, directions: Array) -> Projection:
 def onto_neurons(x: Array, neurons: Sequence[int]) -> Projection:
     """Return the projection that keeps some neurons and holds the others at their mean over x.
 
-    Raises
-    ------
-    ValueError
-        As `onto_directions`, or if there is no such neuron.
+    Raises `ValueError` as `onto_directions`, or if there is no such neuron.
     """
     layer = as_layer(x, "x")
     width = layer.shape[1]
@@ -100,18 +90,12 @@ def onto_neurons(x: Array, neurons: Sequence[int]) -> Projection:
 def projected(model: nn.Module, layers: Mapping[str, Projection]) -> Iterator[nn.Module]:
     """Give `model` with the outputs of some layers projected, in every pass within the block.
 
-    Raises
-    ------
-    ValueError
-        If there is no such layer.
+    Raises `ValueError` if there is no such layer.
     """
-    modules = dict(model.named_modules())
-    for name in layers:
+    modules, hooks = dict(model.named_modules()), []
+    for name, projection in layers.items():
         if name not in modules:
             raise ValueError(f"layers: no layer {name!r}; {nearest(name, modules)}")
-
-    def hook(projection: Projection) -> Callable:
-        return lambda module, arguments, output: projection(output)
-
-    with hooked([(modules[name], hook(projection)) for name, projection in layers.items()]):
+        hooks.append((modules[name], lambda *call, onto=projection: onto(call[2])))
+    with hooked(hooks):
         yield model

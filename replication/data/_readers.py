@@ -1,8 +1,7 @@
 """Read the data sets that `replication.data._locations` finds.
 
-Labels are read first; images are decoded only for the indices asked for. Nothing here touches the
-network or unpickles: CIFAR's pickles are read by torchvision, after its md5 check. IDX files are
-read here, since torchvision's reader neither takes gzip nor checks the size of images.
+Images are decoded only for the indices asked for. CIFAR's pickles are read by torchvision, after
+its md5 check; IDX files here, since torchvision neither takes gzip nor checks the size of images.
 """
 
 import functools
@@ -28,10 +27,7 @@ Images = Callable[[np.ndarray | None], tuple[np.ndarray, bool]]
 def read(location: Location, part: str) -> tuple[np.ndarray, Images]:
     """Return the labels (N,), int64, of the ``"train"`` or ``"test"`` half, and its images.
 
-    Raises
-    ------
-    ValueError
-        A file is missing, truncated or not what it should be; the message names it.
+    A file that is missing, truncated or not what it should be is a ValueError that names it.
     """
     name, info = location.name, INFO[location.name]
     if location.fault:
@@ -49,9 +45,9 @@ def read(location: Location, part: str) -> tuple[np.ndarray, Images]:
         with _naming(files[1], name):
             labels = _checked(_idx(files[1], 1), name)
             if images.shape != (len(labels), *info.shape):
+                given = f"{len(images):,} images of {images.shape[2]} x {images.shape[3]} pixels"
                 raise ValueError(
-                    f"it holds {len(labels):,} labels and {files[0].name} holds {len(images):,} "
-                    f"images of {images.shape[2]} x {images.shape[3]} pixels"
+                    f"it holds {len(labels):,} labels and {files[0].name} holds {given}"
                 )
 
     def held(indices: np.ndarray | None) -> tuple[np.ndarray, bool]:
@@ -74,9 +70,9 @@ def _checked(labels: np.ndarray, name: str) -> np.ndarray:
     classes = len(INFO[name].classes)
     if not len(labels):
         raise ValueError("it holds no examples")
-    if labels.min() < 0 or labels.max() >= classes:
-        wrong = labels[(labels < 0) | (labels >= classes)][0]
-        raise ValueError(f"it holds the label {wrong}, expected 0 to {classes - 1}")
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise ValueError(f"it holds the label {wrong[0]}, expected 0 to {classes - 1}")
     return labels
 
 
@@ -119,10 +115,8 @@ def _parquet(name: str, files: tuple[Path, ...]) -> tuple[np.ndarray, Images]:
             label = "fine_label" if name == "cifar100" and "fine_label" in columns else "label"
             table = shard.read(columns=[f"{image}.bytes", label])
             if set(table.column_names) != {image, label}:
-                raise ValueError(
-                    f"its columns are {', '.join(columns)}; expected img or image, a struct with "
-                    f"bytes, and {label}"
-                )
+                expected = f"img or image, a struct with bytes, and {label}"
+                raise ValueError(f"its columns are {', '.join(columns)}; expected {expected}")
             if not pa.types.is_integer(table[label].type) or table[label].null_count:
                 raise ValueError(f"column {label} is not made of integers without gaps")
             labels.append(_checked(table[label].to_numpy(), name).astype(np.int64))
@@ -161,14 +155,10 @@ def _decode(content: bytes | None, shape: tuple[int, int, int]) -> tuple[np.ndar
 
 @functools.lru_cache(maxsize=2)
 def _embedded(file: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Split the 5,000 digits, sorted by class in their file, into 4,000 and 1,000, mixed.
-
-    The split is fixed (a permutation by ``numpy.random.RandomState(5000)``, whose stream is frozen)
-    and balanced: 400 training and 100 test images a class.
-    """
+    """Return 400 training or 100 test images a class of the 5,000 digits, always the same."""
     table = np.loadtxt(file, np.uint8, delimiter=",")  # mnist_data() takes five times longer
     labels = table[:, -1]
-    source = np.random.RandomState(5000)
+    source = np.random.RandomState(5000)  # whose stream is frozen
     members = [source.permutation(np.flatnonzero(labels == c)) for c in range(10)]
     train = source.permutation(np.concatenate([m[:400] for m in members]))
     test = source.permutation(np.concatenate([m[400:] for m in members]))

@@ -1,23 +1,12 @@
 """Corruption of labels and images, as Zhang et al. 2017 and Morcos et al. 2018 define it.
 
-Tensors and arrays are taken, not modified, and come back in their kind and on their device. A
-ValueError names an argument of the wrong kind, shape or range.
+Tensors and arrays come back in their kind and on their device. A ValueError names a bad argument.
 """
 
-import re
-
-import numpy as np
 import torch
 
-from replication._core.inputs import (
-    Array,
-    as_choice,
-    as_images,
-    as_integer,
-    as_tensor,
-    generator,
-    like,
-)
+from replication._core import inputs
+from replication._core.inputs import Array, as_images, as_integer, as_tensor, generator, like
 
 KINDS = ("shuffled_pixels", "random_pixels", "gaussian")
 
@@ -32,9 +21,8 @@ def corrupt_labels(
     a share ``fraction * (1 - 1 / num_classes)`` is wrong on average. With one seed, what is
     corrupted at a small fraction is corrupted in the same way at every larger one.
 
-    With `keep_marginal` (Morcos et al. 2018, "On the importance of single directions"), exactly
-    ``round(fraction * N)`` labels drawn at random are shuffled among themselves, so that the number
-    of examples in each class stays.
+    With `keep_marginal` (Morcos et al. 2018), exactly ``round(fraction * N)`` labels drawn at
+    random are shuffled among themselves, so that the number of examples in each class stays.
 
     Parameters
     ----------
@@ -45,42 +33,40 @@ def corrupt_labels(
     seed
         An integer >= 0.
     """
-    dtype = getattr(labels, "dtype", None)
-    if dtype is not None and not re.fullmatch(r"(torch\.)?u?int\d+", str(dtype)):
-        raise ValueError(f"labels: expected integers, found the dtype {dtype}")
     given = as_tensor(labels, "labels")
-    if given.ndim != 1:
-        raise ValueError(f"labels: expected the shape (N,), found {tuple(given.shape)}")
-    if not isinstance(fraction, int | float | np.number) or not 0 <= fraction <= 1:
-        raise ValueError(f"fraction: expected a number from 0 to 1, found {fraction!r}")
-    num_classes = as_integer(num_classes, "num_classes", 1)
+    if given.ndim != 1 or given.is_floating_point() or given.dtype == torch.bool:
+        found = f"{given.dtype} of shape {tuple(given.shape)}"
+        raise ValueError(f"labels: expected integers (N,), found {found}")
+    fraction, num_classes = (
+        inputs.as_number(fraction, "fraction"),
+        as_integer(num_classes, "num_classes", 1),
+    )
+    if fraction > 1:
+        raise ValueError(f"fraction: expected a number from 0 to 1, found {fraction}")
     out = given.to("cpu", torch.int64, copy=True)
-    low, high = int(out.min()), int(out.max())
-    if low < 0 or high >= num_classes:
-        raise ValueError(f"labels: expected 0 to {num_classes - 1}, found {low} to {high}")
+    inputs.require_classes(out, num_classes)
     source = generator(as_integer(seed, "seed", 0), "corrupt_labels")
     if keep_marginal:
-        chosen = torch.randperm(len(out), generator=source)[: round(float(fraction) * len(out))]
+        chosen = torch.randperm(len(out), generator=source)[: round(fraction * len(out))]
         out[chosen] = out[chosen[torch.randperm(len(chosen), generator=source)]]
     else:
         draws = torch.rand(len(out), dtype=torch.float64, generator=source)
         random = torch.randint(num_classes, (len(out),), generator=source)
-        out = torch.where(draws < float(fraction), random, out)
+        out = torch.where(draws < fraction, random, out)
     return like(labels)(out.to(given.device))
 
 
 def corrupt_images(images: Array, kind: str, seed: int) -> Array:
     """Corrupt the images as Zhang et al. 2017, section 2.2, do.
 
-    - ``"shuffled_pixels"``: one permutation of the positions for all images. It depends on the
-      seed and the size of the image only, so that training and test images given the same seed are
-      permuted alike.
+    - ``"shuffled_pixels"``: one permutation of the positions for all images, which depends on the
+      seed and the size of the image only.
     - ``"random_pixels"``: another permutation for every image.
     - ``"gaussian"``: pixels drawn from a normal distribution with the mean and the variance of each
       channel over `images`; they are not clipped to [0, 1].
 
     All channels of an image are permuted alike. For the last two kinds give test images another
-    seed than training images: the same seed would give the same permutations and the same draws.
+    seed than training images, as the same seed would give the same draws.
 
     Parameters
     ----------
@@ -92,7 +78,7 @@ def corrupt_images(images: Array, kind: str, seed: int) -> Array:
         An integer >= 0.
     """
     given = as_images(images)
-    as_choice(kind, "kind", KINDS)
+    inputs.as_choice(kind, "kind", KINDS)
     source = generator(as_integer(seed, "seed", 0), "corrupt_images")
     flat, positions = given.flatten(2), given.shape[2] * given.shape[3]
     if kind == "shuffled_pixels":

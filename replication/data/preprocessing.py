@@ -1,8 +1,7 @@
 """Images before training: centre crop and whitening per image, or one scale for a whole split.
 
-`images` are (N, C, H, W), floating point and finite, a tensor or an array, and are not modified;
-results are of their kind, device and dtype (float32 for half types). A ValueError names an argument
-of the wrong kind, shape or range.
+`images` are (N, C, H, W), floating point and finite, a tensor or an array; results are copies of
+their kind, device and dtype (float32 for half types). Bad arguments are a ValueError.
 """
 
 import dataclasses
@@ -14,16 +13,10 @@ from replication.data.split import Split
 
 
 def centre_crop(images: Array, size: int) -> Array:
-    """Return the central ``size`` x ``size`` pixels of every image, as a copy.
+    """Return the central ``size`` x ``size`` pixels of every image.
 
-    Where an odd number of rows or columns goes, one more goes at the bottom or on the right.
-
-    Parameters
-    ----------
-    images
-        (N, C, H, W); see the module.
-    size
-        From 1 to the smaller of H and W. Zhang et al. 2017 take 28 of CIFAR-10's 32 pixels.
+    Where an odd number of rows or columns goes, one more goes at the bottom or on the right. `size`
+    is 1 to the smaller of H and W; Zhang et al. 2017 take 28 of CIFAR-10's 32 pixels.
     """
     given = as_images(images)
     height, width = given.shape[2:]
@@ -55,24 +48,19 @@ def preprocess(split: Split, crop: int | None = None, whiten: bool = False) -> S
     """Return a split with its training and test images cropped, then whitened, image by image.
 
     `crop` is the side of the `centre_crop`, None for none. `source` and `describe()` say what was
-    done, `digest` is that of the new images, `name` stays that of the data set. A crop to the size
-    that the images have already is not mentioned.
+    done (a crop to the size that the images have already is not mentioned), `digest` is that of the
+    new images.
     """
-    halves, done = [split.train, split.test], []
+    done = []
     if crop is not None:
         if split.train.images.shape[2:] != (crop, crop):
             done.append(f"centre crop {crop}x{crop}")
-        halves = [dataclasses.replace(h, images=centre_crop(h.images, crop)) for h in halves]
+        split = split.with_images(lambda images: centre_crop(images, crop))
     if whiten:
         done.append("whitened per image")
-        halves = [dataclasses.replace(h, images=whiten_images(h.images)) for h in halves]
-    return dataclasses.replace(
-        split,
-        train=halves[0],
-        test=halves[1],
-        source="; ".join([split.source, *done]),
-        preprocessing=(*split.preprocessing, *done),
-    )
+        split = split.with_images(whiten_images)
+    source, steps = "; ".join([split.source, *done]), (*split.preprocessing, *done)
+    return dataclasses.replace(split, source=source, preprocessing=steps)
 
 
 def standardise(split: Split) -> tuple[Split, float, float]:
@@ -83,8 +71,4 @@ def standardise(split: Split) -> tuple[Split, float, float]:
     """
     pixels = split.train.images.double()
     mean, std = pixels.mean().item(), pixels.std(correction=0).item() or 1.0
-    train, test = (
-        dataclasses.replace(half, images=half.images.sub(mean).div_(std))
-        for half in (split.train, split.test)
-    )
-    return dataclasses.replace(split, train=train, test=test), mean, std
+    return split.with_images(lambda images: images.sub(mean).div_(std)), mean, std

@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
 from replication.data import _locations
 
@@ -14,8 +15,8 @@ from replication.data import _locations
 class Examples:
     """Images, float32 in [0, 1], (N, C, H, W), and their labels, int64, (N,)."""
 
-    images: torch.Tensor
-    labels: torch.Tensor
+    images: Tensor
+    labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -23,22 +24,16 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Training and test examples of one data set and where they come from.
-
-    `source` says where the images were found and what is special about them, without any path of
-    the machine. `substitute` is true when another data set than the one asked for is used.
-    `available` counts the training and test images that the source holds, `preprocessing` says
-    what `preprocess` did to the images.
-    """
+    """Training and test examples of one data set and where they come from."""
 
     train: Examples
     test: Examples
     name: str
     classes: tuple[str, ...]
-    source: str
-    substitute: bool = False
-    available: tuple[int, int] | None = None
-    preprocessing: tuple[str, ...] = ()
+    source: str  #: where the images were found and what is special about them, without a path
+    substitute: bool = False  #: whether another data set than the one asked for is used
+    available: tuple[int, int] | None = None  #: training and test images that the source holds
+    preprocessing: tuple[str, ...] = ()  #: what `preprocess` did to the images
 
     @property
     def num_classes(self) -> int:
@@ -67,13 +62,8 @@ class Split:
         done = "".join(f", {step}" for step in self.preprocessing)
         return f"{title}, {train} training and {test} test images{note}{done}"
 
-    def to(self, device: str | torch.device) -> "Split":
-        """Return the same split with its tensors on `device`."""
-        train, test = (
-            Examples(half.images.to(device), half.labels.to(device))
-            for half in (self.train, self.test)
-        )
-        moved = dataclasses.replace(self, train=train, test=test)
-        if "digest" in self.__dict__:
-            moved.__dict__["digest"] = self.digest
-        return moved
+    def with_images(self, change: Callable[[Tensor], Tensor]) -> "Split":
+        """Return the split with what `change` makes of its training and of its test images."""
+        halves = {"train": self.train, "test": self.test}
+        changed = {k: dataclasses.replace(h, images=change(h.images)) for k, h in halves.items()}
+        return dataclasses.replace(self, **changed)

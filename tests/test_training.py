@@ -231,6 +231,25 @@ def test_a_state_is_a_copy_of_a_checkpoint_that_was_kept(tmp_path):
             run.state(1)
 
 
+def test_a_frozen_layer_stays_with_its_batch_statistics_and_the_rest_goes_on():
+    freeze, wide = {"fc1": 1, "bn1": 1}, {"optimizer_options": {"momentum": 0.9}}
+    run, free = (
+        fit(make(model_options=REGULAR["model_options"], freeze=f, checkpoints=(0.75, 1), **wide))
+        for f in (freeze, {})
+    )
+    for name in run.state():
+        frozen = name.startswith(tuple(freeze))
+        assert same_weights({name: run.state(1)[name]}, {name: free.state(1)[name]})
+        assert same_weights({name: run.state(1)[name]}, {name: run.state(2)[name]}) == frozen
+    moved = (
+        k for k in run.state() if not same_weights({k: run.state(0.75)[k]}, {k: run.state(1)[k]})
+    )
+    assert set(moved) == set(run.state())  # all of it trains until then
+    population = training.fit_population([run.spec, free.spec], SPLIT, progress=False)
+    for one, other in zip((run, free), population, strict=True):
+        assert_same(one, other)
+
+
 def test_history_holds_what_the_checkpoints_measure():
     run = fit(make(epochs=2.5, checkpoints=(0.25, 1), label_corruption=0.5, evaluate_every=0.5))
     assert list(run.history.columns) == COLUMNS

@@ -48,6 +48,7 @@ def test_a_bad_value_is_named(name, value):
         ({"optimizer_options": {"momentum": -1}}, "optimizer_options"),
         ({"optimizer_options": {"lr": 0.9}}, "optimizer_options"),
         ({"model_options": {"width": 3}}, "model_options"),
+        ({"freeze": {"fc9": 1}}, "freeze: mlp has no modules"),
         ({"augment": {"crop": 9}}, "augment: crop: expected at most 8, found 9"),
         ({"optimizer": "SGDD"}, "optimizer: found 'SGDD'; did you mean 'SGD'"),
         ({"evaluation_images": 5, "stop_at_train_accuracy": 0.9}, "evaluation_images"),
@@ -94,12 +95,14 @@ CHANGES = {
     "keep_marginal": True,
     "image_corruption": "gaussian",
     "augment": {"flip": 0.5},
+    "freeze": {"fc1": 1},
     "checkpoints": (1,),
     "stop_at_train_accuracy": 0.9,
     "evaluate_every": 0.5,
     "evaluation_images": 5,
     "seed": 1,
     "dtype": "float64",
+    "precision": "bfloat16",
 }
 
 

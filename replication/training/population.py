@@ -113,7 +113,8 @@ def members_at_once(model: nn.Module, spec: Spec, members: int, device: torch.de
         known = _batched.has_rule(optimizer(model.parameters(), lr=1, **spec.optimizer_options))
     except (TypeError, ValueError):
         known = False  # the member says what is wrong with its options
-    if not known or spec.precision == "bfloat16" or strategy(model, members, device) == "solo":
+    alone = not known or spec.precision == "bfloat16" or spec.freeze
+    if alone or strategy(model, members, device) == "solo":
         return 1
     weights = sum(parameter.numel() for parameter in model.parameters())
     # On a CPU, what a step goes through (weights, gradients, state) should fit the cache.
@@ -314,6 +315,7 @@ def _groups(specs: Mapping[str, Spec]) -> list[list[str]]:
             spec.precision,
             spec.image_corruption is None,
             spec.augment.get("crop"),
+            spec.freeze,
         ]
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(key)
     return list(groups.values())

@@ -49,6 +49,9 @@ class Spec:
     augment
         ``{"shift": pixels, "flip": probability, "crop": side}``, any of them. With a crop the
         network trains on random windows and is measured on the central ones.
+    freeze
+        Epochs by module name: from then on a module's weights and batch statistics stay (freeze
+        training of Raghu et al. 2017, section 4.2).
     checkpoints
         Epochs after which the weights are kept, besides the first and last.
     stop_at_train_accuracy
@@ -85,6 +88,7 @@ class Spec:
     keep_marginal: bool = False
     image_corruption: str | None = None
     augment: Mapping[str, float] = field(default_factory=dict)
+    freeze: Mapping[str, float] = field(default_factory=dict)
     checkpoints: tuple[float, ...] = ()
     stop_at_train_accuracy: float | None = None
     evaluate_every: float = 1
@@ -110,6 +114,8 @@ class Spec:
         own = asdict(self)
         if self.precision == "float32":  # so that networks of before there was a choice are found
             del own["precision"]
+        if not self.freeze:
+            del own["freeze"]
         text = json.dumps([VERSION, own, split.digest], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
@@ -123,7 +129,7 @@ class Spec:
             raise ValueError(f"precision: expected 'float32' with dtype {self.dtype!r}")
         if self.image_corruption is not None:
             as_choice(self.image_corruption, "image_corruption", data.KINDS)
-        for name in ("model_options", "optimizer_options", "augment"):
+        for name in ("model_options", "optimizer_options", "augment", "freeze"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name}: expected a mapping, found {getattr(self, name)!r}")
         if unknown := set(self.augment) - {"shift", "flip", "crop"}:
@@ -138,6 +144,8 @@ class Spec:
                 object.__setattr__(self, name, as_integer(value, name, least))
         for name in ("learning_rate", "decay", "epochs", "evaluate_every"):
             as_number(getattr(self, name), name, positive=True)
+        for name, epoch in self.freeze.items():
+            as_number(epoch, f"freeze: {name}")
         goal = self.stop_at_train_accuracy
         for name, value in (
             ("label_corruption", self.label_corruption),

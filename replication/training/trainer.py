@@ -26,6 +26,8 @@ class Trainer:
     def __init__(self, spec: Spec, split: data.Split, device: torch.device) -> None:
         self.spec, self.device, self.step, self.rows = spec, device, 0, []
         self.model = new_model(spec, device)
+        if unknown := set(spec.freeze) - set(dict(self.model.named_modules())):
+            raise ValueError(f"freeze: {spec.model} has no modules {sorted(unknown)}")
         options, optimizer = dict(spec.optimizer_options), getattr(torch.optim, spec.optimizer)
         try:
             self.optimizer = optimizer(self.model.parameters(), lr=spec.learning_rate, **options)
@@ -119,6 +121,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.model.train()
+        for name, epoch in self.spec.freeze.items():
+            if self.step >= self.step_at(epoch):
+                self.model.get_submodule(name).requires_grad_(False).eval()
 
         def closure() -> Tensor:
             # Seeded at every call: a line search (L-BFGS) must see one function, not new dropout.

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from warnings import warn
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from replication._core.inputs import as_choice, as_integer, as_model, as_names, as_tensor, nearest
+from replication._core import inputs
+from replication._core.inputs import Array, as_integer, as_names, as_tensor, like, nearest
 from replication._core.modules import CONTAINERS, hooked, layer_of, to_model, weight_of
 from replication._core.precision import full_precision
 
@@ -33,9 +33,8 @@ def spatial_mean(output: Tensor) -> Tensor:
     """
     if output.ndim == 3:
         raise ValueError(
-            f"reduction: 'spatial_mean' found shape {tuple(output.shape)}, which may be "
-            "(N, tokens, units) or (N, channels, length); expected images' (N, channels, "
-            "height, width); give a callable, as lambda x: x.mean(1) for the mean over tokens"
+            f"reduction: 'spatial_mean' found shape {tuple(output.shape)}, expected images' (N, "
+            "channels, height, width); give a callable, as lambda x: x.mean(1) for tokens"
         )
     return output.flatten(2).mean(2) if output.ndim > 2 else output
 
@@ -45,16 +44,15 @@ REDUCTIONS = {"flatten": flatten, "spatial_mean": spatial_mean}
 
 def record(
     model: nn.Module,
-    images: Tensor | np.ndarray,
+    images: Array,
     layers: Sequence[str] | None = None,
     batch_size: int = 512,
     reduction: Reduction = None,
-) -> dict[str, Tensor] | dict[str, np.ndarray]:
+) -> dict[str, Array]:
     """Return the output of every layer of `model` for `images`, in forward order.
 
-    The model runs in eval mode under `torch.inference_mode`, a batch at a time, on its own device;
-    afterwards every module is in the mode it was in and every hook is gone, also after an error.
-    Outputs are copies, so a later in-place layer does not change them, and stay on that device.
+    The model runs in eval mode under `torch.inference_mode`, a batch at a time, on its own device,
+    and is left as it was. Outputs are copies on that device.
 
     Parameters
     ----------
@@ -65,7 +63,7 @@ def record(
         Module names as in ``model.named_modules()``, or the longer keys described below. By
         default every named module but pure containers (``nn.Sequential`` repeats its last child).
     batch_size : int
-        Examples a forward pass; bounds the memory of the pass.
+        Examples a forward pass.
     reduction : None, "flatten", "spatial_mean" or callable
         Applied to each batch of each layer before it is held: ``"flatten"`` gives ``(N,
         neurons)``, ``"spatial_mean"`` ``(N, channels)``; a callable gets and returns a tensor.
@@ -94,10 +92,10 @@ def record(
     >>> {name: tuple(values.shape) for name, values in acts.items()}
     {'1': (40, 8), '2': (40, 3)}
     """
-    inputs = as_tensor(images, "images")
+    given = as_tensor(images, "images")
     batch_size = as_integer(batch_size, "batch_size", 1)
     if reduction is not None and not callable(reduction):
-        reduction = REDUCTIONS[as_choice(reduction, "reduction", REDUCTIONS)]
+        reduction = REDUCTIONS[inputs.as_choice(reduction, "reduction", REDUCTIONS)]
     modules = _choose(model, layers)
     kept: dict[str, list[Tensor]] = {}
     misplaced: dict[str, str] = {}
@@ -122,10 +120,10 @@ def record(
 
         return keep
 
-    weight = weight_of(model, inputs)
+    weight = weight_of(model, given)
     hooks = [(module, hook(name)) for name, module in modules.items()]
-    with hooked(hooks), evaluating(model), torch.inference_mode(), taking_integers(inputs):
-        for batch in inputs.split(batch_size):
+    with hooked(hooks), evaluating(model), torch.inference_mode(), taking_integers(given):
+        for batch in given.split(batch_size):
             rows = len(batch)
             calls.clear()
             model(to_model(batch, weight))
@@ -133,17 +131,14 @@ def record(
     for key, problem in misplaced.items():
         kept.pop(key, None)  # another batch may have had as many rows by chance
         warn(f"left out: {problem}, not with the examples first", stacklevel=2)
-    if layers is not None:
-        for name in layers:
-            if not any(name in (key, layer_of(key)) for key in kept):
-                seen = ", ".join(kept) or "none"
-                raise ValueError(f"layers: {name!r} gave no output in this pass (seen: {seen})")
-    result = {}
+    for name in layers or ():
+        if not any(name in (key, layer_of(key)) for key in kept):
+            seen = ", ".join(kept) or "none"
+            raise ValueError(f"layers: {name!r} gave no output in this pass (seen: {seen})")
+    result, kind = {}, like(images)
     for key in list(kept):
         pieces = kept.pop(key)  # so that at most one layer is held twice
-        result[key] = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-    if isinstance(images, np.ndarray):
-        return {key: value.cpu().numpy() for key, value in result.items()}
+        result[key] = kind(pieces[0] if len(pieces) == 1 else torch.cat(pieces))
     return result
 
 
@@ -178,11 +173,9 @@ def taking_integers(images: Tensor) -> Iterator[None]:
 
 def _choose(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
     """Return the modules to hook, by name."""
-    named = {name: module for name, module in as_model(model).named_modules() if name}
+    named = {name: module for name, module in inputs.as_model(model).named_modules() if name}
     if layers is None:
         return {n: m for n, m in named.items() if not isinstance(m, CONTAINERS)}
-    if isinstance(layers, str):
-        raise ValueError(f"layers: expected a sequence of names, found the string {layers!r}")
     for name in as_names(layers, "layers"):
         if name not in named and layer_of(name) not in named:
             raise ValueError(f"layers: no layer {name!r}; {nearest(name, named)}")

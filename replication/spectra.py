@@ -1,8 +1,7 @@
 """Noise spectra: how a group of perturbed copies of one image spreads through a network.
 
-For one image, stack a layer's activations for its M perturbed copies as the rows of A (M, d). The
-singular values s_1 >= ... >= s_M of A, *not* centred, say how far the copies point the same way:
-the explained variance EV_k = s_k^2 / sum_j s_j^2 is 1, 0, 0, ... for equal copies.
+A layer's activations for M copies are the rows of A (M, d), with singular values s_1 >= ... >= s_M,
+*not* centred: EV_k = s_k^2 / sum_j s_j^2 is 1, 0, 0, ... for equal copies.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,17 +43,12 @@ class NoiseSpectrum:
 def explained_variance(singular_values: Array) -> Array:
     """Return EV_k = s_k^2 / sum_j s_j^2 along the last dimension; zeros where all s are 0.
 
-    Raises
-    ------
-    ValueError
-        If `singular_values` is empty or holds NaN, infinity or a negative number.
+    Raises `ValueError` if `singular_values` is empty or holds NaN, infinity or a negative number.
     """
     values = as_tensor(singular_values, "singular_values")
     if values.ndim < 1 or values.min() < 0:
-        raise ValueError(
-            f"singular_values: expected (..., copies) >= 0, found shape {tuple(values.shape)}, "
-            f"the least {values.min()}"
-        )
+        found = f"shape {tuple(values.shape)}, the least {values.min()}"
+        raise ValueError(f"singular_values: expected (..., copies) >= 0, found {found}")
     values = values if values.is_floating_point() else values.double()
     largest = values.amax(-1, keepdim=True)
     squares = (values / largest.where(largest > 0, 1)).square()
@@ -71,12 +65,11 @@ def group_singular_values(groups: Array) -> tuple[Array, Array]:
 
     D D^T is formed in the input's dtype (scaled by the largest entry), the sum in float64 in an
     orthonormal basis of the copies whose first vector is 1 / sqrt(M). There the large |m|^2 stands
-    alone in a corner, and the eigenvalues of the small remainder keep their digits, where forming
-    A A^T itself would lose every s_k below sqrt(eps) s_1.
+    alone in a corner, where forming A A^T itself would lose every s_k below sqrt(eps) s_1.
 
     Accuracy, against float64 `torch.linalg.svdvals`: within 1e-12 s_1 for float64 groups of full
-    rank and 1e-7 s_1 for any; within 1e-5 s_1 for float32 ones, where a group whose error estimate
-    eps max_i |d_i|^2 / max(s_M, sqrt(eps) max_i |d_i|) exceeds 1e-6 s_1 is formed again in float64.
+    rank and 1e-7 s_1 for any; within 1e-5 s_1 for float32 ones, where a group whose estimated error
+    exceeds 1e-6 s_1 is formed again in float64.
 
     Parameters
     ----------
@@ -95,10 +88,8 @@ def group_singular_values(groups: Array) -> tuple[Array, Array]:
     """
     kind, groups = like(groups), as_tensor(groups, "groups")
     if groups.ndim < 3 or groups.shape[1] < 2 or not groups.is_floating_point():
-        raise ValueError(
-            "groups: expected floating (images, copies >= 2, neurons), "
-            f"found {groups.dtype} {tuple(groups.shape)}"
-        )
+        found = f"{groups.dtype} {tuple(groups.shape)}"
+        raise ValueError(f"groups: expected floating (images, copies >= 2, neurons), found {found}")
     groups = groups.flatten(2)
     # One group at a time stays in a processor's cache; a GPU wants them all at once.
     pieces = groups.split(1 if groups.device.type == "cpu" else len(groups))
@@ -172,10 +163,9 @@ def noise_spectrum(
 ) -> NoiseSpectrum:
     """Return the singular values of each image's group of perturbed copies, layer by layer.
 
-    The protocol of the blog post "From Generalization to Inner Activations": image x gives copies
-    x + e_1, ..., x + e_M; their activations after a layer are the rows of one matrix (M, d), which
-    is decomposed without centring. Perturbations depend on `seed` and the image's position only,
-    so that they are the same for every network and every batching.
+    The protocol of the blog post "From Generalization to Inner Activations": see the module.
+    Perturbations depend on `seed` and the image's position only, so that they are the same for
+    every network and every batching.
 
     Parameters
     ----------
@@ -184,7 +174,7 @@ def noise_spectrum(
     images : (N, ...) tensor
     sigma : float >= 0
         In units of `images`: the standard deviation of the Gaussian noise, or the radius of the
-        sup-norm ball of the attacks (the same root mean square).
+        sup-norm ball of the attacks.
     copies : int >= 2
     layers : sequence of str, optional
         Keys of `activations.record`, and ``"input"`` for the perturbed images themselves. By
@@ -198,8 +188,7 @@ def noise_spectrum(
         Classes that the attacks lead away from; by default the model's own on the clean images.
     seed : int
     images_per_batch : int, optional
-        Images a forward pass, each with all its copies, which bounds the memory. By default 2 on a
-        CPU, which measured fastest, and 32 on a GPU.
+        Images a forward pass, each with all its copies. By default 2 on a CPU and 32 on a GPU.
     progress : callable, optional
         Wraps the iterator over batches, for example ``tqdm``.
 
@@ -227,9 +216,8 @@ def noise_spectrum(
     if images_per_batch is None:
         images_per_batch = 2 if weight.device.type == "cpu" else 32
     images_per_batch = as_integer(images_per_batch, "images_per_batch", 1)
-    recorded = layers
-    if layers is not None and not isinstance(layers, str):
-        recorded = [name for name in as_names(layers, "layers") if name != "input"]
+    names = None if layers is None else as_names(layers, "layers")
+    recorded = None if names is None else [name for name in names if name != "input"]
     pieces: dict[str, list[Tensor]] = {}
 
     def spectrum(output: Tensor) -> Tensor:
@@ -249,7 +237,7 @@ def noise_spectrum(
             sizes = (sigma, 1) if perturb == "fgsm" else (2.5 * sigma / steps, steps)
             noise = attack(model, batch, noise, sigma, *sizes, target)
         perturbed = (batch[:, None] + noise).flatten(0, 1)
-        outputs = {"input": spectrum(perturbed)} if layers is None or "input" in layers else {}
+        outputs = {"input": spectrum(perturbed)} if names is None or "input" in names else {}
         if recorded is None or recorded:
             outputs |= activations.record(
                 model, perturbed, recorded, batch_size=len(perturbed), reduction=spectrum

@@ -353,7 +353,7 @@ def test_a_reduction_bounds_what_is_held():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"layers": "conv"}, "layers: expected a sequence of names, found the string 'conv'"),
+        ({"layers": "conv"}, "layers: expected a sequence, found 'conv'"),
         ({"layers": ["cnv"]}, "layers: no layer 'cnv'; did you mean 'conv'"),
         ({"layers": ["conv", "qqq"]}, "layers: no layer 'qqq'; expected one of: conv, norm, relu"),
         ({"layers": [""]}, "layers: no layer ''"),

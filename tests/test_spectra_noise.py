@@ -301,8 +301,8 @@ def test_progress_sees_every_batch():
         ({"sigma": -0.1}, "sigma: expected a finite number >= 0, found -0.1"),
         ({"labels": torch.full((4,), 10), "perturb": "fgsm"}, "labels: expected 0 to 9, found 10"),
         ({"layers": ["conv"]}, "layers: no layer 'conv'; did you mean 'conv2' or 'conv1'"),
-        ({"layers": "conv1"}, "layers: expected a sequence of names, found the string 'conv1'"),
-        ({"layers": "input"}, "layers: expected a sequence of names, found the string 'input'"),
+        ({"layers": "conv1"}, "layers: expected a sequence, found 'conv1'"),
+        ({"layers": "input"}, "layers: expected a sequence, found 'input'"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -22,13 +22,8 @@ _cleared: set[Path] = set()
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to `path` when the block ends well.
 
-    A block that raises, or a process that is killed, leaves `path` as it was. What a killed process
-    left beside it is removed the next time that a process writes to the folder.
-
-    Raises
-    ------
-    OSError
-        If nothing can be written, as when the disk is full; it names `path`.
+    A block that raises, or a process that is killed, leaves `path` as it was. An OSError, as of a
+    full disk, names `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,10 +40,7 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def temporary_for(path: Path) -> Path:
-    """Return a hidden name beside `path` that nobody else uses, with a `mark` and its suffix.
-
-    What dead processes left in the folder under such names is removed.
-    """
+    """Return a hidden name beside `path`, with a `mark`; remove what dead processes left there."""
     if path.parent not in _cleared:  # once a process: a folder may hold many files
         _cleared.add(path.parent)
         for entry in os.scandir(path.parent):
@@ -65,7 +57,7 @@ def mark() -> str:
 def is_abandoned(path: Path) -> bool:
     """Return whether the process that made `path`, whose name ends with a `mark`, is dead.
 
-    Of a process elsewhere that is not known; a day without a change is taken for its death.
+    Of a process elsewhere, a day without a change is taken for its death.
     """
     if not (found := MARK.search(path.name)):
         return False
@@ -105,6 +97,5 @@ def read_json(path: str | os.PathLike) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not readable as JSON ({error}); delete it and run again"
-        ) from error
+        what = f"{path} is not readable as JSON ({error}); delete it and run again"
+        raise ValueError(what) from error

@@ -18,11 +18,7 @@ MOST_CLASSES = 2**16
 def as_tensor(value: Array, name: str) -> Tensor:
     """Return `value` as a tensor; half types are promoted to float32, wide unsigned ones to int64.
 
-    Raises
-    ------
-    ValueError
-        If `value` is neither a dense tensor nor an array of real numbers, has masked entries, is
-        empty, or holds NaN or infinity.
+    A ValueError if it is no dense tensor or array of real, finite numbers, or is empty or masked.
     """
     if isinstance(value, np.ma.MaskedArray):
         raise ValueError(f"{name}: expected a plain array, found a masked one; fill it first")
@@ -34,9 +30,8 @@ def as_tensor(value: Array, name: str) -> Tensor:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name}: {error}") from None
     if not isinstance(value, Tensor):
-        raise ValueError(
-            f"{name}: expected a torch tensor or NumPy array, found {type(value).__name__}"
-        )
+        kind = type(value).__name__
+        raise ValueError(f"{name}: expected a torch tensor or NumPy array, found {kind}")
     if value.is_nested or value.layout is not torch.strided or value.is_quantized or value.is_meta:
         kind = "meta" if value.is_meta else value.layout if not value.is_quantized else value.dtype
         raise ValueError(f"{name}: expected a dense tensor of numbers, found a {kind} one")
@@ -88,9 +83,8 @@ def as_number(value: object, name: str, positive: bool = False) -> float:
     """Return a finite number >= 0 (or > 0) as a float; anything else is an error."""
     real = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
     if not (real and 0 <= value < float("inf") and (value > 0 or not positive)):
-        raise ValueError(
-            f"{name}: expected a finite number {'>' if positive else '>='} 0, found {value!r}"
-        )
+        bound = "> 0" if positive else ">= 0"
+        raise ValueError(f"{name}: expected a finite number {bound}, found {value!r}")
     return float(value)
 
 
@@ -152,13 +146,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """Return the device called `name`; ``"auto"`` is the GPU where there is one.
-
-    Raises
-    ------
-    ValueError
-        If the device does not exist on this machine.
-    """
+    """Return the device called `name`, ``"auto"`` the GPU where there is one; else a ValueError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -25,8 +25,8 @@ def leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def chain(model: nn.Module, name: str = "") -> list[tuple[set[str], nn.Module]]:
     """Return the modules in the order in which they run, with all names that mean their output.
 
-    Sequentials, nested at will, are unrolled; one that is empty, has hooks or a `forward` of its
-    own is a single link, as is every other module. A module that is used twice comes twice.
+    Nested Sequentials are unrolled; one that is empty, has hooks or a `forward` of its own is a
+    single link, as is every other module. A module that is used twice comes twice.
     """
     plain = type(model).forward is nn.Sequential.forward and not is_hooked(model)
     if not plain or not len(model):
@@ -68,9 +68,9 @@ def device_of(model: nn.Module, default: Tensor) -> torch.device:
 
 
 def to_model(images: Tensor, weight: Tensor) -> Tensor:
-    """Return a copy of `images` on the device and, if they are floating, in the dtype of `weight`.
+    """Return a copy (an in-place layer may come first) of `images` on the device of `weight`.
 
-    A copy, as an in-place layer may come first; integers (tokens) keep their dtype.
+    Floating ones get its dtype, too; integers (tokens) keep theirs.
     """
     dtype = weight.dtype if images.is_floating_point() else images.dtype
     return images.to(weight.device, dtype, copy=True)

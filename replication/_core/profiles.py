@@ -8,20 +8,9 @@ EVIDENCE = ("full", "paper")  # what the scorecard shows once there is some of i
 
 
 def resolve(profile: str) -> str:
-    """Return the profile to run at: the environment's, or else the notebook's own.
+    """Return the profile to run at: the environment's, or else the notebook's own, `profile`.
 
-    The variable ``REPLICATION_PROFILE`` wins over `profile`, so that a committed notebook can be
-    run at another scale without being edited.
-
-    Parameters
-    ----------
-    profile : str
-        One of ``smoke``, ``quick``, ``full``, ``paper``: the notebook's constant.
-
-    Raises
-    ------
-    ValueError
-        If the variable, or without it the argument, names no profile.
+    One that is not in `PROFILES` is a ValueError.
     """
     value = os.environ.get(VARIABLE)
     name, value = (f"the variable {VARIABLE}", value) if value else ("profile", profile)

@@ -1,9 +1,7 @@
 """The one place that imports torchvision.
 
-A torchvision wheel linked to CUDA beside a CPU build of torch cannot load its compiled operators,
-and its import then fails with "operator torchvision::nms does not exist". Data sets, models and
-transforms need none of them: declaring the two that the import looks for is enough. That is done
-only after the plain import has failed for this very reason.
+A wheel linked to CUDA beside a CPU build of torch cannot load its compiled operators. Data sets,
+models and transforms need none: declaring the two that the import looks for is enough.
 """
 
 import importlib

@@ -1,8 +1,6 @@
 """Fitting any labels: a network by construction, kernels, random features, least squares.
 
-What Zhang et al. 2017, "Understanding deep learning requires rethinking generalization", set
-beside trained networks: the two-layer network of Theorem 1, and the solutions of least norm of
-section 5, to which gradient descent goes as well.
+What Zhang et al. 2017 set beside trained networks, in Theorem 1 and section 5.
 """
 
 from replication.memorisation.features import random_conv_features

@@ -22,11 +22,9 @@ def as_targets(value: Array, like: Tensor, name: str, one_hot: bool = False) -> 
 
     With `one_hot`, integers (n,) are classes and become (n, largest + 1).
     """
-    given = as_tensor(value, name).detach()
-    if given.ndim not in (1, 2) or len(given) != len(like):
-        raise ValueError(
-            f"{name}: expected ({len(like)},) or ({len(like)}, k), found {tuple(given.shape)}"
-        )
+    given, n = as_tensor(value, name).detach(), len(like)
+    if given.ndim not in (1, 2) or len(given) != n:
+        raise ValueError(f"{name}: expected ({n},) or ({n}, k), found {tuple(given.shape)}")
     if one_hot and given.ndim == 1 and not given.is_floating_point():
         given = given.long()  # small types would wrap in a comparison
         require_classes(given, MOST_CLASSES, name)

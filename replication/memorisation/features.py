@@ -25,21 +25,17 @@ def random_conv_features(
 
     Patches p of `source` at random places, whitened, are the filters: with Z = (C + 0.1 l I)^-1/2,
     C and m the covariance and mean of patches and l the mean eigenvalue of C, the filter is
-    v = Z (p - m) / |Z (p - m)|, and the maps are max(v . Z (x - m) - 1/2, 0) and
-    max(-v . Z (x - m) - 1/2, 0) (Coates and Ng 2012, who tune the threshold, here 1/2; Zhang et
-    al. 2017, section 5, take 32,000 filters). Each is averaged over `grid` x `grid` parts of the
-    positions. The same `source`, seed and sizes give the same filters for other images.
-
-    Memory: at least 12 x filters x positions bytes, however few the images.
+    v = Z (p - m) / |Z (p - m)|, and the maps are max(+-v . Z (x - m) - 1/2, 0) (Coates and Ng 2012,
+    who tune the threshold; Zhang et al. 2017, section 5, take 32,000 filters), averaged over
+    `grid` x `grid` parts of the positions. Memory: at least 12 x filters x positions bytes.
 
     Parameters
     ----------
     images : (N, C, H, W) floating tensor or array
-    filters : int
-        Number of patches, >= 1.
+    filters : int >= 1
     size : int
         Side of a patch, at most H and W.
-    seed : int
+    seed : int >= 0
     source : (M, C, H', W') tensor or array, optional
         Training images to take patches from; `images` by default.
     grid : int
@@ -69,15 +65,11 @@ def random_conv_features(
     grid = as_integer(grid, "grid", 1)
     for value, name in ((x, "images"), (given, "source")):
         if value.ndim != 4 or not value.is_floating_point() or value.shape[1] != x.shape[1]:
-            raise ValueError(
-                f"{name}: expected floating (N, C, H, W), found {value.dtype} "
-                f"of shape {tuple(value.shape)}"
-            )
+            found = f"{value.dtype} of shape {tuple(value.shape)}"
+            raise ValueError(f"{name}: expected floating (N, C, H, W), found {found}")
         if size + (grid - 1 if value is x else 0) > min(value.shape[2:]):
-            raise ValueError(
-                f"size: expected room for {grid} x {grid} patches of side {size} in {name}, "
-                f"found images of shape {tuple(value.shape[2:])}"
-            )
+            expected = f"room for {grid} x {grid} patches of side {size} in {name}"
+            raise ValueError(f"size: expected {expected}, found {tuple(value.shape[2:])}")
     weight, bias = _filters(given, filters, size, as_integer(seed, "seed", 0))
     weight, bias = weight.to(x), bias.to(x)[:, None]
     high, wide = (side - size + 1 for side in x.shape[2:])

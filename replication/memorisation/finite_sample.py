@@ -39,12 +39,11 @@ def finite_sample_network(images: Array, labels: Array, seed: int = 0) -> Finite
     z_1 < ... < z_n of the images and thresholds b_1 < z_1 <= b_2 < z_2 <= ... < z_n, the matrix
     A_ij = max(z_i - b_j, 0) is triangular with positive diagonal, and w solves A w = y.
 
-    With b_i = z_i - t (z_i - z_i-1), an error in one weight reaches the next multiplied by 1 - 1/t:
-    it grows exponentially for t < 1/2. We take t = 1, b_i = z_i-1, which gives the largest diagonal
-    too; b_1 lies the mean gap below z_1. Then A = T diag(gaps) T with T the lower triangle of ones:
-    forward substitution is two divided differences, and the condition number |A| |A^-1| in the
-    1-norm is exact, in O(n) time and memory. `error` takes O(n^2) time. The smallest gap falls like
-    1/n^2, so the condition number grows like n^3, with large variation from seed to seed.
+    With b_i = z_i - t (z_i - z_i-1), an error in one weight reaches the next multiplied by 1 - 1/t.
+    We take t = 1, b_i = z_i-1, which gives the largest diagonal too; b_1 lies the mean gap below
+    z_1. Then A = T diag(gaps) T with T the lower triangle of ones: forward substitution is two
+    divided differences, and the condition number |A| |A^-1| in the 1-norm is exact, in O(n) time
+    and memory. `error` takes O(n^2) time. The condition number grows like n^3.
 
     Parameters
     ----------
@@ -52,8 +51,8 @@ def finite_sample_network(images: Array, labels: Array, seed: int = 0) -> Finite
         d numbers each, distinct.
     labels : (n,) tensor or array
         Class indices or any real numbers.
-    seed : int
-        Of the projection, >= 0.
+    seed : int >= 0
+        Of the projection.
 
     Raises
     ------

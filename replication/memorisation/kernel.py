@@ -37,10 +37,8 @@ def gaussian_kernel_interpolation(
     f(x) = sum_i alpha_i k(x, x_i), k(x, x') = exp(-|x - x'|^2 / (2 s^2)) and (K + ridge I) alpha =
     y, by Cholesky (Zhang et al. 2017, section 5; the bandwidth s is not reported). By default
     s = m / sqrt(8), m the median distance of two training images (over all pairs of up to 1000,
-    evenly spaced), so that k is exp(-4) at the median distance. The 4 was chosen once, with 2000
-    training images of MNIST and of CIFAR-10 and another 1000 of their training images as test.
-
-    Memory: 16 n^2 bytes beside the images in float64; predictions are made in chunks.
+    evenly spaced), so that k is exp(-4) there: the 4 was chosen once, on held-out training images
+    of MNIST and CIFAR-10. Memory: 16 n^2 bytes beside the images in float64.
 
     Parameters
     ----------
@@ -49,16 +47,16 @@ def gaussian_kernel_interpolation(
     targets : (n,) or (n, k) tensor or array
         Integers (n,) are classes: one function a class, 1 for its images and 0 for the others, the
         prediction being the class of the largest. Or real numbers.
-    bandwidth : float, optional
-        s > 0, in units of `train`.
-    ridge : float
-        >= 0; 0 interpolates.
+    bandwidth : float > 0, optional
+        s, in units of `train`.
+    ridge : float >= 0
+        0 interpolates.
 
     Raises
     ------
     ValueError
-        If K + ridge I is singular to rounding, as it is for identical training images; the message
-        names two such. A ridge > 0 averages their targets. Also for bad arguments.
+        If K + ridge I is singular to rounding, as it is for identical training images (which the
+        message names; a ridge > 0 averages their targets). Also for bad arguments.
 
     Examples
     --------
@@ -71,10 +69,8 @@ def gaussian_kernel_interpolation(
     """
     x, z = as_rows(train, "train"), as_rows(test, "test")
     if x.shape[1] != z.shape[1] or x.device != z.device:
-        raise ValueError(
-            f"test: expected {x.shape[1]} numbers each on {x.device}, "
-            f"found {z.shape[1]} on {z.device}"
-        )
+        found = f"found {z.shape[1]} on {z.device}"
+        raise ValueError(f"test: expected {x.shape[1]} numbers each on {x.device}, {found}")
     y = as_targets(targets, x, "targets", one_hot=True)
     ridge = as_number(ridge, "ridge")
     mean = x.mean(0)
@@ -121,7 +117,6 @@ def _median_distance(x: Tensor) -> float:
     distances = torch.pdist(x[rows.to(x.device)])
     median = float(distances.median()) if len(distances) else 0.0
     if not median > 0:
-        raise ValueError(
-            f"bandwidth: expected a number, as the median distance of {len(x)} training images is 0"
-        )
+        why = f"the median distance of {len(x)} training images is 0"
+        raise ValueError(f"bandwidth: expected a number, as {why}")
     return median

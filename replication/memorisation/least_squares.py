@@ -17,8 +17,7 @@ def minimum_norm_solution(features: Array, targets: Array, ridge: float = 0.0) -
 
     w = V diag(s / (s^2 + ridge)) U^T y for X = U diag(s) V^T (Zhang et al. 2017, section 5; with a
     ridge > 0, the minimiser of |X w - y|^2 + ridge |w|^2). Singular values up to max(n, p) eps
-    times the largest count as 0, so that rank deficiency, dead features and examples that occur
-    twice do no harm. The norm is ``w.norm()``, for one or for all targets together.
+    times the largest count as 0, so that rank deficiency does no harm.
 
     Parameters
     ----------
@@ -26,8 +25,7 @@ def minimum_norm_solution(features: Array, targets: Array, ridge: float = 0.0) -
         X; further dimensions are flattened.
     targets : (n,) or (n, k) tensor or array
         y; integers (n,) are classes, one-hot (n, classes).
-    ridge : float
-        >= 0.
+    ridge : float >= 0
 
     Returns
     -------
@@ -80,24 +78,22 @@ def gradient_descent_path(
 
     A step goes along -X_B^T (X_B w - y_B) / |B|. The weights stay in `start` plus the span of the
     examples; of all w with X w = y that set holds one, which is the solution of least norm if
-    `start` is 0 (Zhang et al. 2017, section 5). Where X w = y can be solved, a constant learning
-    rate converges for minibatches too.
+    `start` is 0 (Zhang et al. 2017, section 5).
 
     Parameters
     ----------
     features, targets
         X and y as in `minimum_norm_solution`.
-    steps : sequence of int
-        The numbers of steps, >= 0, after which to record; the largest is how many are made.
+    steps : sequence of int >= 0
+        The numbers of steps after which to record.
     batch_size : int, optional
         Examples a step, drawn with replacement; None for all of them, each once.
     learning_rate : float, optional
-        By default 1 / (largest eigenvalue of X^T X / n); for minibatches 1 / max_i |x_i|^2, which
-        no minibatch's largest eigenvalue exceeds.
+        By default 1 / (largest eigenvalue of X^T X / n); for minibatches 1 / max_i |x_i|^2.
     start : tensor or array, optional
         Initial w, of the shape of the solution.
-    seed : int
-        Of the minibatches, >= 0.
+    seed : int >= 0
+        Of the minibatches.
 
     Raises
     ------

@@ -53,8 +53,7 @@ def unit(
 ) -> dict[str, nn.Module]:
     """Return `affine` under its name, then ``bn, act, drop`` with `index`; what is off is absent.
 
-    Batch normalisation comes before the activation (Ioffe & Szegedy 2015, section 3.2), dropout
-    after it.
+    Batch normalisation comes before the activation as in Ioffe & Szegedy 2015, section 3.2.
     """
     layers: dict[str, nn.Module] = {name: affine}
     if as_flag(batch_norm, "batch_norm"):

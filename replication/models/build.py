@@ -23,26 +23,20 @@ def mlp(
     batch_norm: bool = False,
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """Return a fully connected network: flatten, then (fc, bn, act, drop) for each width, then fc.
+    """Return a fully connected network: ``flatten, fc1, bn1, act1, drop1, ..., fcL``.
 
-    Layers: ``flatten, fc1, bn1, act1, drop1, ..., fcL``. Inputs are ``(N, ...)`` with `inputs`
-    numbers each; `bias` is that of all dense layers, the last one too. Zhang et al. 2017 (Table 1)
-    have `inputs` 2352 and `widths` (512,) with 1,209,866 parameters, (512, 512, 512) with
-    1,735,178. Default: 407,050. Shared options: see `build`.
+    Inputs are ``(N, ...)`` with `inputs` numbers each; `bias` is that of all dense layers. Zhang et
+    al. 2017 (Table 1) have `inputs` 2352 and `widths` (512,) with 1,209,866 parameters, (512, 512,
+    512) with 1,735,178. Default: 407,050. Shared options: see `build`.
     """
-    sizes = [
-        as_integer(inputs, "inputs", 1),
-        *[as_integer(width, "widths", 1) for width in widths],
-        as_integer(classes, "classes", 1),
-    ]
-    bias = as_flag(bias, "bias")
+    sizes = [as_integer(inputs, "inputs", 1), *[as_integer(n, "widths", 1) for n in widths]]
+    classes, bias = as_integer(classes, "classes", 1), as_flag(bias, "bias")
     activate(activation)  # an unknown one is an error also where no layer has it
     layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
-    for index, (fan_in, fan_out) in enumerate(pairwise(sizes[:-1]), start=1):
+    for index, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
         dense = nn.Linear(fan_in, fan_out, bias=bias)
         layers |= unit(f"fc{index}", dense, index, activation, batch_norm, dropout)
-    layers[f"fc{len(sizes) - 1}"] = nn.Linear(sizes[-2], sizes[-1], bias=bias)
-    return sequence(layers)
+    return sequence(layers | {f"fc{len(sizes)}": nn.Linear(sizes[-1], classes, bias=bias)})
 
 
 def mnist_convnet(
@@ -53,11 +47,11 @@ def mnist_convnet(
 ) -> nn.Sequential:
     """Return the small MNIST convnet of the noise-SVD notebook, 1x28x28 in, logits out.
 
-    conv 3x3, ReLU, conv 3x3, ReLU, max pool 2, FC 128, ReLU, FC; no padding. With the default
-    `channels`, of its two convolutions, the pooled layer has 9216 neurons and the network 1,199,882
-    parameters. `dropout` are the shares after the pooling and after ``relu3``. `init`: ``"torch"``
-    for torch's own weights; ``"glorot"`` (Glorot & Bengio 2010, uniform) and ``"he"`` (He et al.
-    2015, normal) with biases 0.
+    3x3 convolutions without padding, 128 hidden units. With the default `channels`, of its two
+    convolutions, the pooled layer has 9216 neurons and the network 1,199,882 parameters. `dropout`
+    are the shares after the pooling and after ``relu3``. `init`: ``"torch"`` for torch's own
+    weights; ``"glorot"`` (Glorot & Bengio 2010, uniform) and ``"he"`` (He et al. 2015, normal) with
+    biases 0.
     """
     first, second = channels
     pooled, dense = dropout
@@ -83,21 +77,19 @@ def mnist_convnet(
     return network
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    function.__name__: function
-    for function in (
-        *(mlp, mnist_convnet, small_alexnet, small_inception, morcos_convnet, svcca_convnet),
-        *(tiny10, plain, resnet, resnet18, row_lstm, vit),
-    )
-}
+_FUNCTIONS = (
+    *(mlp, mnist_convnet, small_alexnet, small_inception, morcos_convnet, svcca_convnet),
+    *(tiny10, plain, resnet, resnet18, row_lstm, vit),
+)
+MODELS: dict[str, Callable[..., nn.Module]] = {f.__name__: f for f in _FUNCTIONS}
 
 
 def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **options) -> nn.Module:
     """Return the network called `name` with weights drawn from `seed`.
 
-    The weights are drawn on the CPU with torch's default initialisation (dense and convolutional
-    ones as in He et al. 2015 with a = sqrt(5), that is uniform within +-1/sqrt(fan_in)) where the
-    network's own docstring names no other, so that a seed means the same network on every device.
+    The weights are drawn on the CPU, so that a seed means the same network on every device, with
+    torch's default initialisation (dense and convolutional ones uniform within +-1/sqrt(fan_in))
+    where the network's own docstring names no other.
 
     Parameters
     ----------

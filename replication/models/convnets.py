@@ -18,14 +18,13 @@ def svcca_convnet(
 ) -> nn.Sequential:
     """Return the CIFAR-10 convnet of Raghu et al. 2017 (SVCCA; footnote 1, Figures 2 and App. 3).
 
-    Layers, named as in the paper's figures: ``c1, act1, c2, bn1, act2, p1, c3, act3, c4, act4, c5,
-    bn2, act5, p2, flatten, fc1, bn3, act6, fc2, bn4, act7, logits``. The paper plots all but the
-    activations; ``bn`` is affine in the layer before it, which makes the 2x2 blocks of Figure 4.
-    `size` is at least 4. Default: 2,335,786 parameters.
+    Layers, named as in the paper's figures, which leave out the activations: ``c1, act1, c2, bn1,
+    act2, p1, c3, act3, c4, act4, c5, bn2, act5, p2, flatten, fc1, bn3, act6, fc2, bn4, act7,
+    logits``. `size` is at least 4. Default: 2,335,786 parameters.
 
     From the paper: the order of the layers, 4096 units in ``p2``, 512 in ``fc1``, 256 in ``fc2``.
     Ours: 3x3 kernels, zero padding, 32, 32, 64, 64, 64 channels, 2x2 max pooling, and the
-    activation after batch normalisation (as in the paper's residual blocks, "c/bn/r").
+    activation after batch normalisation.
     """
     size, classes = as_integer(size, "size", 4), as_integer(classes, "classes", 1)
     maps = [as_integer(channels, "channels", 1), *(scaled(n, width) for n in (32, 32, 64, 64, 64))]
@@ -57,12 +56,10 @@ def morcos_convnet(
 ) -> nn.Sequential:
     """Return the 11-layer convnet of Morcos et al. 2018 (appendix; also in Morcos et al. 2018b).
 
-    3x3 convolutions with 64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512 channels and strides
-    1, 1, 2, 1, 1, 2, 1, 1, 2, 1, 1. Layers: ``conv1, bn1, act1, drop1, ..., act11, drop11, pool,
-    flatten, fc``. Images of any size. Default: 7,793,610 parameters.
-
-    Ours, as the papers do not say: zero padding of 1, biases beside batch normalisation, the mean
-    over positions before the read-out, dropout of single entries and not of whole feature maps.
+    3x3 convolutions; layers ``conv1, bn1, act1, drop1, ..., act11, drop11, pool, flatten, fc``.
+    Images of any size. Default: 7,793,610 parameters. Ours, as the papers do not say: zero padding
+    of 1, biases beside batch normalisation, the mean over positions before the read-out, dropout of
+    single entries and not of whole feature maps.
     """
     maps = (64, 64, *3 * (128,), *3 * (256,), *3 * (512,))
     strides = (1, 1, *3 * (2, 1, 1))
@@ -77,13 +74,10 @@ def tiny10(
     activation: str = "relu",
     batch_norm: bool = True,
 ) -> nn.Sequential:
-    """Return Tiny-10 of Kornblith et al. 2019 (Table E.1).
+    """Return Tiny-10 of Kornblith et al. 2019 (Table E.1), for images of at least 9x9.
 
-    3x3 convolutions 16, 16, 32 with stride 2, 32, 32, 64 with stride 2, 64 without padding, then
-    1x1 with 64, the mean over positions, logits. Layers: ``conv1, bn1, act1, ..., conv8, bn8, act8,
-    pool, flatten, fc``. Images of at least 9x9. Default: 86,778 parameters.
-
-    Ours, as the paper does not say: biases beside batch normalisation.
+    Layers: ``conv1, bn1, act1, ..., conv8, bn8, act8, pool, flatten, fc``. Default: 86,778
+    parameters. Ours, as the paper does not say: biases beside batch normalisation.
     """
     plan = [(16, 3, 1, 1), (16, 3, 1, 1), (32, 3, 2, 1), (32, 3, 1, 1), (32, 3, 1, 1)]
     plan += [(64, 3, 2, 1), (64, 3, 1, 0), (64, 1, 1, 0)]
@@ -100,23 +94,14 @@ def plain(
 ) -> nn.Sequential:
     """Return Plain-(8n + 2) of Kornblith et al. 2019 (Table E.2), with which depth is studied.
 
-    3n - 1 3x3 convolutions with 96 channels, one with stride 2, 3n - 1 with 192, one with stride 2,
-    n - 1 more, one without padding, n 1x1 convolutions, the mean over positions, logits. Layers as
-    in `tiny10`. The paper has `depth` 10, 18, 34 and 66. Images of at least 9x9. Default: 1,372,234
-    parameters.
+    Layers as in `tiny10`. The paper has `depth` 10, 18, 34 and 66. Default: 1,372,234 parameters.
     """
     n, rest = divmod(as_integer(depth, "depth", 10) - 2, 8)
     if rest:
         raise ValueError(f"depth: expected 8n + 2, such as 10, 18 or 34, found {depth}")
-    plan = [
-        *(3 * n - 1) * [(96, 3, 1, 1)],
-        (96, 3, 2, 1),
-        *(3 * n - 1) * [(192, 3, 1, 1)],
-        (192, 3, 2, 1),
-        *(n - 1) * [(192, 3, 1, 1)],
-        (192, 3, 1, 0),
-        *n * [(192, 1, 1, 0)],
-    ]
+    plan = [*(3 * n - 1) * [(96, 3, 1, 1)], (96, 3, 2, 1)]
+    plan += [*(3 * n - 1) * [(192, 3, 1, 1)], (192, 3, 2, 1)]
+    plan += [*(n - 1) * [(192, 3, 1, 1)], (192, 3, 1, 0), *n * [(192, 1, 1, 0)]]
     return _plain(plan, classes, channels, width, activation, batch_norm)
 
 

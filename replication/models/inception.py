@@ -26,11 +26,10 @@ def small_alexnet(
 ) -> nn.Sequential:
     """Return the small AlexNet of Zhang et al. 2017 (appendix A, Table 1): 1,387,786 parameters.
 
-    Twice (5x5 convolution with 64 channels, ReLU, 3x3 max pooling with stride 2, local response
-    normalisation), FC 384, FC 192, logits. Layers: ``conv1, bn1, act1, pool1, norm1, conv2, bn2,
-    act2, pool2, norm2, flatten, fc1, bn3, act3, drop1, fc2, bn4, act4, drop2, fc3``. The paper has
-    neither batch normalisation nor dropout here, which comes after the hidden dense layers only.
-    `size` is 28 after the paper's crop, 32 for whole CIFAR-10 images.
+    Layers: ``conv1, bn1, act1, pool1, norm1, conv2, bn2, act2, pool2, norm2, flatten, fc1, bn3,
+    act3, drop1, fc2, bn4, act4, drop2, fc3``, where ``norm`` is local response normalisation. The
+    paper has neither batch normalisation nor dropout here, which comes after the hidden dense
+    layers only. `size` is 28 after the paper's crop, 32 for whole CIFAR-10 images.
 
     The parameter count fixes 64 channels and 7x7 positions before ``fc1``. Ours: zero padding of 2
     and pooling padded by 1; the normalisation's constants, which are those of the TensorFlow

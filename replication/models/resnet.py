@@ -60,14 +60,10 @@ def resnet(
 ) -> nn.Sequential:
     """Return the CIFAR-10 residual network of He et al. 2016 (section 4.2), of 6n + 2 layers.
 
-    A 3x3 convolution with 16 channels, n blocks each with 16, 32 and 64 channels (the first of the
-    second and third stage with stride 2), the mean over positions, logits; parameter-free shortcuts
-    (option A); batch normalisation and no biases. Layers: ``conv1, bn1, act1, block1_1, ...,
-    block1_n, block2_1, ..., block3_n, pool, flatten, fc``; in a block ``conv1, bn1, act1, conv2,
-    bn2, shortcut, act2``. `depth` is 8, 14, 20, 32, ...; images of any size. Default (ResNet-20):
-    269,722 parameters.
-
-    Ours, as the paper does not say: the added channels of zeros come last.
+    Parameter-free shortcuts (option A), batch normalisation and no biases. Layers: ``conv1, bn1,
+    act1, block1_1, ..., block1_n, block2_1, ..., block3_n, pool, flatten, fc``; in a block ``conv1,
+    bn1, act1, conv2, bn2, shortcut, act2``. `depth` is 8, 14, 20, 32, ...; images of any size.
+    Default: 269,722 parameters. Ours: the added channels of zeros come last.
     """
     blocks, rest = divmod(as_integer(depth, "depth", 8) - 2, 6)
     if rest:
@@ -80,11 +76,9 @@ def resnet18(
 ) -> nn.Sequential:
     """Return ResNet-18 of He et al. 2016 (Table 1) with a first layer for small images.
 
-    A 3x3 convolution with 64 channels and stride 1 in place of 7x7 with stride 2 and max pooling
-    (the usual change for CIFAR-10, not of the paper), two blocks each with 64, 128, 256 and 512
-    channels, the mean over positions, logits; projection shortcuts (option B). Layers as in
-    `resnet`, with ``block1_1`` to ``block4_2``, where a ``shortcut`` has ``conv, bn``. Images of
-    any size. Default: 11,173,962 parameters.
+    That is 3x3 with stride 1 in place of 7x7 with stride 2 and max pooling (not of the paper).
+    Layers as in `resnet`, ``block1_1`` to ``block4_2``, with projection shortcuts (option B:
+    ``conv, bn``). Images of any size. Default: 11,173,962 parameters.
     """
     stages = (64, 128, 256, 512)
     return _stages(stages, 2, classes, channels, width, activation, projection=True)

@@ -63,15 +63,12 @@ class LSTMLayer(nn.Module):
 def row_lstm(
     classes: int = 10, channels: int = 1, size: int = 28, units: int = 128, layers: int = 2
 ) -> nn.Sequential:
-    """Return an LSTM that reads an image row by row, logits from its last state.
+    """Return an LSTM that reads an image row by row, logits from its last state; all ours.
 
-    The recurrent network of notebook 06, in the place of the language models of Morcos et al. 2018b
-    (section 4, Figure 6), which need corpora. Layers: ``rows, lstm1, ..., lstmL, last, fc``;
-    ``lstm1`` gives its state at every row, ``(N, rows, units)``, of which
-    ``record(..., reduction=lambda x: x[:, -1] if x.ndim == 3 else x)`` keeps the last. Inputs are
-    ``(N, channels, H, size)``, H any. Default: 214,282 parameters.
-
-    All of it is ours but the stacking of LSTM layers: `layers` of them with `units` each.
+    In the place of the language models of Morcos et al. 2018b (section 4, Figure 6), which need
+    corpora. Layers: ``rows, lstm1, ..., lstmL, last, fc``; ``lstm1`` gives its state at every row,
+    ``(N, rows, units)``, of which ``record(..., reduction=lambda x: x[:, -1] if x.ndim == 3 else
+    x)`` keeps the last. Inputs are ``(N, channels, H, size)``, H any. Default: 214,282 parameters.
     """
     units = as_integer(units, "units", 1)
     fan_in = as_integer(channels, "channels", 1) * as_integer(size, "size", 1)
@@ -147,15 +144,11 @@ def vit(
     """Return a small vision transformer (Dosovitskiy et al. 2021, section 3.1), pre-norm.
 
     Layers: ``patches, tokens, attention1, mlp1, ..., attentionL, mlpL, norm, first, fc``. The
-    outputs of ``attention1`` and ``mlp1`` are the residual stream after each sublayer, ``mlp1``
-    that of the first block; in the first are ``norm, qkv, project``, in the second ``norm, fc1,
-    act, fc2``, whose last outputs are what the sublayer adds (the places of Kornblith et al. 2019,
-    Figure F.2). Tokens are ``(N, 1 + patches, width)``, the class token first:
-    ``record(..., reduction=lambda x: x[:, 0] if x.ndim == 3 else x)`` keeps that one.
-    Default: 208,970 parameters.
-
-    From the paper: class token, learned positions (drawn with standard deviation 0.02), GELU,
-    logits from the normalised class token. Ours: the sizes, no dropout.
+    outputs of ``attention1`` and ``mlp1`` are the residual stream after each sublayer; in the first
+    are ``norm, qkv, project``, in the second ``norm, fc1, act, fc2``, whose last outputs are what
+    the sublayer adds. Tokens are ``(N, 1 + patches, width)``, the class token first:
+    ``record(..., reduction=lambda x: x[:, 0] if x.ndim == 3 else x)`` keeps that one. Default:
+    208,970 parameters. Ours: the sizes, no dropout.
 
     `patch`, the side of a patch, divides `size`; `heads` divides `width`, the units of a token;
     `depth` counts blocks; `mlp_ratio` is hidden units of the MLP a unit of `width`.

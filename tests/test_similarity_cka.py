@@ -16,6 +16,7 @@ from replication.similarity.cka import prepare
 few_examples = pytest.mark.filterwarnings("ignore:.*few examples")
 BOTH = pytest.mark.parametrize("unbiased", [False, True])
 KERNELS = pytest.mark.parametrize("kernel", ["linear", "rbf"])
+X, Y = related(30, 3, 3)
 
 
 def linear_gram(x):
@@ -48,11 +49,14 @@ def reference(x, y, unbiased=False, gram=linear_gram):
 # -- values --------------------------------------------------------------------------------------
 
 
+@few_examples
 def test_closed_forms():
     x, y = related(200, 1, 1)
     assert cka(x, y) == pytest.approx(np.corrcoef(x[:, 0], y[:, 0])[0, 1] ** 2, abs=1e-14)
     q = np.linalg.qr(np.c_[np.ones(100), np.random.default_rng(0).normal(size=(100, 6))])[0]
     assert cka(q[:, 1:4], q[:, 4:]) == pytest.approx(0, abs=1e-25)
+    for kernel in ("linear", "rbf"):  # two examples are always alike
+        assert cka(*related(2, 3, 5), kernel) == pytest.approx(1)
 
 
 @few_examples
@@ -81,54 +85,6 @@ def test_wide_rbf_kernel_is_the_squared_euclidean_one():
     assert cka(x, y, "rbf", sigma=1e5) == pytest.approx(cka(x, y), abs=1e-8)
 
 
-@few_examples
-@BOTH
-@KERNELS
-@pytest.mark.parametrize("d", [3, 19, 20, 50])
-def test_equal_layers_are_exactly_1(d, kernel, unbiased):
-    for seed, dtype in enumerate(("f4", "f8", "f4", "f8")):
-        x = np.random.default_rng(seed).normal(size=(20, d)).astype(dtype)
-        assert cka(x, x.copy(), kernel, unbiased) == 1
-        assert cka(x, x.copy(), kernel, unbiased, confounder=related(20, 2, 2)[0]) == 1
-
-
-# -- invariances ---------------------------------------------------------------------------------
-
-
-@few_examples
-@BOTH
-@KERNELS
-@pytest.mark.parametrize("d", [6, 40])
-def test_ignores_rotation_scaling_translation_and_permutation(d, kernel, unbiased):
-    x, y = related(30, d, 9)
-    value = cka(x, y, kernel, unbiased)
-    r = np.random.default_rng(1)
-    moved = {
-        "rotation": x @ rotation(d),
-        "scaling": -7.5 * x,
-        "translation": x + 10 * r.normal(size=d),
-        "permutation": x[:, r.permutation(d)],
-        "constant neurons": np.c_[x, np.full((30, 3), 7.3), np.zeros((30, 40))],
-        "copies": np.c_[x, x],
-        "more neurons": x @ np.linalg.qr(r.normal(size=(d + 20, d)))[0].T,
-    }
-    for name, other in moved.items():
-        assert cka(other, y, kernel, unbiased) == pytest.approx(value, abs=1e-11), name
-    order = r.permutation(30)
-    assert cka(x[order], y[order], kernel, unbiased) == pytest.approx(value, abs=1e-12)
-
-
-@few_examples
-@BOTH
-@KERNELS
-def test_sees_invertible_maps_and_shuffled_examples(kernel, unbiased):
-    x, y = related(200, 6, 6)
-    stretched = x * np.array([100, 1, 1, 1, 1, 1])
-    assert abs(cka(stretched, y, kernel, unbiased) - cka(x, y, kernel, unbiased)) > 0.05
-    shuffled = x[np.random.default_rng(0).permutation(200)]
-    assert cka(shuffled, y, kernel, unbiased) < cka(x, y, kernel, unbiased) - 0.2
-
-
 # -- bias ----------------------------------------------------------------------------------------
 
 
@@ -141,9 +97,7 @@ def test_unrelated_layers_wider_than_examples_are_0_only_where_unbiased(d):
         with pytest.warns(UserWarning, match="unbiased=True"):
             assert cka(x, y) > 0.8
         values.append(cka(x, y, unbiased=True))
-    assert abs(np.mean(values)) < 0.03
-    assert max(np.abs(values)) < 0.15
-    assert min(values) < 0
+    assert abs(np.mean(values)) < 0.03 and min(values) < 0 and max(np.abs(values)) < 0.15
 
 
 @few_examples
@@ -246,7 +200,12 @@ def test_deconfounded_regresses_the_confounders_kernel_out(dx, dy, dc, unbiased)
     assert value == pytest.approx(k @ m / np.sqrt((k @ k) * (m @ m)), abs=1e-10)
 
 
-def test_confounder_that_explains_all_or_nothing():
+@few_examples
+@BOTH
+@KERNELS
+def test_confounder_that_explains_all_or_nothing(kernel, unbiased):
+    x, y = related(20, 30, 6)
+    assert cka(x, x.copy(), kernel, unbiased, confounder=y) == 1
     x, y = related(100, 5, 6)
     with pytest.warns(UserWarning, match="x: constant, or without"):
         assert cka(x, y, confounder=x @ rotation(5)) == 0
@@ -256,34 +215,10 @@ def test_confounder_that_explains_all_or_nothing():
 # -- degenerate input ----------------------------------------------------------------------------
 
 
-@few_examples
 @BOTH
-@KERNELS
-@pytest.mark.parametrize("scale", [1e-12, 1e12])
-@pytest.mark.parametrize("dtype", ["f4", "f8"])
-def test_scales(scale, dtype, kernel, unbiased):
-    x, y = (layer.astype(dtype) for layer in related(30, 4, 40))
-    value = cka(x, y, kernel, unbiased)
-    atol = 1e-5 if dtype == "f4" else 1e-12
-    u, v = (x * scale).astype(dtype), (y / scale).astype(dtype)
-    assert cka(u, v, kernel, unbiased) == pytest.approx(value, abs=atol)
-    mixed = (x * np.array([1e-12, 1e12, 1, 1e-6])).astype(dtype)
-    loudest = cka(mixed[:, 1:2], y, kernel, unbiased)
-    assert cka(mixed, y, kernel, unbiased) == pytest.approx(loudest, abs=atol)
-
-
-@BOTH
-@KERNELS
-def test_constant_layer_is_0_with_a_warning(kernel, unbiased):
-    x, _ = related(100, 3, 3)
-    for constant in (np.full((100, 2), 0.1), np.full((100, 200), 0.1, "f4")):
-        with pytest.warns(UserWarning, match="^y: constant") as caught:
-            assert cka(x, constant, kernel, unbiased) == 0
-        assert caught[0].filename == __file__
-    with pytest.warns(UserWarning, match="^x, y: constant"):
-        assert cka(np.ones((100, 3)), np.ones((100, 3)), kernel, unbiased) == 0
+def test_a_constant_layer_in_minibatches_is_0_with_a_warning(unbiased):
     with pytest.warns(UserWarning, match="^y: constant"):
-        assert minibatch_cka([(x, np.ones((100, 2)))], unbiased) == 0
+        assert minibatch_cka([(X, np.ones((30, 2)))], unbiased) == 0
 
 
 @pytest.mark.parametrize("d", [1, 3, 40])
@@ -304,13 +239,6 @@ def test_duplicated_examples_do_not_break_the_median():
     assert cka(1e6 * x @ rotation(3), y, "rbf") == pytest.approx(value, abs=1e-9)
 
 
-@few_examples
-@KERNELS
-def test_two_examples_are_always_alike(kernel):
-    r = np.random.default_rng(0)
-    assert cka(r.normal(size=(2, 3)), r.normal(size=(2, 5)), kernel) == pytest.approx(1)
-
-
 def test_matrices_are_no_larger_than_the_layers():
     x, y = (torch.from_numpy(layer) for layer in related(2000, 8, 8))
     with Peak(x, y) as seen:
@@ -320,22 +248,7 @@ def test_matrices_are_no_larger_than_the_layers():
     assert prepare(torch.ones(10, 20_000)).values.shape == (10, 10)
 
 
-# -- kinds and precision -------------------------------------------------------------------------
-
-
-@few_examples
-@BOTH
-@KERNELS
-@pytest.mark.parametrize(("dx", "dy"), [(20, 30), (20, 300), (300, 200), (5000, 5000)])
-def test_float32_is_close_to_float64(dx, dy, kernel, unbiased):
-    x, y = (layer.astype("f4") for layer in related(100, dx, dy))
-    value = cka(x, y, kernel, unbiased)
-    assert type(value) is np.float32
-    exact = cka(x.astype("f8"), y.astype("f8"), kernel, unbiased)
-    assert value == pytest.approx(exact, abs=2e-6)
-    for dtype in (torch.float32, torch.bfloat16):
-        single = cka(torch.from_numpy(x).to(dtype), torch.from_numpy(y), kernel, unbiased)
-        assert (single.dtype, single.ndim) == (torch.float32, 0)
+# -- gradients, bad input ------------------------------------------------------------------------
 
 
 @few_examples
@@ -347,31 +260,19 @@ def test_gradient(d, unbiased):
     assert torch.autograd.gradcheck(lambda x, y: cka(x, y, unbiased=unbiased), (x, y))
     assert torch.autograd.gradcheck(lambda x, y: cka(x, y, unbiased=unbiased, confounder=c), (x, y))
     cka(x, y, "rbf", unbiased).backward()
-    assert x.grad.isfinite().all()
-    assert x.grad.any()
-
-
-X, Y = related(30, 3, 3)
-NAN = np.where(np.arange(90).reshape(30, 3) == 0, np.nan, X)
+    assert x.grad.isfinite().all() and x.grad.any()
 
 
 @pytest.mark.parametrize(
     ("message", "call"),
     [
-        ("y: expected finite", lambda: cka(X, NAN)),
-        ("y: expected the examples of x, 30, found 20", lambda: cka(X, Y[:20])),
-        ("x: expected .*examples >= 2", lambda: cka(X[:, 0], Y)),
         ("x: expected at least 4", lambda: cka(X[:3], Y[:3], unbiased=True)),
         ("kernel: .*did you mean 'linear'", lambda: cka(X, Y, "linaer")),
-        ("kernel: found None", lambda: cka(X, Y, None)),
-        ("sigma: .*> 0, found 0", lambda: cka(X, Y, "rbf", sigma=0)),
-        ("sigma: .*nan", lambda: cka(X, Y, "rbf", sigma=float("nan"))),
         ("confounder: expected the examples of x, 30", lambda: cka(X, Y, confounder=X[:9])),
-        ("confounder: expected finite", lambda: cka(X, Y, confounder=NAN)),
         ("batches: expected at least one", lambda: minibatch_cka([])),
         (r"batches\[1\]: expected a pair", lambda: minibatch_cka([(X, Y), X])),
         (r"batches\[1\]: x: .*at least 4", lambda: minibatch_cka([(X, Y), (X[:3], Y[:3])])),
-        (r"batches\[0\]: y: expected finite", lambda: minibatch_cka([(X, NAN)])),
+        (r"batches\[0\]: y: expected finite", lambda: minibatch_cka([(X, np.inf * Y)])),
         (r"batches\[0\]: x: .*an empty one", lambda: minibatch_cka([({}, Y)])),
         (r"batches\[1\]: expected the layers", lambda: minibatch_cka([(X, Y), ({"a": X}, Y)])),
     ],
@@ -401,20 +302,3 @@ def test_range_symmetry_and_self(n, widths, seed, levels, kernel, unbiased):
     if kernel == "linear" and 0 < abs(value) < 1:
         # The formula's own rounding, where nearly all structure is one example's.
         assert value == pytest.approx(reference(x, y, unbiased), abs=1e-6)
-
-
-@pytest.mark.gpu
-@few_examples
-@BOTH
-@KERNELS
-@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-def test_gpu_equals_cpu(dtype, atol, kernel, unbiased):
-    x, y = (torch.from_numpy(layer).to(dtype) for layer in related(200, 30, 400))
-    value = cka(x.cuda(), y.cuda(), kernel, unbiased)
-    assert value.is_cuda
-    assert value.item() == pytest.approx(cka(x, y, kernel, unbiased).item(), abs=atol)
-    assert cka(x.cuda(), x.cuda(), kernel, unbiased) == 1
-    with pytest.raises(ValueError, match="y: expected the device"):
-        cka(x.cuda(), y, kernel, unbiased)
-    with pytest.raises(ValueError, match="confounder: expected the device"):
-        cka(x.cuda(), y.cuda(), kernel, unbiased, confounder=x)

@@ -78,8 +78,7 @@ def permutation(examples: int, draw: int, seed: int) -> Tensor:
 def centred(x: Tensor) -> Tensor:
     """Return x (..., examples, neurons) minus its mean over examples, constant neurons exactly 0.
 
-    Rounding leaves a constant neuron a residue of about eps |mean|, which scaling would blow up to
-    a direction of pure noise; a column that small against its mean is set to 0.
+    Of those rounding leaves about eps |mean|, which scaling would blow up to pure noise.
     """
     mean = x.mean(-2, keepdim=True)
     result = x - mean
@@ -103,8 +102,7 @@ def default_tolerance(x: Tensor) -> float:
 class Subspace:
     """The centred columns of a layer, ``basis @ coordinates * scale``, the basis orthonormal.
 
-    (examples, rank), (rank, neurons) and (neurons,). A streamed layer has more `examples` than
-    rows.
+    (examples, rank), (rank, neurons), (neurons,). A streamed layer has more `examples` than rows.
     """
 
     basis: Tensor
@@ -132,8 +130,8 @@ class Subspace:
 def subspace(x: Tensor, tolerance: float | None = None) -> Subspace:
     """Return an orthonormal basis of the space that the centred columns of x span.
 
-    Columns are scaled to length 1 first, which makes the rank independent of the neurons' units:
-    how many singular values are above `tolerance` (by default `default_tolerance`) of the largest.
+    Its rank: how many singular values are above `tolerance` (by default `default_tolerance`) of the
+    largest, columns being scaled to length 1, so that the neurons' units do not matter.
     """
     columns = centred(x)
     scale = _lengths(columns)
@@ -173,12 +171,9 @@ def principal_subspace(
         as_integer(dims, "dims", 1)
     columns = centred(x)
     scale = largest(columns).max()
-    if _squares_stay_in_range(scale, scale):
-        scale = torch.ones_like(scale)
-    else:
-        scale = scale.where(scale > 0, 1)
-        columns = columns / scale
-    scale = scale.expand(x.shape[1])
+    in_range = _squares_stay_in_range(scale, scale)
+    scale = (torch.ones_like(scale) if in_range else scale.where(scale > 0, 1)).expand(x.shape[1])
+    columns = columns if in_range else columns / scale
     if dims is not None and (top := _top_directions(columns, dims)):
         return Subspace(*top, scale, len(x))
     q, r = torch.linalg.qr(columns)
@@ -196,8 +191,8 @@ def principal_subspace(
 def _top_directions(columns: Tensor, dims: int) -> tuple[Tensor, Tensor] | None:
     """Return the projection Q R on the top directions, (examples, dims) and (dims, neurons).
 
-    From the eigenvectors of X^T X in float64, a third of the time of a QR of X: those of X to 1e-10
-    where its singular values are above 1e-3 of the largest, else None.
+    From X^T X in float64, a third of the time of a QR of X, and as good as that to 1e-10 where the
+    singular values are above 1e-3 of the largest; else None.
     """
     if not dims < min(columns.shape[1], len(columns) - 1):
         return None
@@ -225,8 +220,8 @@ class Whitening:
 def whitening(x: Tensor, tolerance: float | None = None) -> Subspace | Whitening:
     """Return the layer and the inverse Cholesky root of its Gram matrix, or else its `subspace`.
 
-    A fifth of the time of a QR. It loses as many digits as the smallest eigenvalue of the unit
-    columns' Gram matrix has behind the point; beyond three the QR is taken.
+    A fifth of the time of a QR, taken where it loses at most three digits: as many as the smallest
+    eigenvalue of the unit columns' Gram matrix has behind the point.
     """
     columns = centred(x)
     size = largest(columns)[0]
@@ -246,7 +241,7 @@ def whitening(x: Tensor, tolerance: float | None = None) -> Subspace | Whitening
 
 
 def _gram(x: Tensor, block: int = 128) -> Tensor:
-    """Return x^T x, in blocks of columns, so that most products are taken once, not twice."""
+    """Return x^T x (neurons, neurons), most of its blocks taken once and not twice."""
     width = x.shape[1]
     if width <= block or x.requires_grad:
         return x.mT @ x

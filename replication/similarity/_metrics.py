@@ -1,7 +1,6 @@
 """Indices in two steps: a reduction of each layer, and a small product for each pair.
 
-For one layer an index needs a reduced form (an orthonormal basis, a spectrum, a normalised matrix);
-for a pair, a small product of two of them. L layers take L reductions in place of L^2.
+L layers take L reductions (an orthonormal basis, a spectrum, a normalised matrix), and not L^2.
 """
 
 import inspect
@@ -13,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from replication._core.inputs import as_choice
 from replication.similarity._linalg import principal_subspace, subspace, warn, whitening
@@ -118,16 +116,8 @@ def _dft_cca() -> Metric:
     )
 
 
-METRICS: dict[str, Callable[..., Metric]] = {
-    "cca": _cca,
-    "svcca": _svcca,
-    "pwcca": _pwcca,
-    "cka": _cka,
-    "procrustes": _procrustes,
-    "regression": _regression,
-    "rsa": _rsa,
-    "dft_cca": _dft_cca,
-}
+_MAKERS = (_cca, _svcca, _pwcca, _cka, _procrustes, _regression, _rsa, _dft_cca)
+METRICS: dict[str, Callable[..., Metric]] = {make.__name__[1:]: make for make in _MAKERS}
 
 
 def find(metric: str | Callable, options: Mapping[str, Any]) -> Metric:
@@ -144,13 +134,7 @@ def find(metric: str | Callable, options: Mapping[str, Any]) -> Metric:
     return METRICS[metric](**options)
 
 
-def grid(
-    metric: Metric,
-    left: Mapping[str, Any],
-    right: Mapping[str, Any],
-    mirrored: bool,
-    bar: tqdm | None = None,
-) -> Tensor:
+def grid(metric: Metric, left: Mapping, right: Mapping, mirrored: bool, bar: Any = None) -> Tensor:
     """Return (left, right), float64: every pair's value; `mirrored` computes each pair once."""
     values: dict[tuple[str, str], Tensor] = {}
     for first, a in left.items():

@@ -21,8 +21,7 @@ def linear_regression_r2(x: Array, y: Array) -> Array:
         R2 = |Q^T Y|_F^2 / |Y|_F^2 = 1 - |Y - Q Q^T Y|_F^2 / |Y|_F^2.
 
     It ignores invertible affine maps of x, but of y only orthogonal maps, isotropic scaling and
-    translation. (In Kornblith et al. 2019, section 3, Y predicts X: their R2_LR(X, Y) is this
-    function of (Y, X).)
+    translation. The R2_LR(X, Y) of Kornblith et al. 2019, section 3, is this function of (Y, X).
 
     Parameters
     ----------

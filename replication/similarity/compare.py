@@ -104,9 +104,8 @@ def compare(
 ) -> SimilarityGrid:
     """Return the similarity of all layers of one network to all layers of another.
 
-    Values have the widest dtype among the layers and are of the kind of the first. Where an index
-    has sides, a row is its x and a column its y: "pwcca" weights by the row's layer, "regression"
-    predicts the column's.
+    Where an index has sides, a row is its x and a column its y: "pwcca" weights by the row's layer,
+    "regression" predicts the column's.
 
     Parameters
     ----------
@@ -130,7 +129,7 @@ def compare(
     Raises
     ------
     ValueError
-        As all indices, naming the layer, and for an unknown metric or option or no layers.
+        As all indices, and for an unknown metric or option or no layers.
 
     Examples
     --------

@@ -32,8 +32,7 @@ class FourierCCAResult:
     ----------
     correlations : (H, W, k) in [0, 1], largest first; 0 beyond the frequency's rank, k at most
     ranks : (H, W) integers, the smaller of the two layers' ranks at the frequency
-    mean : 0-d, sum of the correlations over the sum of `ranks`: dead channels and empty bands
-        change nothing
+    mean : 0-d, sum of the correlations over that of `ranks`: dead channels change nothing
     frequency_means : (H, W), the same for each frequency; 0 where its rank is 0
     null : (permutations,), `mean` for y with its examples permuted, or None
     """
@@ -50,8 +49,8 @@ class Spectrum:
     """A layer transformed and whitened: all that its correlations with other layers need.
 
     As f and -f are conjugate, only F frequencies, about half, are held: `bases` (F, examples, r),
-    orthonormal, with columns of 0 beyond `ranks` (F,). `index` (height, width), in FFT order, says
-    where each frequency is held, and `conjugate` (height, width) whether its conjugate is.
+    orthonormal, 0 beyond `ranks` (F,). `index` (height, width) says where each frequency, in FFT
+    order, is held, and `conjugate` (height, width) whether its conjugate is.
     """
 
     bases: Tensor
@@ -81,8 +80,7 @@ def dft_cca(x: Array, y: Array, *, null: int = 0, seed: int = 0) -> FourierCCARe
     Examples
     --------
     >>> x = torch.randn(300, 3, 4, 4, dtype=torch.float64)  # (examples, channels, height, width)
-    >>> moved = x.roll((1, 2), (2, 3))  # translation is a phase of each frequency
-    >>> round(float(dft_cca(x, moved).mean), 6)
+    >>> round(float(dft_cca(x, x.roll((1, 2), (2, 3))).mean), 6)  # translation is a phase
     1.0
     """
     layers = as_pair(x, y, maps=True)

@@ -1,10 +1,9 @@
 """Similarity of layers whose examples do not fit in memory.
 
-The indices that depend on inner products between neurons only need no more of the examples than the
-joint covariance of all layers. It is added up in float64 and around the mean so far, which keeps
-its digits when means are large (Chan, Golub and LeVeque 1979). At the end it is factored as R^T R,
-and R takes the place of the examples. A covariance squares the condition number: a direction below
-1e-6 of a layer's largest (neurons scaled to unit variance) counts as missing.
+Indices of inner products between neurons need only the joint covariance of all layers, added up in
+float64 around the mean so far, which keeps its digits when means are large (Chan, Golub and LeVeque
+1979). Factored as R^T R, R takes the place of the examples. A direction below 1e-6 of a layer's
+largest (neurons scaled to unit variance) counts as missing, as a covariance squares it.
 """
 
 import functools
@@ -32,8 +31,8 @@ Layers = Array | Mapping[str, Array]
 class Accumulator:
     """The joint covariance of several layers, batch by batch.
 
-    Memory is 16 D^2 bytes for D neurons in all and a batch in float64. Accumulators, say of several
-    workers, are combined by `merge`. Results are float64 and without gradients.
+    Memory is 16 D^2 bytes for D neurons in all and a batch in float64. Results are float64 and
+    without gradients.
 
     Examples
     --------
@@ -61,8 +60,8 @@ class Accumulator:
         Raises
         ------
         ValueError
-            As all indices, for numbers whose squares leave float64, and for other names, widths or
-            another device than before; nothing of the batch is then taken in.
+            As all indices, for squares that leave float64, and for other names, widths or device
+            than before; nothing of the batch is then taken in.
         """
         batch = {"x": x, "y": y} if y is not None else x
         if not isinstance(batch, Mapping) or not batch:
@@ -180,8 +179,7 @@ def minibatch_cka(
 
     mean HSIC(X_i, Y_i) / sqrt(mean HSIC(X_i, X_i) mean HSIC(Y_i, Y_i)) over the minibatches i,
     weighted by their examples (Nguyen et al. 2021, eqs. 2 and 3). HSIC_1 estimates the same number
-    whatever the size of a minibatch; HSIC_0 does not (`unbiased=False`). With one minibatch this
-    is `cka`, and it warns as that.
+    whatever their size; HSIC_0 (`unbiased=False`) does not. Of one minibatch this is `cka`.
 
     Parameters
     ----------
@@ -202,8 +200,7 @@ def minibatch_cka(
     Examples
     --------
     >>> x, y = torch.randn(2, 400, 5, dtype=torch.float64)
-    >>> batches = zip(x.split(50), (x + y).split(50))  # (layer, layer) of the same 50 examples
-    >>> 0.3 < float(minibatch_cka(batches)) < 0.7
+    >>> 0.3 < float(minibatch_cka(zip(x.split(50), (x + y).split(50)))) < 0.7
     True
     """
     total = scales = None
@@ -242,8 +239,7 @@ def _terms(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return HSIC of all pairs, of the layers of x, of those of y, and of the pairs if shuffled.
 
-    In units of `scales`, the layers' sizes in the first minibatch, as fourth powers leave the range
-    of float64 soon.
+    In units of `scales`, the layers' sizes in the first minibatch: fourth powers soon overflow.
     """
     require_alike({**x, **y})
     sides = list(x.values()), list(y.values())

@@ -152,6 +152,14 @@ def test_a_dense_layer_meets_the_spatial_means():
         assert found.mean == pytest.approx(expected.mean, abs=1e-12)
 
 
+def test_one_channel_is_the_modulus_of_the_coherence():
+    x, y = pair(30, 1, 1)
+    f, g = (np.fft.fft2(z[:, 0] - z[:, 0].mean(0)) for z in (x, y))
+    lengths = np.linalg.norm(f, axis=0) * np.linalg.norm(g, axis=0)
+    expected = np.abs((f.conj() * g).sum(0)) / lengths
+    assert np.abs(dft_cca(x, y).correlations[..., 0] - expected).max() < 1e-12
+
+
 # -- invariances -----------------------------------------------------------------------------------
 
 

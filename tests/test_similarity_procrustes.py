@@ -40,6 +40,9 @@ def test_procrustes_is_scipys(dx, dy):
     assert procrustes(x, y) == pytest.approx(np.linalg.norm(a @ best - b) ** 2, abs=1e-13)
     assert procrustes(x, y) == pytest.approx(2 - 2 * nuclear, abs=1e-13)
     assert procrustes(x, y, angular=True) == pytest.approx(math.acos(nuclear), abs=1e-13)
+    if dx == dy > 1:  # SciPy's disparity also fits the scale, 1 - |A^T B|_*^2
+        disparity = scipy.spatial.procrustes(x, y)[2]
+        assert math.sin(procrustes(x, y, angular=True)) ** 2 == pytest.approx(disparity, abs=1e-13)
 
 
 @pytest.mark.parametrize("true", [1e-1, 1e-3, 1e-6, 1e-9, 1e-12])

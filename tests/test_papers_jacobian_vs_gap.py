@@ -158,7 +158,7 @@ def test_each_part_of_each_claim_is_refuted_where_it_does_not_hold(
     name, part, which, where, columns
 ):
     settled = settle(world(which, where, **columns))[name]
-    assert settled.verdict == settled.parts[part].verdict == "not reproduced"
+    assert settled.verdict in ("partly", "not reproduced") and settled.parts[part].verdict == "not reproduced"
 
 
 def test_statistics_are_the_ones_their_rules_name():
@@ -181,7 +181,7 @@ def test_selected_pairs_of_augmentation_are_those_it_helped():
     """Of half the pairs augmentation raised the test accuracy, and in these |J| as well."""
     columns = {"test_accuracy": "0.6 + 0.2 * (depth == 2)", "jacobian": "0.1 + 0.5 * (depth == 2)"}
     parts = settle(world("arm", "arm == 'augmentation'", pair_seeds=7, **columns))["N5"].parts
-    assert [part.seeds for part in parts] == [42, 42, 21]
+    assert [part.units for part in parts] == [42, 42, 21]
     assert parts[2].verdict == "not reproduced"
 
 
@@ -209,7 +209,7 @@ def test_networks_that_did_not_fit_do_not_count():
         rows.loc[rows.seed < 2, "train_accuracy"] = 0.9
     found = settle((networks, paired, paths, points))
     for name in ("N1", "N2", "N3", "N11", "N12"):
-        assert {part.seeds for part in found[name].parts} == {2}
+        assert {part.units for part in found[name].parts} == {2}
 
 
 @pytest.mark.parametrize("accuracy", [0.99, math.nan])

@@ -139,7 +139,8 @@ OTHER_WORLDS = [
 @pytest.mark.parametrize(("id", "part", "changed"), OTHER_WORLDS)
 def test_each_part_of_each_claim_is_refuted_where_it_does_not_hold(id, part, changed):
     settled = settle(world(**changed))[id]
-    assert settled.parts[part].verdict == settled.verdict == "not reproduced"
+    assert settled.verdict in ("partly", "not reproduced")
+    assert settled.parts[part].verdict == "not reproduced"
 
 
 @pytest.mark.parametrize("seeds", [(), (0, 1)])

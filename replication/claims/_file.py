@@ -7,26 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from replication._core.files import read_json, write_json
-from replication.claims.rule import Rule, decide, gravest
-from replication.claims.settle import Claim, Settled
+from replication.claims.rule import Rule, decide
+from replication.claims.settle import Claim, Gate, Settled
 
 FILE = "claims.json"
-_TEXTS = ("id", "paper", "figure", "statement", "paper_value", "rule", "dataset", "scale")
-_TEXTS += ("profile", "notebook", "note")
-_RESULTS = ("verdict", "value", "interval", "seeds")  # those of the part that decides
 
 
 def save(settled: Iterable[Settled], folder: str | os.PathLike) -> Path:
-    """Write the settled claims of a notebook to ``claims.json`` in `folder`, atomically.
+    """Write the settled claims of a notebook to ``claims.json`` in `folder`; return its path.
 
-    Its path is returned. It holds a list with an object a claim, `Settled.as_dict`, without NaN.
-
-    Raises
-    ------
-    ValueError
-        If `settled` is empty or holds an id twice.
+    It is a list with an object a claim, `Settled.as_dict`, written atomically. ``ValueError`` if
+    `settled` is empty or holds an id twice.
     """
     rows = [item.as_dict() for item in settled]
     if not rows:
@@ -40,11 +34,8 @@ def save(settled: Iterable[Settled], folder: str | os.PathLike) -> Path:
 def load(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Read and check a ``claims.json``; every verdict is computed again from the stored values.
 
-    Raises
-    ------
-    ValueError
-        If the file is malformed or a verdict is not the one that the values give; it names the
-        file, the claim and what is missing or wrong.
+    ``ValueError`` if the file is malformed or a verdict is not the one that the values give; it
+    names the file, the claim and what is missing or wrong.
     """
     rows = read_json(path)
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
@@ -70,51 +61,72 @@ def _refuse_twice(rows: Sequence[Mapping[str, Any]], name: str | os.PathLike) ->
 
 def _check(row: Mapping[str, Any]) -> None:
     """Raise an error saying what is wrong with one object of ``claims.json``."""
-    if missing := [key for key in (*_TEXTS, *_RESULTS, "parts", "values") if key not in row]:
-        raise ValueError(f"lacks {', '.join(missing)}")
-    for key in _TEXTS:
-        if not isinstance(row[key], str):
-            raise ValueError(f"says {key} {str(row[key])[:60]}; expected a text")
-    if not row["parts"]:
-        raise ValueError("has no parts")
-    for i, part in enumerate(row["parts"], 1):
-        # Only the verdict: another version of SciPy may differ in an interval's last digits.
-        verdict = decide(Rule(**part["rule"]), part["values"], f"values of part {i}").verdict
-        if part["verdict"] != verdict:
-            said = part["verdict"]
-            raise ValueError(f"says {said!r} of part {i}, but its values give {verdict!r}")
-    part = row["parts"][gravest([part["verdict"] for part in row["parts"]])]
-    for key in _RESULTS:
-        if row[key] != part[key]:
-            raise ValueError(f"says {key} {row[key]!r}, but its parts give {part[key]!r}")
+    parts, gate = row["parts"], row["gate"] and dict(row["gate"])
+    measured = gate and gate.pop("value")
+    texts = {key: row[key] for key in ("id", "paper", "statement", "kind", "status")}
+    rules = tuple(Rule(**part["rule"]) for part in parts)
+    claim = Claim(rule=rules, gate=gate and Gate(**gate), **texts)
+    where = dict.fromkeys(("dataset", "profile", "notebook"), "")
+    new = tuple(decide(rule, p["values"]) for rule, p in zip(rules, parts, strict=True))
+    again = Settled(claim, new, gate=measured, **where).as_dict()
+    for key, value in again.items():
+        if key not in row or (isinstance(value, str) and not isinstance(row[key], str)):
+            raise ValueError(f"says {key} {str(row.get(key))[:60]}; expected what `save` writes")
+    # Of what is computed only verdicts: another SciPy may differ in an interval's last digits.
+    given = {key: again[key] for key in ("verdict", "units", "seeds")}
+    given |= {key: parts[0][key] for key in ("value", "interval")}
+    given["verdicts"] = [part["verdict"] for part in again["parts"]]
+    for key, value in given.items():
+        said = [part["verdict"] for part in parts] if key == "verdicts" else row[key]
+        if said != value:
+            raise ValueError(f"says {key} {said!r}, but its values give {value!r}")
 
 
 def ours(row: Mapping[str, Any]) -> str:
     """Return what was measured, in few characters, from an object of ``claims.json``.
 
-    For example ``-0.210 [-0.260, -0.160]``; a share of seeds, a worst seed and a part of several
-    are called so.
+    For example ``-0.210 [-0.260, -0.160]``, and for several parts all of them with their verdicts.
     """
-    if row["value"] is None:
-        return "undefined"
-    parts = row["parts"]
-    i = gravest([part["verdict"] for part in parts])
-    label = {"sign": "share of seeds ", "every": "worst seed "}.get(parts[i]["rule"]["test"], "")
-    which = f" (part {i + 1} of {len(parts)})" if len(parts) > 1 else ""
-    return label + _digits(row["value"], row["interval"]) + which
+    texts = []
+    for i, part in enumerate(row["parts"], 1):
+        label = {"share": "share ", "every": "least "}.get(part["rule"]["test"], "")
+        text = label + _digits(part["value"], part["interval"])
+        texts.append(text if len(row["parts"]) == 1 else f"({i}) {text} {part['verdict']}")
+    return "; ".join(texts)
 
 
-def _digits(value: float, interval: Sequence[float] | None) -> str:
+def _digits(value: float | None, interval: Sequence[float] | None) -> str:
     """Return "value [low, high]" with three digits of the interval's width."""
-    numbers = [value, *(interval or ())]
-    size = max(map(abs, numbers))
-    width = interval[1] - interval[0] if interval else 0.0
-    if width > 0 and 1e-4 <= size < 1e6:
-        decimals = min(max(2 - math.floor(math.log10(width)), 0), 8)
-        texts = [f"{round(number, decimals) + 0.0:.{decimals}f}" for number in numbers]
-    else:
-        texts = [f"{number:.4g}" for number in numbers]
-    return f"{texts[0]} [{texts[1]}, {texts[2]}]" if interval else texts[0]
+    if value is None or not interval:
+        return "undefined" if value is None else f"{value:.4g}"
+    width, form = interval[1] - interval[0], ".4g"
+    if width > 0 and 1e-4 <= max(map(abs, interval)) < 1e6:
+        form = f".{min(max(2 - math.floor(math.log10(width)), 0), 8)}f"
+    value, low, high = (f"{number:{form}}" for number in (value, *interval))
+    return f"{value} [{low}, {high}]"
+
+
+def draw(settled: Settled | Mapping[str, Any]) -> Figure:
+    """Draw the main part on one small axis; of a settled claim or an object of ``claims.json``.
+
+    The paper's number is a diamond, ours a point with its interval; what lies within the smallest
+    effect of interest is shaded.
+    """
+    row = settled.as_dict() if isinstance(settled, Settled) else settled
+    part, rule = row["parts"][0], row["parts"][0]["rule"]
+    figure = Figure(figsize=(2.4, 0.4))
+    axes = figure.add_axes((0.04, 0.5, 0.92, 0.5), yticks=[], ylim=(-1, 1))
+    axes.axvline(0.0, color="0.6", linewidth=0.8)
+    if small := rule["smallest"]:
+        axes.axvspan(max(-small, (rule["range"] or [-small])[0]), small, color="0.88")
+    if part["value"] is not None:
+        axes.plot(part["interval"] or [part["value"]] * 2, [0, 0], color="C0")
+        axes.plot(part["value"], 0, "o", color="C0", markersize=4)
+    if rule["paper"] is not None:
+        axes.plot(rule["paper"], 0, "D", color="C1", markersize=4)
+    axes.spines[["left", "right", "top"]].set_visible(False)
+    axes.tick_params(labelsize=6)
+    return figure
 
 
 class _Table(pd.DataFrame):
@@ -127,11 +139,10 @@ class _Table(pd.DataFrame):
 
 def table(settled: Iterable[Settled]) -> pd.DataFrame:
     """Return the settled claims as a table for a notebook: one row a claim, in the order given."""
-    rows = [
-        (s.claim.id, s.claim.statement, s.claim.paper_value, ours(s.as_dict()), s.verdict)
-        for s in settled
-    ]
-    return _Table(rows, columns=["Claim", "Statement", "Paper", "Ours", "Verdict"])
+    keys = {"id": "Claim", "statement": "Statement", "paper_value": "Paper"}
+    rows = [row | {"Ours": ours(row)} for row in (item.as_dict() for item in settled)]
+    frame = _Table(rows)[[*keys, "Ours", "verdict"]]
+    return _Table(frame.rename(columns=keys | {"verdict": "Verdict"}))
 
 
 def rules(claims: Iterable[Claim]) -> pd.DataFrame:

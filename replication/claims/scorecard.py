@@ -1,4 +1,4 @@
-"""One page of all claims: ``figures/SCORECARD.md``, and its summary for the README."""
+"""One page of all claims: ``figures/SCORECARD.md``, and its headline for the README."""
 
 import os
 import re
@@ -7,26 +7,34 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib import rc_context
+from scipy import stats
+
 from replication import claims
 from replication._core import paths
 from replication._core.files import atomic
 from replication._core.profiles import EVIDENCE, PROFILES
 
-FILE = "SCORECARD.md"
+FILE, AXES = "SCORECARD.md", "axes"
 BEGIN, END = "<!-- scorecard:begin -->", "<!-- scorecard:end -->"
 
 # a shape as well as a word, for readers who cannot tell the colours
-_SYMBOLS = dict(zip(claims.VERDICTS, "✔✘○", strict=True))
-_NOT_RUN, _DOT = "not run", " · "
-_INTRODUCTION = (
-    "Each rule was fixed in code before the run; each verdict is computed from the seeds. "
-    "A claim is reproduced when the whole interval lies on the claimed side of the threshold, "
-    "not reproduced when it lies on the other side, and inconclusive otherwise. Intervals are "
-    "those of a single claim, not corrected for the number of claims. Where a first run at "
-    "full left claims of a notebook inconclusive, the seeds they rest on were doubled once, "
-    "and all are counted; the notebook says so. This page is written by "
-    "`python -m replication scorecard`.\n"
-)
+_SYMBOLS = dict(zip(claims.VERDICTS, "✔◐✘○–", strict=True))
+_SVG = {"svg.hashsalt": "replication", "svg.fonttype": "none"}  # the same claims, the same bytes
+_INTRODUCTION = """\
+Each verdict is computed from independent units (trained networks) by a rule fixed in code.
+*Reproduced*: the 95% interval lies above the smallest effect of interest, or above 0 where the
+paper gives a direction only. *Not reproduced*: it lies below 0, or within the smallest effect.
+*Partly*: some parts are reproduced. *Inconclusive*: neither; the note says which effect so many
+units could have shown. Fidelity: A near the paper's setting, B its network and at least a tenth of
+the rest, C below. On the axes a diamond is the paper's number, a point ours with its interval, and
+what lies within the smallest effect is shaded. p is one-sided, the largest of the parts', to be
+compared with 0.025; Holm and BH (Benjamini-Hochberg) are over all empirical claims. Tests and error
+rates: `docs/statistics.md`. This page is written by `python -m replication scorecard`.
+"""
+_HEADER = ["Claim", "Statement", "The paper reports", "Ours", "Axis", "Verdict", "Evidence"]
+_HEADER += ["p; Holm; BH", "Why", "Rule", "Notebook"]
 
 
 def _natural(text: str) -> list[Any]:
@@ -34,15 +42,15 @@ def _natural(text: str) -> list[Any]:
     return [int(p) if p.isdecimal() else p.casefold() for p in re.split(r"([0-9]+)", text)]
 
 
-def _by_size(profile: str) -> tuple[int, str]:
-    """Return a sorting key: the known profiles by size, then any other."""
-    return PROFILES.index(profile) if profile in PROFILES else len(PROFILES), profile
+def _by_size(row: Mapping[str, Any]) -> int:
+    """Return the place of a row's profile among the known ones, by size."""
+    return [*PROFILES, row["profile"]].index(row["profile"])
 
 
-def _escape(text: str) -> str:
-    """Return `text` so that a cell of a Markdown table shows it as it is."""
-    text = re.sub(r"([\\|*`])", r"\\\1", " ".join(text.split()))
-    return text.replace("<", "&lt;")
+def _cell(*texts: str, between: str = "<br>") -> str:
+    """Return the texts that are not empty as a cell of a Markdown table."""
+    texts = [re.sub(r"([\\|*`])", r"\\\1", " ".join(text.split())) for text in texts if text]
+    return between.join(text.replace("<", "&lt;") for text in texts)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -62,113 +70,94 @@ def collect(figures_folder: str | os.PathLike | None = None) -> list[dict[str, A
         raise ValueError(f"there are no claims in {folder}; run `make figures` first")
     rows = []
     for file in files:
-        notebook, profile = file.parent.name, file.parent.parent.name
+        place = (file.parent.parent.name, file.parent.name)
         for row in claims.load(file):
-            if (row["profile"], row["notebook"]) != (profile, notebook):
-                raise ValueError(
-                    f"{file}: claim {row['id']} is of profile {row['profile']!r} and notebook "
-                    f"{row['notebook']!r}; its folder says {profile!r} and {notebook!r}"
-                )
+            if (said := (row["profile"], row["notebook"])) != place:
+                raise ValueError(f"{file}: claim {row['id']} is of {said}; its folder says {place}")
             rows.append(row)
-
-    def order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-        place = _by_size(row["profile"]), row["notebook"]
-        return _natural(row["paper"]), _natural(row["id"]), *place
-
-    return sorted(rows, key=order)
+    rows.sort(key=lambda row: (_by_size(row), row["notebook"]))
+    return sorted(rows, key=lambda row: (_natural(row["paper"]), _natural(row["id"])))
 
 
-def select(
-    rows: Iterable[Mapping[str, Any]], profiles: Sequence[str] = EVIDENCE
-) -> list[Mapping[str, Any]]:
-    """Return the rows of the given profiles; where there is none, all rows."""
-    rows = list(rows)
-    return [row for row in rows if row["profile"] in profiles] or rows
+def select(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return one row a claim: of the profiles that are evidence, or of any where none has been run.
 
-
-def summary(rows: Iterable[Mapping[str, Any]], profiles: Sequence[str] = EVIDENCE) -> str:
-    """Return a Markdown table: how many claims of each paper came out how, a column a profile.
-
-    Beside a profile of `profiles` that has been run, the others have a column too and say so where
-    they have not.
+    Of several the one of the best fidelity, then of the largest profile.
     """
-    counts = Counter((row["paper"], row["profile"], row["verdict"]) for row in rows)
-    papers = sorted({paper for paper, _, _ in counts}, key=_natural)
-    run = {profile for _, profile, _ in counts}
-    columns = sorted(run | set(profiles) if run & set(profiles) else run, key=_by_size)
-    lines = []
-    for name, chosen in [(_escape(paper), [paper]) for paper in papers] + [("**All**", papers)]:
-        lines.append([name])
-        for profile in columns:
-            numbers = [sum(counts[p, profile, v] for p in chosen) for v in claims.VERDICTS]
-            lines[-1].append(_DOT.join(map(str, numbers)) if any(numbers) else _NOT_RUN)
-    if len(papers) < 2:
-        del lines[-1]
-    symbols = " " + _DOT.join(_SYMBOLS.values())
-    heads = [_escape(name) + symbols * (name in run) for name in columns]
-    legend = ", ".join(f"{symbol} {verdict}" for verdict, symbol in _SYMBOLS.items())
-    return _table(["Paper", *heads], lines) + f"\n{legend}.\n"
+    rows = list(rows)
+    rows = [row for row in rows if row["profile"] in EVIDENCE] or rows
+    ranked = sorted(rows, key=_by_size)
+    ranked.sort(key=lambda row: row["fidelity"], reverse=True)
+    best = {(row["notebook"], row["id"]): row for row in ranked}
+    return [row for row in rows if best[row["notebook"], row["id"]] is row]
 
 
-def _line(runs: Mapping[str, Mapping[str, Any]], profiles: Sequence[str]) -> list[str]:
-    """Return the cells of one claim, from its rows by profile."""
+def summary(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return a Markdown table of the empirical claims by fidelity and verdict."""
+    counts = Counter((r["fidelity"], r["verdict"]) for r in rows if r["kind"] == "empirical")
+    lines = [
+        [grade, *(str(counts[grade, verdict]) for verdict in claims.VERDICTS)]
+        for grade in sorted({grade for grade, _ in counts})
+    ]
+    heads = [f"{symbol} {verdict}" for verdict, symbol in _SYMBOLS.items()]
+    return _table(["Empirical claims at fidelity", *heads], lines)
 
-    def shared(texts: Iterable[str]) -> str:
-        """Return a cell for all profiles, with a line for each where they differ."""
-        cells = [_escape(text) for text in texts]
-        if len(set(cells)) == 1:
-            return cells[0]
-        lines = zip(map(_escape, runs), cells, strict=True)
-        return "<br>".join(": ".join(line) for line in lines)
 
-    def result(row: Mapping[str, Any]) -> str:
-        verdict = f"{_SYMBOLS[row['verdict']]} {row['verdict']}"
-        return "<br>".join(filter(None, [verdict, _escape(claims.ours(row)), _escape(row["note"])]))
+def adjusted(p: Sequence[float]) -> list[tuple[float, float]]:
+    """Return each p value as Holm and as Benjamini and Hochberg adjust it."""
+    p, order, holm = np.asarray(p), np.argsort(p, kind="stable"), np.empty(len(p))
+    holm[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return list(zip(holm, stats.false_discovery_control(p), strict=True)) if len(p) else []
 
-    def evidence(row: Mapping[str, Any]) -> str:
-        dataset = "" if row["dataset"] in row["scale"] else row["dataset"]
-        seeds = f"{row['seeds']} seed{'s' * (row['seeds'] != 1)}"
-        return "; ".join(filter(None, [dataset, row["scale"], seeds]))
 
-    first, keys = next(iter(runs.values())), ("figure", "statement", "paper_value")
+def _axis(row: Mapping[str, Any]) -> str:
+    """Return the path of the picture of a claim's axis."""
+    return f"{AXES}/" + re.sub(r"[^\w.-]", "_", f"{row['notebook']}_{row['id']}.svg")
+
+
+def _line(row: Mapping[str, Any], corrections: Sequence[float]) -> list[str]:
+    """Return the cells of one claim."""
+    evidence = [f"fidelity {row['fidelity']}", f"{row['units']} unit{'s' * (row['units'] != 1)}"]
+    evidence += [row["profile"], row["dataset"] * (row["dataset"] not in row["scale"])]
+    numbers = [] if row["p"] is None else [row["p"], *corrections]
     return [
-        _escape(first["id"]),
-        *(shared(row[key] for row in runs.values()) for key in keys),
-        *(result(runs[profile]) if profile in runs else _NOT_RUN for profile in profiles),
-        shared(map(evidence, runs.values())),
-        f"[{_escape(first['notebook'])}](<../notebooks/{first['notebook']}.ipynb>)",
-        shared(row["rule"] for row in runs.values()),
+        _cell(row["id"]),
+        _cell(row["statement"], f"{row['kind']}, {row['status']}", row["figure"]),
+        _cell(row["paper_value"]),
+        _cell(claims.ours(row), row["note"]),
+        f"![]({_axis(row)})",
+        f"{_SYMBOLS[row['verdict']]} {row['verdict']}",
+        _cell(*evidence, row["scale"], between="; "),
+        "; ".join(f"{number:.2g}" for number in numbers),
+        _cell(row["why"] * (row["verdict"] != claims.REPRODUCED)),
+        _cell(row["rule"], row["corrected"] and f"Corrected: {row['corrected']}"),
+        f"[{_cell(row['notebook'])}](<../notebooks/{row['notebook']}.ipynb>)",
     ]
 
 
-def write(
-    figures_folder: str | os.PathLike | None = None, profiles: Sequence[str] = EVIDENCE
-) -> Path:
-    """Write ``SCORECARD.md`` into the figures folder, atomically, and return its path.
+def write(figures_folder: str | os.PathLike | None = None) -> Path:
+    """Write ``SCORECARD.md`` and its axes into the figures folder, atomically; return its path.
 
-    It holds the claims of `profiles`; where none has been run, all there are, with a warning on
-    top. The same claims give the same bytes. It raises what `collect` does.
+    It holds what `select` gives, with a warning on top where that is no evidence. The same claims
+    give the same bytes. It raises what `collect` does.
     """
     folder = paths.figures() if figures_folder is None else Path(figures_folder)
-    rows = select(collect(folder), profiles)
-    run = sorted({row["profile"] for row in rows}, key=_by_size)
+    rows = select(collect(folder))
     text = ["# Scorecard\n"]
-    if not set(run) & set(profiles):
-        text.append(
-            f"**Profile {', '.join(run)} only: a quick look, not the evidence.** "
-            f"Run `make figures PROFILE={profiles[0] if profiles else EVIDENCE[0]}` for that.\n"
-        )
-    text += [_INTRODUCTION, summary(rows, profiles)]
-    heads = [f"Ours at {_escape(profile)}" for profile in run]
-    header = ["Claim", "Figure", "Statement", "The paper reports", *heads]
-    header += ["Data set, scale and seeds", "Notebook", "Rule"]
+    if not {row["profile"] for row in rows} & set(EVIDENCE):
+        text.append(f"**Not the evidence: run `make figures PROFILE={EVIDENCE[0]}` for that.**\n")
+    text += [summary(rows), _INTRODUCTION]
+    inferred = [i for i, r in enumerate(rows) if r["kind"] == "empirical" and r["p"] is not None]
+    corrections = dict(zip(inferred, adjusted([rows[i]["p"] for i in inferred]), strict=True))
+    lines = [_line(row, corrections.get(i, ())) for i, row in enumerate(rows)]
     for paper in sorted({row["paper"] for row in rows}, key=_natural):
-        by_claim: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
-        for row in rows:
-            if row["paper"] == paper:
-                by_claim.setdefault((row["id"], row["notebook"]), {})[row["profile"]] = row
-        lines = [_line(runs, run) for runs in by_claim.values()]
-        text += [f"## {_escape(paper)}\n", _table(header, lines)]
+        lines = [
+            _line(r, corrections.get(i, ())) for i, r in enumerate(rows) if r["paper"] == paper
+        ]
+        text += [f"## {_cell(paper)}\n", _table(_HEADER, lines)]
+    for row in rows:
+        with rc_context(_SVG), atomic(folder / _axis(row)) as temporary:
+            claims.draw(row).savefig(temporary, format="svg", metadata={"Date": None})
     with atomic(folder / FILE) as temporary:
         temporary.write_text("\n".join(text), encoding="utf-8")
     return folder / FILE
@@ -180,10 +169,9 @@ def update_readme(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) ->
     ``ValueError`` if the two markers are not there, once each and in order.
     """
     path = Path(path)
-    text = path.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+    before, _, rest = (text := path.read_text(encoding="utf-8")).partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end or text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ValueError(f"{path} must hold {BEGIN} and, after it, {END}, once each")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
     with atomic(path) as temporary:
         temporary.write_text(f"{before}{BEGIN}\n\n{summary(rows)}\n{END}{after}", encoding="utf-8")

@@ -1,49 +1,70 @@
-"""A claim, and the verdict computed from the numbers of its seeds."""
+"""A claim, and the verdict computed from the numbers of its units."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from replication.claims.rule import Outcome, Rule, decide, gravest
+from replication.claims.rule import NOT_TESTABLE, Part, Rule, Values, combine, decide, numbers
+
+KINDS = ("empirical", "sanity", "theorem")
+STATUSES = ("exploratory", "confirmatory")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """When a claim can be tested at all: a measured number lies within [least, most]."""
+
+    measure: str
+    least: float | None = None
+    most: float | None = None
+
+    def __str__(self) -> str:
+        bounds = (("at least", self.least), ("at most", self.most))
+        return f"{self.measure} " + " and ".join(f"{w} {b:g}" for w, b in bounds if b is not None)
+
+    def is_open(self, value: float | None) -> bool:
+        """Tell whether the measured number, None or NaN where there is none, lies within."""
+        low = -math.inf if self.least is None else self.least
+        return value is not None and low <= value <= (math.inf if self.most is None else self.most)
 
 
 @dataclass(frozen=True)
 class Claim:
     """What a paper says, and the rule or rules that settle it.
 
-    Parameters
-    ----------
-    id, paper
-        A short name, e.g. "B1"; authors and year, e.g. "Novak et al. 2018".
-    statement
-        The claim in our words.
-    rule
-        One `Rule`, or a tuple of rules that must all hold.
-    figure, paper_value
-        The paper's figure or section, or ""; what it reports.
-
-    Raises
-    ------
-    ValueError
-        If a text but `figure` is empty, or `rule` is neither a `Rule` nor a tuple of at least one.
+    ``ValueError`` if a text that is needed is empty, another field is none of its kind, or an
+    empirical claim has a rule of "every", which makes no inference.
     """
 
-    id: str
-    paper: str
-    statement: str
-    rule: Rule | tuple[Rule, ...]
-    figure: str = ""
-    paper_value: str = "not reported"
+    id: str  #: e.g. "B1"
+    paper: str  #: authors and year
+    statement: str  #: the claim in our words
+    rule: Rule | tuple[Rule, ...]  #: of several the main one first
+    figure: str = ""  #: the paper's figure or section
+    paper_value: str = "not reported"  #: what the paper reports, in words
+    #: "sanity": a method does what it says; "theorem": holds to rounding
+    kind: Literal["empirical", "sanity", "theorem"] = "empirical"
+    gate: Gate | None = None  #: when the claim can be tested at all
+    #: "confirmatory" where the rule was committed before its evidence
+    status: Literal["exploratory", "confirmatory"] = "exploratory"
+    corrected: str = ""  #: why the rule was corrected after that
+    why: str = ""  #: why it is not reproduced: a hypothesis, with what would test it
 
     def __post_init__(self):
-        for name in ("id", "paper", "statement", "paper_value"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a text")
-        if not self.rules or not all(isinstance(rule, Rule) for rule in self.rules):
-            raise ValueError(f"rule is {self.rule!r}; expected a Rule or a tuple of at least one")
+        rules = bool(self.rules) and all(isinstance(rule, Rule) for rule in self.rules)
+        inferred = rules and all(rule.test != "every" or rule.turn for rule in self.rules)
+        for name, ok, expected in (
+            *((n, getattr(self, n), "a text") for n in ("id", "paper", "statement", "paper_value")),
+            ("rule", rules, "a Rule or a tuple of at least one"),
+            ("kind", self.kind in KINDS, f"one of {', '.join(KINDS)}"),
+            ("kind", self.kind != "empirical" or inferred, "sanity or theorem for 'every'"),
+            ("status", self.status in STATUSES, f"one of {', '.join(STATUSES)}"),
+        ):
+            if not ok:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}")
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -52,99 +73,104 @@ class Claim:
 
     @property
     def sentences(self) -> str:
-        """The rules in words, numbered where there are several."""
-        numbered = (f"({i}) {rule}" for i, rule in enumerate(self.rules, 1))
-        return " ".join(numbered) if len(self.rules) > 1 else str(self.rules[0])
+        """The rules in words, numbered where there are several, and the gate."""
+        texts = [f"({i}) {rule}" for i, rule in enumerate(self.rules, 1)]
+        text = " ".join(texts) if len(texts) > 1 else str(self.rules[0])
+        return f"{text} Testable with {self.gate}." if self.gate else text
 
 
 @dataclass(frozen=True)
 class Settled:
     """A claim with what its rules gave, and where the numbers come from.
 
-    `verdict`, `value`, `interval` and `seeds` are those of the `Outcome` that decides: the first
-    part that is not reproduced, else the first that is inconclusive, else the first.
+    `dataset`, `profile` and `notebook` say so, `scale` and `fidelity` (a grade) how it differs from
+    the paper's setting; `note` is what was seen, and what limits the verdict; `gate` the measured
+    number. `value` and `interval` are those of the main part, `units` the fewest of any part.
     """
 
     claim: Claim
-    parts: tuple[Outcome, ...]
+    parts: tuple[Part, ...]
     dataset: str
     profile: str
     notebook: str
     scale: str = ""
     note: str = ""
+    fidelity: str = "C"
+    gate: float | None = None
+
+    value = property(lambda self: self.parts[0].value)
+    interval = property(lambda self: self.parts[0].interval)
+    units = property(lambda self: min(part.units for part in self.parts))
 
     @property
-    def deciding(self) -> Outcome:
-        """The part that decides."""
-        return self.parts[gravest([part.verdict for part in self.parts])]
+    def verdict(self) -> str:
+        """The verdict on the claim: that of the gate where it is closed, else of the parts."""
+        gate = self.claim.gate
+        return combine(self.parts) if not gate or gate.is_open(self.gate) else NOT_TESTABLE
 
-    verdict = property(lambda self: self.deciding.verdict)
-    value = property(lambda self: self.deciding.value)
-    interval = property(lambda self: self.deciding.interval)
-    seeds = property(lambda self: self.deciding.seeds)
+    @property
+    def p(self) -> float | None:
+        """One-sided p value of the claim, the largest of its parts'; None where it has none."""
+        known = self.verdict != NOT_TESTABLE and all(part.p is not None for part in self.parts)
+        return max(part.p for part in self.parts) if known else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the object that `save` writes: plain JSON types, None for NaN."""
-        parts = [asdict(part) for part in self.parts]
-        for part in parts:
-            part["rule"]["threshold"] = float(part["rule"]["threshold"])  # it may be NumPy's
-            part["values"] = [None if math.isnan(value) else value for value in part["values"]]
-            part["interval"] = part["interval"] and list(part["interval"])
-        claim = ("id", "paper", "figure", "statement", "paper_value")
-        where = ("dataset", "scale", "profile", "notebook", "note")
-        return {
-            **{name: getattr(self.claim, name) for name in claim},
-            "value": self.value,
-            "interval": self.interval and list(self.interval),
-            "verdict": self.verdict,
-            "rule": self.claim.sentences,
-            "seeds": self.seeds,
-            **{name: getattr(self, name) for name in where},
-            "parts": parts,
-            "values": [p["values"] for p in parts] if len(parts) > 1 else parts[0]["values"],
-        }
+        row = asdict(self)
+        claim, gate = row.pop("claim"), self.claim.gate
+        row |= {**claim, "rule": self.claim.sentences}
+        row["gate"] = gate and {**asdict(gate), "value": self.gate}
+        row |= {k: getattr(self, k) for k in ("value", "interval", "verdict", "p", "units")}
+        values = [part.values for part in self.parts]
+        return _plain({**row, "seeds": self.units, "values": values if values[1:] else values[0]})
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as JSON knows it: no tuples, no NumPy, None for NaN."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def settle(
     claim: Claim,
-    values: Sequence[float] | Sequence[Sequence[float]],
-    *,
-    dataset: str,
-    profile: str,
-    notebook: str,
-    scale: str = "",
+    values: Values | Sequence[Values],
     note: str = "",
+    gate: float | None = None,
+    **where: str,
 ) -> Settled:
-    """Compute the verdict on a claim from the numbers of its seeds.
+    """Compute the verdict on a claim from the numbers of its units.
 
     Parameters
     ----------
     claim
         The claim, its rules fixed.
     values
-        One number a seed; for a claim whose `rule` is a tuple, one such series a rule. NaN (or
-        None) says that the statistic is undefined for that seed: it is dropped, counted and
-        mentioned; under ``"every"`` it keeps a claim from being reproduced.
-    dataset, profile, notebook
-        Where the numbers come from, e.g. "MNIST", "full", "04_noise_svd_mnist".
-    scale
-        How this differs from the paper's setting, e.g. "5,000 of 60,000 images".
-    note
-        What was seen, in words. What limits the verdict is added.
+        One number a unit, NaN or None where undefined; ``{cluster: numbers}``, averaged within
+        clusters; for "correlation" also one over pairs, ``{"r": 0.8, "n": 24}``, with ``"rank":
+        True`` for Spearman's. For a claim whose `rule` is a tuple, a list of such.
+    note, gate
+        What was seen, in words; the measured number of the claim's gate.
+    where
+        ``dataset``, ``profile``, ``notebook`` and perhaps ``scale`` and ``fidelity`` of `Settled`.
 
     Raises
     ------
     ValueError
-        If there are no values, an infinite one, or not one series a rule.
+        If `values` are not such, not one series a rule, or outside of a rule's range.
 
     Examples
     --------
-    >>> rule = Rule("change of EV1, mean of conv1 and conv2", "<", 0.0)
+    >>> rule = Rule("EV1 at initialisation minus EV1 at the end", 0.05, "a tick of the figure")
     >>> claim = Claim("B1", "Novak et al. 2018", "EV1 of conv layers falls with training", rule)
     >>> where = {"dataset": "MNIST", "profile": "full", "notebook": "04_noise_svd_mnist"}
-    >>> settle(claim, [-0.21, -0.19, -0.23], **where).verdict
-    'reproduced'
     >>> settle(claim, [0.21, 0.19, 0.23], **where).verdict
+    'reproduced'
+    >>> settle(claim, [0.01, 0.02, 0.0], **where).verdict  # less than matters
     'not reproduced'
     """
     name, several = f"values of claim {claim.id}", isinstance(claim.rule, tuple)
@@ -152,36 +178,43 @@ def settle(
     if len(series) != len(claim.rules):
         raise ValueError(f"{name} has {len(series)} series; expected {len(claim.rules)}: 1 a rule")
     parts, remarks = [], [note.strip()]
-    for i, (rule, numbers) in enumerate(zip(claim.rules, series, strict=True), 1):
-        parts.append(decide(rule, numbers, f"{name}, part {i}" if several else name))
+    for i, (rule, given) in enumerate(zip(claim.rules, series, strict=True), 1):
+        if rule.turn:
+            turn, threshold = rule.turn
+            given = [math.nan if v is None else turn * (v - threshold) for v in given]
+        parts.append(decide(rule, given, f"{name}, part {i}" if several else name))
         which = f"part {i}: " if len(series) > 1 else ""
         remarks.append(parts[-1].reason and which + parts[-1].reason)
+    if claim.gate:
+        state = "open" if claim.gate.is_open(gate) else "closed"
+        remarks.append(f"gate {state}: {claim.gate}, measured {gate}")
     note = "; ".join(filter(None, remarks))
-    return Settled(claim, tuple(parts), dataset, profile, notebook, scale, note)
+    return Settled(claim, tuple(parts), note=note, gate=gate, **where)
 
 
 def settle_all(
     claims: Sequence[Claim],
-    values: Mapping[str, Sequence],
+    values: Mapping[str, Any],
     notes: Mapping[str, str],
+    gates: Mapping[str, float] | None = None,
     **where: str | Mapping[str, str],
 ) -> list[Settled]:
-    """Settle every claim of a notebook: `settle`, with ``values[id]`` and ``notes[id]`` of each.
+    """Settle every claim of a notebook: `settle` with what is under its id in each mapping.
 
-    `where` are its ``dataset``, ``profile``, ``notebook`` and ``scale``: texts, or texts by id.
+    What `where` holds are texts, or texts by id.
     """
     settled = []
     for claim in claims:
         own = {k: v if isinstance(v, str) else v[claim.id] for k, v in where.items()}
-        settled.append(settle(claim, values[claim.id], note=notes.get(claim.id, ""), **own))
+        note, gate = notes.get(claim.id, ""), (gates or {}).get(claim.id)
+        settled.append(settle(claim, values[claim.id], note, gate, **own))
     return settled
 
 
-def seen(values: Sequence[float] | Sequence[Sequence[float]], *names: str, digits: int = 2) -> str:
+def seen(values: Values | Sequence[Values], *names: str, digits: int = 2) -> str:
     """Return the mean of each series of a claim behind its name: what was seen, for a note."""
-    means = []
+    texts = []
     for name, series in zip(names, values if len(names) > 1 else [values], strict=False):
-        defined = np.asarray(series, dtype=float)
-        mean = np.nanmean(defined) if np.isfinite(defined).any() else np.nan
-        means.append(f"{name} {mean:.{digits}g}")
-    return "seen: " + ", ".join(means)
+        units = numbers(series, name)[0]
+        texts.append(f"{name} {units.mean() if units.size else math.nan:.{digits}g}")
+    return "seen: " + ", ".join(texts)

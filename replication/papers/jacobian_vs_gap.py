@@ -340,7 +340,7 @@ def _same(quantity: str) -> Rule:
 
 def _more(worse: str, better: str, quantity: str, which: str = "") -> Rule:
     statistic = f"{quantity} {worse} minus that {better}, a value a pair of networks{which}"
-    return Rule(statistic, ">", 0.0, "sign", PAIRS)
+    return Rule.old(statistic, ">", 0.0, "sign", PAIRS)
 
 
 def _raises(number: int, statement: str, worse: str, better: str, *more: Rule) -> Claim:
@@ -375,7 +375,7 @@ CLAIMS = (
         8,
         "Transitions follow the gap for labels, augmentation and activation, not for full batches",
         *(_more(*sides, "transitions") for sides in (_LABELS, _AUGMENTATION, _ACTIVATION)),
-        Rule(
+        Rule.old(
             "1 if there are more transitions after full-batch than after minibatch training, else "
             "0, a value a pair of networks (three quarters would be agreement)",
             "<",

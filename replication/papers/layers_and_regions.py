@@ -382,7 +382,7 @@ def _slope(what: str, expected: int, slack: float) -> Rule:
 
 
 def _factor(statistic: str, most: float) -> Rule:
-    return Rule(statistic, "<", math.log(most))
+    return Rule.old(statistic, "<", math.log(most))
 
 
 def _changed(what: str, labels: str) -> Rule:

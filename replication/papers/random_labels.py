@@ -293,7 +293,7 @@ def _claim(id: str, figure: str, shown: str, statement: str, *rules: Rule | str)
 
 
 def _every(statistic: str, direction: str, threshold: float) -> Rule:
-    return Rule(statistic, direction, threshold, "every")
+    return Rule.old(statistic, direction, threshold, "every")
 
 
 CLAIMS: tuple[Claim, ...] = (

@@ -234,7 +234,7 @@ def _claim(id: str, figure: str, shown: str, statement: str, *rules: Rule | str)
 
 def _over(population: str, what: str, direction: str) -> Rule:
     statistic = f"Spearman correlation of {what}, over {population} (each counts as a seed here)"
-    return Rule(statistic, direction, 0.0, "bootstrap", POPULATION)
+    return Rule.old(statistic, direction, 0.0, "bootstrap", POPULATION)
 
 
 CLAIMS: tuple[Claim, ...] = (

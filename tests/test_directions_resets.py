@@ -29,15 +29,9 @@ def test_reset_changes_its_layers_and_nothing_else(pair, layers):
         assert value.data_ptr() != source[name].data_ptr()
 
 
-def test_reset_of_all_layers_is_the_other_network_in_the_models_dtype(pair):
-    model, other = pair
-    x = torch.rand(7, 4, dtype=torch.float64)
-    changed = resets.reset(model.double(), other.state_dict(), ["fc1", "fc2", "fc3"])
-    torch.testing.assert_close(changed(x), other.double()(x))
-    torch.testing.assert_close(resets.recalibrate(model, x)(x), model(x))  # without batch norm
-
-
-def test_a_block_goes_with_all_in_it_and_its_statistics():
+def test_a_block_goes_with_all_in_it_and_its_statistics(pair):
+    x = torch.rand(7, 4)
+    torch.testing.assert_close(resets.recalibrate(pair[0], x)(x), pair[0](x))  # no batch norm
     model, other = (models.build("resnet", seed, depth=8, width=0.25) for seed in (0, 1))
     with torch.no_grad():
         other.train()(torch.rand(8, 3, 8, 8))
@@ -94,7 +88,6 @@ def test_recalibration_makes_the_scale_of_the_layer_before_irrelevant():
     [
         (lambda m, s: resets.reset(m, s, ["fc9"]), "layers: no weights in 'fc9'.*fc"),
         (lambda m, s: resets.reset(m, s, ["act1"]), "layers: no weights in 'act1'"),
-        (lambda m, s: resets.reset(m, s, "fc1"), "layers: expected a sequence"),
         (lambda m, s: resets.reset(m, {}, ["fc1"]), "state: expected 'fc1.weight'.*none"),
         (lambda m, s: resets.reset(m, {k: v[:1] for k, v in s.items()}, ["fc1"]), "state:.*shape"),
         (lambda m, s: resets.weight_distance(s, {}, ["fc1"]), "second: expected 'fc1.weight'"),

@@ -32,17 +32,6 @@ def test_index_of_chosen_means(dtype):
     torch.testing.assert_close(found.class_means, means.to(dtype))
 
 
-def test_index_is_that_of_its_definition():
-    acts, labels = gaussian(300, 20).relu(), classes(300, 4)
-    found = class_selectivity(acts, labels)
-    for unit in range(20):
-        means = [acts[labels == c, unit].mean().item() for c in range(4)]
-        top = max(means)
-        rest = (sum(means) - top) / 3
-        assert found.index[unit].item() == pytest.approx((top - rest) / (top + rest))
-        assert found.preferred[unit] == int(np.argmax(means))
-
-
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), scale=st.floats(1e-3, 1e3))
 def test_index_ignores_scale_names_and_how_often_a_class_occurs(seed, scale):
@@ -57,15 +46,13 @@ def test_index_ignores_scale_names_and_how_often_a_class_occurs(seed, scale):
     assert torch.equal(other.preferred[alive], names[found.preferred[alive]])
 
 
-def test_index_of_either_sign_stays_within_0_and_1_and_dead_units_have_0():
+def test_index_of_either_sign_stays_within_0_and_1():
     found = class_selectivity(gaussian(100, 50), classes(100, 5))
     assert ((found.index >= 0) & (found.index <= 1)).all()
     assert found.dead_units == 0
     # all means below zero: the least negative is preferred
     found = class_selectivity(torch.tensor([[-1.0], [-3.0]]), torch.tensor([0, 1]))
     assert (found.index.item(), found.preferred.item()) == (0.5, 0)
-    found = class_selectivity(torch.zeros(6, 3), torch.arange(6) % 2)
-    assert (found.dead_units, found.index.tolist()) == (3, [0, 0, 0])
 
 
 # ------------------------------------------------------------------ mutual information
@@ -156,27 +143,18 @@ def test_units_may_be_taken_a_few_at_a_time(monkeypatch):
 # ------------------------------------------------------------------ both
 
 
-def test_feature_maps_are_averaged_over_space():
+def test_feature_maps_are_averaged_over_space_and_arrays_give_arrays():
     acts, labels = gaussian(60, 5, 4, 3).relu(), classes(60, 3)
-    means = acts.mean((2, 3))
-    expected = class_selectivity(means, labels).index
-    torch.testing.assert_close(class_selectivity(acts, labels).index, expected)
-    expected = mutual_information(means, labels)
-    torch.testing.assert_close(mutual_information(acts, labels), expected)
-
-
-def test_arrays_in_arrays_out():
-    acts, labels = gaussian(60, 5).relu().numpy(), classes(60, 3).numpy()
-    found = [mutual_information(acts, labels), *vars(class_selectivity(acts, labels)).values()]
-    assert all(isinstance(value, np.ndarray) for value in found) and len(found) == 6
+    for function in (mutual_information, lambda *given: class_selectivity(*given).index):
+        found = function(acts.numpy(), labels.numpy())
+        assert isinstance(found, np.ndarray)
+        np.testing.assert_allclose(found, function(acts.mean((2, 3)), labels))
 
 
 @pytest.mark.parametrize("function", [class_selectivity, mutual_information])
 @pytest.mark.parametrize(
     ("acts", "labels", "message"),
     [
-        (gaussian(6), torch.arange(6), "acts: expected .*examples"),
-        (gaussian(1, 3), torch.arange(1), "acts: expected .*examples >= 2"),
         (gaussian(6, 2, 3), torch.arange(6), "acts: expected .*height, width"),
         (gaussian(6, 2), torch.zeros(6).long(), r"labels: .*at least 2 classes, found \[0\]"),
     ],

@@ -59,10 +59,6 @@ def shapes(model, *size):
     return {key: tuple(value.shape[1:]) for key, value in recorded.items() if "." not in key}
 
 
-def test_the_tables_above_name_every_model():
-    assert set(MNIST) == set(models.MODELS)
-
-
 def test_the_mnist_convnet_is_the_notebook_s():
     model = models.build("mnist_convnet")
     assert count(model) == 1_199_882
@@ -73,9 +69,10 @@ def test_the_mnist_convnet_is_the_notebook_s():
     assert (own["conv1"][0], own["conv2"][0], own["fc2"]) == (2, 5, (3,))
 
 
-@pytest.mark.parametrize("widths", [(), (7, 5, 3)])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("extra", [(), ("bn",), ("bn", "drop")])
+@pytest.mark.parametrize(
+    ("widths", "bias", "extra"),
+    [((), True, ("bn", "drop")), ((7, 5, 3), False, ()), ((7, 5), True, ("bn", "drop"))],
+)
 def test_an_mlp_has_the_layers_asked_for(widths, bias, extra):
     regular = {"batch_norm": "bn" in extra, "dropout": 0.25 * ("drop" in extra)}
     model = models.build("mlp", inputs=64, widths=widths, classes=4, bias=bias, **regular)
@@ -99,7 +96,7 @@ FUNCTIONS = {
 
 
 def test_activations_are_what_their_names_say():
-    assert set(models.ACTIVATIONS) == set(FUNCTIONS)
+    assert set(models.ACTIVATIONS) == set(FUNCTIONS) and set(models.MODELS) == set(MNIST)
     x = torch.linspace(-8, 8, 101)
     for name, function in FUNCTIONS.items():
         torch.testing.assert_close(models.build("mlp", activation=name).act1(x), function(x))
@@ -107,10 +104,8 @@ def test_activations_are_what_their_names_say():
 
 @pytest.mark.parametrize("name", sorted(set(MNIST) - {"mnist_convnet", "row_lstm", "vit"}))
 def test_every_activation_is_the_one_asked_for(name):
-    for activation, kind in models.ACTIVATIONS.items():
-        modules = small(name, activation=activation).named_modules()
-        kinds = {type(m) for key, m in modules if key.split(".")[-1].startswith("act")}
-        assert kinds == {kind}
+    modules = small(name, activation="tanh").named_modules()
+    assert {type(m) for key, m in modules if key.split(".")[-1].startswith("act")} == {nn.Tanh}
 
 
 @every_model
@@ -224,8 +219,6 @@ def test_initial_weights_fill_the_interval_of_the_fan_in(name):
             assert values.abs().max() <= bound
         spread = layer.weight.std().item() / (bound / math.sqrt(3))  # 1 for a uniform one
         assert spread == pytest.approx(1, abs=5 / math.sqrt(layer.weight.numel()))
-        assert layer.weight.mean().abs() < 5 * bound / math.sqrt(3 * layer.weight.numel())
-        assert layer.weight.abs().max() > 0.95 * bound
 
 
 @pytest.mark.parametrize(
@@ -233,31 +226,20 @@ def test_initial_weights_fill_the_interval_of_the_fan_in(name):
     [
         ("mnist_convnett", {}, "^model: .*did you mean 'mnist_convnet'"),
         ("mlp", {"width": 5}, "^model_options: .*width"),
-        ("mlp", {"widths": 5}, "^model_options"),
         ("mlp", {"activation": "rellu", "widths": ()}, "^activation: .*did you mean 'relu'"),
-        ("mlp", {"activation": None}, "^activation: .*None"),
         ("mlp", {"widths": (5, 0)}, "^widths: .*>= 1.*0"),
-        ("mlp", {"inputs": 2.5}, "^inputs: .*2.5"),
         ("mlp", {"bias": "no"}, "^bias: .*True or False.*'no'"),
-        ("mlp", {"batch_norm": 1}, "^batch_norm: .*True or False.*1"),
         ("mlp", {"dropout": 1.0}, r"^dropout: .*\[0, 1\).*1.0"),
-        ("small_alexnet", {"size": 0}, "^size: .*0"),
-        ("small_alexnet", {"dropout": -0.1}, "^dropout: .*-0.1"),
-        ("small_inception", {"channels": 0}, "^channels: .*0"),
         ("small_inception", {"width": 0}, "^width: .*finite.*> 0.*found 0"),
         ("morcos_convnet", {"dropout": True}, "^dropout: .*True"),
         ("svcca_convnet", {"size": 3}, "^size: .*>= 4.*3"),
         ("tiny10", {"activation": "gelu"}, "^activation: .*'gelu'"),
         ("plain", {"depth": 20}, "^depth: .*8n \\+ 2.*20"),
-        ("plain", {"depth": 2}, "^depth: .*>= 10.*2"),
         ("resnet", {"depth": 18}, "^depth: .*6n \\+ 2.*18"),
         ("resnet18", {"classes": 0}, "^classes: .*0"),
-        ("row_lstm", {"units": 0}, "^units: .*0"),
-        ("row_lstm", {"layers": 0}, "^layers: .*0"),
         ("vit", {"patch": 5}, "^patch: .*size 32.*5"),
         ("vit", {"heads": 3}, "^heads: .*width 64.*3"),
         ("vit", {"mlp_ratio": -1}, "^mlp_ratio: .*-1"),
-        ("vit", {"depth": 0}, "^depth: .*0"),
     ],
 )
 def test_what_does_not_exist_is_named(name, options, message):

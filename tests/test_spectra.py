@@ -1,6 +1,5 @@
 """Singular values of groups of activations against LAPACK's, and closed forms."""
 
-import numpy as np
 import pytest
 import torch
 from _random_networks import gaussian, uniform
@@ -11,7 +10,7 @@ from torch.nn import functional as F
 from replication import spectra
 from replication.spectra import NoiseSpectrum, explained_variance, group_singular_values
 
-SIGMAS = (0.0, 1e-9, 1e-6, 1e-4, 1e-2, 0.2, 1.0)
+SIGMAS = (0.0, 1e-9, 1e-6, 1e-2, 1.0)
 
 
 def source(seed=0):
@@ -72,7 +71,6 @@ RANK_DEFICIENT = {
     "one neuron": lambda: noisy(0.3, 16, 1),
     "fewer neurons than copies": lambda: noisy(0.3, 16, 5),
     "as many neurons as copies": lambda: deficient(16, 16, 16),
-    "twice as many": lambda: deficient(3, 16, 32),
     "just above twice as many": lambda: deficient(3, 16, 33),
 }
 
@@ -98,7 +96,6 @@ def test_scales(scale, sigma):
 def test_neurons_and_copies_of_very_different_sizes():
     groups = gaussian(2, 16, 600) * 10 ** (-5 * uniform(1, 1, 600)) * 10 ** (-3 * uniform(1, 16, 1))
     assert error(groups) <= 1e-12
-    assert error(groups.float()) <= 1e-5
     assert error(groups.relu().float()) <= 1e-5
 
 
@@ -155,23 +152,11 @@ def test_shape_dtype_and_order(dtype, neurons):
     assert torch.equal(torch.stack(folded), torch.stack(found))
 
 
-def test_half_types_are_promoted_and_arrays_taken():
-    groups = noisy(0.3, 4, 50)
-    assert group_singular_values(groups.half())[0].dtype == torch.float32
-    found = group_singular_values(groups.numpy())[0]
-    np.testing.assert_array_equal(found, group_singular_values(groups)[0].numpy())
-
-
 @pytest.mark.parametrize(
-    ("groups", "message"),
-    [
-        (torch.ones(2, 3), r"groups: expected floating \(images, copies >= 2, neurons\)"),
-        (torch.ones(2, 1, 3), r"groups: expected .*\(2, 1, 3\)"),
-        (torch.ones(2, 3, 4, dtype=torch.int64), r"groups: expected floating .*torch.int64"),
-        (torch.full((2, 3, 4), torch.nan), "groups: expected finite numbers"),
-    ],
+    "groups", [torch.ones(2, 3), torch.ones(2, 1, 3), torch.ones(2, 3, 4).int()]
 )
-def test_bad_groups(groups, message):
+def test_bad_groups(groups):
+    message = r"groups: expected floating \(images, copies >= 2, neurons\), found .*\(2, "
     with pytest.raises(ValueError, match=message):
         group_singular_values(groups)
 
@@ -231,9 +216,6 @@ def test_explained_variance_of_known_values():
     found = NoiseSpectrum({"a": values, "b": values.flip(0)}, {})
     assert found.layers == ("a", "b")
     assert torch.equal(found.explained_variance("b"), explained_variance(values.flip(0)))
-
-
-# --- closed forms ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("neurons", [10, 300])

@@ -131,9 +131,8 @@ def test_noise_belongs_to_the_position_and_the_seed():
 
 def test_a_float32_network_gets_the_same_noise():
     found = noise_spectrum(small(torch.float32), IMAGES, 0.1, 4)
-    exact = noise_spectrum(small(), IMAGES, 0.1, 4)
-    assert {v.dtype for v in found.singular_values.values()} == {torch.float32}
-    for name, values in exact.singular_values.items():
+    for name, values in noise_spectrum(small(), IMAGES, 0.1, 4).singular_values.items():
+        assert found.singular_values[name].dtype == torch.float32
         assert (found.singular_values[name] - values).abs().max() <= 1e-5 * values.max()
 
 
@@ -252,8 +251,7 @@ def test_attacks_lead_away_from_the_given_labels():
         assert len(spy.given) == 2 * passes
         return torch.cat(spy.given[passes - 1 :: passes])
 
-    assert torch.equal(attacked(None), attacked(own))
-    assert torch.equal(attacked(own), attacked(own.numpy()))
+    assert torch.equal(attacked(None), attacked(own.numpy()))
     one = own.clone()
     one[3] = other[3]  # alone in the second batch
     assert torch.equal(attacked(one)[:12], attacked(own)[:12])
@@ -298,10 +296,8 @@ def test_progress_sees_every_batch():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sigma": -0.1}, "sigma: expected a finite number >= 0, found -0.1"),
         ({"labels": torch.full((4,), 10), "perturb": "fgsm"}, "labels: expected 0 to 9, found 10"),
         ({"layers": ["conv"]}, "layers: no layer 'conv'; did you mean 'conv2' or 'conv1'"),
-        ({"layers": "conv1"}, "layers: expected a sequence, found 'conv1'"),
         ({"layers": "input"}, "layers: expected a sequence, found 'input'"),
     ],
 )

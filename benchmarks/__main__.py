@@ -34,8 +34,10 @@ def main(names: list[str]) -> int:
     """Print the table of the named benchmarks, by default of all that need no GPU."""
     if names[:1] == ["gpu"]:
         return importlib.import_module("benchmarks.gpu").main(names[1:])
+    if names == ["statistics"]:
+        return importlib.import_module("benchmarks.statistics").main()
     if unknown := set(names) - set(AVAILABLE):
-        known = ", ".join((*AVAILABLE, "gpu"))
+        known = ", ".join((*AVAILABLE, "gpu", "statistics"))
         print(f"benchmarks: error: no {', '.join(sorted(unknown))}; there are {known}")
         return 2
     rows = []

@@ -1,334 +1,437 @@
-"""Verdicts and intervals of claims, from the numbers of the seeds."""
+"""Rules, verdicts and intervals, from the numbers of the units."""
 
 import math
 import warnings
 
 import numpy as np
 import pytest
-from _settling import WHERE, claim, rule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from replication.claims import Claim, Rule, ours, settle
+from benchmarks import statistics as simulated
+from replication.claims import Claim, Gate, Rule, inference, seen, settle, settle_all
+from replication.claims.rule import combine, decide
 
-R, N, X = "reproduced", "not reproduced", "inconclusive"
-TESTS = ("t", "sign", "bootstrap", "every")
+R, P, N, X = "reproduced", "partly", "not reproduced", "inconclusive"
+CLOSED = "not testable at this scale"
+WHERE = {"dataset": "MNIST", "profile": "full", "notebook": "04_noise_svd_mnist"}
+SIX = [1.0, 1.1, 0.9, 1.2, 0.8, 1.05]
 
 
-def settled(values, *args, note="", **more):
-    return settle(claim(rule(*args, **more)), values, note=note, **WHERE)
+def rule(test="t", smallest=None, **more):
+    return Rule("rise", smallest, "made up" if smallest else "", test, **more)
+
+
+def claim(*rules, **more):
+    return Claim("B1", "Novak et al. 2018", "it rises", rules if rules[1:] else rules[0], **more)
 
 
 def verdict(values, *args, **more):
-    return settled(values, *args, **more).verdict
+    return decide(rule(*args, **more), values).verdict
 
 
-# --- the three verdicts, both ways -------------------------------------------------------------
-
-UP = {
-    "t": [1.0, 1.1, 0.9],
-    "sign": [0.5, 1.0, 2.0, 0.1, 3.0, 1.5],
-    "bootstrap": [1.0, 1.1, 0.9, 1.2, 0.8],
-    "every": [1.0, 2.0, 0.1],
-}
-UNDECIDED = {
-    "t": [1.0, -1.0, 0.2],
-    "sign": [0.5, 1.0, 2.0, -0.1, -3.0, -1.5],
-    "bootstrap": [1.0, -1.0, 0.2, -0.3, 0.1],
-}
+# --- verdicts ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("test", TESTS)
-@pytest.mark.parametrize("offset", [0.0, 5.0, -5.0])
-def test_verdict_turns_with_the_data_and_with_the_direction(test, offset):
-    up = np.array(UP[test])
-    for turn, direction, expected in ((1, ">", R), (-1, ">", N), (1, "<", N), (-1, "<", R)):
-        assert verdict(offset + turn * up, direction, offset, test) == expected
+@pytest.mark.parametrize("test", ["t", "sign", "permutation"])
+def test_an_effect_is_judged_by_its_sign_and_by_its_size(test):
+    up = np.array(SIX)
+    for values, direction_only, half, five in (
+        (up, R, R, N),  # within 5 by equivalence
+        (-up, N, N, N),
+        (up + 3, R, R, X),
+        (up - 1, X, N, N),
+        (3 * (up - 1) + 0.4, X, X, N),
+    ):
+        assert verdict(values, test) == direction_only
+        assert verdict(values, test, 0.5) == half
+        assert verdict(values, test, 4.1) == five
+    assert verdict(up + 9, test, 4.1) == R
 
 
-@pytest.mark.parametrize("direction", "<>")
-def test_values_on_both_sides_are_inconclusive_and_refute_every(direction):
-    for test, values in UNDECIDED.items():
-        assert verdict(values, direction, 0.0, test) == X
-    assert verdict([1.0, 2.0, -0.1], direction, 0.0, "every") == N
+def test_the_same_is_shown_within_and_refuted_outside_never_by_a_lack_of_difference():
+    for turn in (1, -1):
+        near, far = turn * np.array([0.01, 0.02, 0.0]), turn * np.array(SIX)
+        assert verdict(near, "equivalence", 0.1) == R
+        assert verdict(far, "equivalence", 0.1) == N
+        assert verdict(far, "equivalence", 1.0) == X
+    noisy = [1.0, -1.0, 0.2]
+    assert verdict(noisy, "equivalence", 0.1) == verdict(noisy, "t") == X
 
 
-def test_every_gives_the_worst_value_and_takes_the_threshold_for_the_other_side():
-    on = settled([0.0, 1.0, 2.0], ">", 0.0, "every")
-    assert (on.verdict, on.value, on.interval) == (N, 0.0, (0.0, 2.0))
-    assert settled([1.0, 3.0, 2.0], "<", 9.0, "every").value == 3.0
-    assert settled([1.0, 3.0, 2.0], ">", 0.0, "every").value == 1.0
+def test_a_share_is_compared_with_its_bar():
+    assert verdict([1] * 20, "share", 0.8) == R  # all alike, and still a share: 0.83 to 1
+    assert verdict([1] * 19 + [0], "share", 0.8) == X
+    assert verdict([0] * 20, "share", 0.2) == N
+    with pytest.raises(ValueError, match="expected 0 or 1 a unit"):
+        decide(rule("share", 0.5), [0.5] * 20)
+    with pytest.raises(ValueError, match="expected 0 or 1 a unit"):
+        decide(rule("share", 0.5), {"a": [1] * 20})
 
 
-def test_an_interval_that_just_touches_the_threshold_is_inconclusive():
-    low, high = settled([1.0, 2.0, 3.0]).interval
-    assert verdict([1.0, 2.0, 3.0], ">", low) == verdict([1.0, 2.0, 3.0], ">", high) == X
-    assert verdict([1.0, 2.0, 3.0], ">", np.nextafter(low, -9.0)) == R
-    assert verdict([1.0, 2.0, 3.0], ">", np.nextafter(high, 9.0)) == N
+def test_every_value_counts_and_an_undefined_one_does_not_agree():
+    part = decide(rule("every"), [1.0, 2.0, 0.1])
+    assert (part.verdict, part.value, part.interval) == (R, 0.1, (0.1, 2.0))
+    assert verdict([1.0, 0.0], "every") == verdict([1.0, -1.0, math.nan], "every") == N
+    assert verdict([1.0, math.nan], "every") == X
+    assert verdict([1.0, 0.4], "every", 0.5) == N and verdict([0.6], "every", 0.5) == R
+
+
+@pytest.mark.parametrize("test", ["t", "correlation", "sign", "permutation", "equivalence"])
+@pytest.mark.parametrize("value", [0.3, 0.1 + 0.2, -0.3, 0.0])
+def test_nothing_is_decided_without_a_spread(test, value):
+    values = [value] * 19 + [value * (1 + 2e-16)]
+    part = decide(rule(test, 0.9), values)
+    assert (part.verdict, part.interval, part.p) == (X, None, None)
+    assert part.value == pytest.approx(value) and "no spread" in part.reason
+
+
+@pytest.mark.parametrize(("test", "fewest"), [*inference.FEWEST.items()][:6])
+def test_too_few_units_decide_nothing_and_the_reason_says_so(test, fewest):
+    values = [1.0] * fewest if test == "share" else list(np.linspace(0.89, 0.91, fewest))
+    assert verdict(values, test, 0.99 if test == "equivalence" else 0.1) == R
+    few = decide(rule(test, 0.1), values[1:])
+    assert few.verdict == X and f"the rule asks for {fewest}" in few.reason
+    assert verdict(values, test, 0.1, minimum=fewest + 1) == X
+    holes = [*values, math.nan, None]
+    assert decide(rule(test, 0.1), holes).dropped == 2
+    assert decide(rule(test, 0.1), [*values[1:], math.nan]).verdict == X
+    assert decide(rule(test, 0.1), [math.nan]).value is None
+
+
+def test_inconclusive_says_what_could_have_been_shown():
+    values = np.array([1.0, -1.0, 0.2, 0.5])
+    part = decide(rule("t", 0.3), values)
+    error = values.std(ddof=1) / 2
+    df, critical = 3, stats.t.ppf(0.975, 3)
+    power = stats.nct.sf(critical, df, (part.detectable - 0.3) / error)
+    assert power == pytest.approx(0.8, abs=1e-6)
+    assert part.reason == f"4 units could have shown {part.detectable:.2g}"
+    same = decide(rule("equivalence", 0.3), values)
+    assert "could have shown equivalence within" in same.reason
+    assert stats.nct.sf(critical, df, same.detectable / error) == pytest.approx(0.9, abs=1e-6)
+    for test, value in (("sign", 1.38), ("permutation", 1.0)):  # in standard deviations
+        x = np.random.default_rng(0).normal(size=10)
+        part = decide(rule(test), (x - x.mean()) / x.std(ddof=1))
+        assert part.detectable == pytest.approx(value, abs=0.01)
+        reached = simulated.power(test, part.detectable, 10, 500)
+        assert reached == pytest.approx(0.8, abs=0.06)
 
 
 # --- closed forms ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
-@pytest.mark.parametrize("direction", "<>")
-def test_t_interval_equals_the_formula(direction, confidence):
-    v = np.array([0.3, 0.5, 0.4, 0.75])
-    half = stats.t.ppf((1 + confidence) / 2, 3) * v.std(ddof=1) / math.sqrt(4)
-    result = settled(v, direction, confidence=confidence)
-    assert result.value == pytest.approx(v.mean(), rel=1e-14)
-    assert result.interval == pytest.approx((v.mean() - half, v.mean() + half), rel=1e-13)
+def test_t_is_that_of_scipy_and_accurate_far_from_zero():
+    values = [0.3, 0.5, 0.4, 0.75]
+    result, part = stats.ttest_1samp(values, 0.1, alternative="greater"), decide(rule(), values)
+    low, high = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert part.interval == pytest.approx((low, high), rel=1e-12)
+    assert decide(rule("t", 0.1), values).p == pytest.approx(result.pvalue, rel=1e-10)
+    far = 2.0**30 + np.array([0.0, 1.0, 2.0]) * 2.0**-20  # the textbook formula loses the spread
+    low, high = inference.on_scale(inference.student, far).interval
+    assert high - low == pytest.approx(2 * 4.3027 / math.sqrt(3) * 2.0**-20, rel=0.06)
 
 
-def test_t_interval_of_nearly_equal_values_is_accurate():
-    # the textbook formula loses the spread in the offset; the deviations are multiples of 2**-20
-    v = 2.0**30 + np.array([0.0, 1.0, 2.0]) * 2.0**-20
-    low, high = settled(v, threshold=2.0**30).interval
-    half = stats.t.ppf(0.975, 2) / math.sqrt(3) * 2.0**-20
-    assert high - low == pytest.approx(2 * half, rel=0.06)  # half an ulp of 2**30 is 2**-23
+@pytest.mark.parametrize(
+    ("ends", "to", "back"),
+    [
+        ((-1.0, 1.0), np.arctanh, np.tanh),
+        ((-1.0, None), np.log1p, np.expm1),
+        ((0.0, 1.0), lambda x: np.log(x / (1 - x)) / 2, lambda z: 1 / (1 + np.exp(-2 * z))),
+    ],
+)
+def test_a_range_is_a_log_or_logit_scale_and_fishers_for_correlations(ends, to, back):
+    values = np.array([0.3, 0.5, 0.4, 0.75])
+    ours = decide(rule("t", 0.2, range=ends), values)
+    plain = decide(rule("t"), to(values) - to(0.2))
+    moved = [back(z + to(0.2)) for z in (plain.value, *plain.interval)]
+    assert (ours.value, *ours.interval) == pytest.approx(moved)
+    assert ours.p == pytest.approx(plain.p)
+    if ends == (-1.0, 1.0):
+        per_unit = decide(rule("correlation", 0.2), values)
+        assert (per_unit.interval, per_unit.p) == (ours.interval, ours.p)
 
 
-@pytest.mark.parametrize("k", range(8))
-def test_sign_interval_is_clopper_pearson(k, n=7):
-    result = settled([1.0] * k + [-1.0] * (n - k), test="sign")
-    low = stats.beta.ppf(0.025, k, n - k + 1) if k else 0.0
-    high = stats.beta.ppf(0.975, k + 1, n - k) if k < n else 1.0
-    assert result.value == pytest.approx(k / n)
-    assert result.interval == pytest.approx((low, high), abs=1e-9)
-    assert result.verdict == (R if low > 0.5 else N if high < 0.5 else X)
+def test_one_correlation_is_that_of_scipy_and_ranks_are_wider():
+    x = np.random.default_rng(0).normal(size=(2, 24))
+    x[1] += x[0]
+    known = stats.pearsonr(*x)
+    given = {"r": known.statistic, "n": 24}
+    part, ranked = (decide(rule("correlation", 0.1), v) for v in (given, given | {"rank": True}))
+    assert part.interval == pytest.approx(known.confidence_interval(), abs=1e-6)
+    assert (part.units, part.verdict) == (24, R)
+    assert ranked.interval[0] < part.interval[0] < part.interval[1] < ranked.interval[1]
+    assert decide(rule("correlation"), {"r": 0.9, "n": 4}).verdict == X
+    assert decide(rule("correlation"), given | {"n": 9, "rank": True}).verdict == X
+    assert decide(rule("correlation"), {"r": math.nan, "n": 24}).verdict == X
 
 
-@pytest.mark.parametrize("n", range(1, 10))
-def test_unanimous_signs_agree_with_the_binomial_test(n):
-    result = settled([1.0] * n, test="sign", minimum_seeds=1)
-    assert (result.verdict == R) == (stats.binomtest(n, n).pvalue <= 0.05) == (n >= 6)
-    assert ("cannot decide" in result.note) == (n < 6)
+@pytest.mark.parametrize("n", [6, 7, 10, 15])
+def test_sign_is_exact_and_its_interval_lies_between_order_statistics(n):
+    x = np.sort(np.random.default_rng(n).normal(0.4, 1.0, n))
+    part = decide(rule("sign"), x)
+    exact = stats.binomtest(int((x > 0).sum()), n, alternative="greater")
+    assert part.p == pytest.approx(exact.pvalue) and part.value == pytest.approx(np.median(x))
+    wide = stats.quantile_test(x).confidence_interval(0.95)
+    assert wide.low <= part.interval[0] < part.interval[1] <= wide.high
+    k = list(x).index(wide.low)
+    assert part.interval[0] < x[k + 1] and part.interval[1] > x[n - k - 2]
+    tied = decide(rule("sign"), [0.0, *np.ones(7), 2.0])  # a tie counts against
+    assert tied.p == pytest.approx(stats.binomtest(8, 9, alternative="greater").pvalue)
 
 
-def test_sign_leaves_out_ties():
-    tied = settled([0.0, 0.0, *UP["sign"]], test="sign")
-    assert (tied.value, tied.verdict, tied.seeds) == (1.0, R, 8)
-    assert "2 of 8 values tie" in tied.note
-    nothing = settled([0.0] * 8, test="sign")
-    assert (nothing.value, nothing.interval, nothing.verdict) == (None, None, X)
+@pytest.mark.parametrize("n", [6, 10, 13, 18])
+def test_permutation_is_that_of_scipy_and_its_interval_inverts_the_test(n):
+    x = np.random.default_rng(n).normal(0.3, 1.0, n)
+    part = decide(rule("permutation"), x)
+    known = stats.permutation_test(
+        (x,), np.mean, permutation_type="samples", alternative="greater", rng=0, n_resamples=2**13
+    )
+    exact = n <= 13  # drawn beyond
+    assert part.p == pytest.approx(known.pvalue, abs=1e-12 if exact else 0.02)
+    estimate = inference.permutation(x)
+    low, high = estimate.interval
+    for end, p in ((low, estimate.below), (high, estimate.above)):
+        away = 1e-9 if end == low else -1e-9
+        assert p(end - away) <= 0.025 < p(end + away)
 
 
-def test_bootstrap_repeats_and_is_close_to_the_t_interval_for_many_values():
-    v = np.random.default_rng(0).normal(1.0, 1.0, 400)
-    once, again = (settled(v, test="bootstrap").interval for _ in range(2))
-    assert once == again == pytest.approx(settled(v).interval, abs=0.01)
-
-
-# --- error rates -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n", [3, 5])
-def test_false_verdicts_of_t_are_as_rare_as_the_confidence_says(n):
-    draws, rng = 2000, np.random.default_rng(n)
-    verdicts = [verdict(v, threshold=0.7) for v in rng.normal(0.7, 2.0, (draws, n))]
-    low, high = stats.binom.ppf([0.0005, 0.9995], draws, 0.025)
-    assert low <= verdicts.count(R) <= high
-    assert low <= verdicts.count(N) <= high
-
-
-def test_false_reproduced_of_two_parts_needs_no_correction_but_not_reproduced_has_none():
-    draws, rng = 1500, np.random.default_rng(1)
-    two = claim(rule(), rule())
-    verdicts = [settle(two, v, **WHERE).verdict for v in rng.normal(0.0, 1.0, (draws, 2, 4))]
-    assert verdicts.count(R) <= stats.binom.ppf(0.9995, draws, 0.025)
-    assert verdicts.count(N) <= stats.binom.ppf(0.9995, draws, 2 * 0.025)
-    assert verdicts.count(N) > stats.binom.ppf(0.975, draws, 0.025)
+@pytest.mark.parametrize("k", [0, 1, 13, 20])
+def test_share_is_clopper_and_pearsons(k, n=20):
+    part = decide(rule("share", 0.4), [1] * k + [0] * (n - k))
+    known = stats.binomtest(k, n, 0.4, alternative="greater")
+    assert part.p == pytest.approx(known.pvalue)
+    exact = stats.binomtest(k, n).proportion_ci(0.95, "exact")
+    assert part.interval == pytest.approx((exact.low, exact.high), abs=1e-9)
 
 
 # --- properties --------------------------------------------------------------------------------
 
-numbers = st.floats(-1e6, 1e6, allow_nan=False).map(lambda x: round(x, 3))
-series = st.lists(numbers, min_size=3, max_size=9)
-some = settings(max_examples=60, deadline=None)
+few = settings(max_examples=60, deadline=None)
+series = st.lists(st.floats(-0.98, 0.98).map(lambda x: round(x, 3)), min_size=6, max_size=9)
+tests = st.sampled_from(["t", "correlation", "sign", "permutation", "equivalence"])
 
 
-@some
-@given(series, numbers, st.sampled_from(TESTS), st.sampled_from("<>"), st.randoms())
-def test_mirrored_data_mirror_the_interval_and_the_order_does_not_matter(v, c, test, side, random):
-    original, shuffled = (settled(x, side, c, test) for x in (v, random.sample(v, len(v))))
-    mirror = settled([-x for x in v], {"<": ">", ">": "<"}[side], -c, test)
-    value, interval = original.value, original.interval
-    assert (shuffled.value, shuffled.interval) == (value, interval)
-    assert shuffled.verdict == mirror.verdict == original.verdict
-    if test == "sign":  # a share of seeds, which the mirror leaves as it is
-        assert (mirror.value, mirror.interval) == (value, interval)
-    else:
-        assert (mirror.value, mirror.interval) == (
-            -value,
-            interval and (-interval[1], -interval[0]),
-        )
+@few
+@given(series, tests, st.sampled_from([None, 0.3]), st.randoms())
+def test_neither_order_nor_the_side_matters_and_interval_p_and_verdict_agree(v, test, bar, random):
+    one = rule(test, bar or (0.3 if test == "equivalence" else None))
+    part, other = decide(one, v), decide(one, random.sample(v, len(v)))
+    mirrored = decide(one, [-x for x in v])
+    assert part.verdict == other.verdict
+    assert {part.verdict, mirrored.verdict} != ({R} if test != "equivalence" else {R, N})
+    if part.interval is None:
+        return
+    low, high = part.interval
+    assert part.interval == pytest.approx(other.interval, abs=1e-12)
+    assert mirrored.interval == pytest.approx((-high, -low), abs=1e-9)
+    if test == "sign":  # exact: at least as strict as its interpolated interval
+        assert low >= (bar or 0) - 1e-9 or part.verdict != R
+    elif test != "equivalence" and abs(low - (bar or 0)) > 1e-9:
+        assert (part.verdict == R) == (low > (bar or 0)) == (part.p <= 0.025)
 
 
-@some
-@given(series, numbers, st.sampled_from(("t", "sign", "every")))
-def test_a_claim_and_its_opposite_are_never_both_reproduced(v, c, test):
-    both = {verdict(v, ">", c, test), verdict(v, "<", c, test)}
-    assert both != {R}
-    if test != "every":
-        assert both in ({R, N}, {X}) or (both == {N} and len(set(v)) == 1)
+@few
+@given(series, tests, st.sampled_from([(-1.0, 1.0), (-1.0, None)]))
+def test_no_interval_leaves_the_range(v, test, ends):
+    part = decide(rule(test, 0.3, range=ends), v)
+    low, high = part.interval or (0.0, 0.0)
+    assert -1 <= low <= high and (ends[1] is None or high <= 1)
 
 
-@some
-@given(series, numbers)
-def test_a_seed_at_the_mean_narrows_the_t_interval(v, c):
-    before = settled(v, ">", c)
-    low, high = settled([*v, before.value], ">", c).interval
-    slack = 1e-9 * (1 + max(map(abs, v)))
-    assert before.interval[0] - slack <= low <= high <= before.interval[1] + slack
+def test_the_range_binds_the_values_and_its_ends_decide_nothing():
+    for values in ([0.5, 1.0, 0.9], {"r": 1.0, "n": 20}):
+        part = decide(rule("correlation"), values)
+        assert part.verdict == X and "end of its range" in part.reason
+    with pytest.raises(ValueError, match=r"lie in \[0.5, 1.1\]; expected \[-1, 1\]"):
+        decide(rule("correlation"), [0.5, 1.1, 0.9])
 
 
-@some
-@given(st.lists(st.floats(-1e300, 1e300), min_size=2, max_size=6), st.sampled_from(TESTS))
+@few
+@given(st.lists(st.floats(-1e300, 1e300), min_size=6, max_size=7), tests)
 def test_any_finite_values_give_finite_results_without_warnings(v, test):
+    if test == "correlation":
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = settled(v, ">", 0.0, test, minimum_seeds=2)
-    assert result.value is None or math.isfinite(result.value)
-    assert result.interval is None or all(map(math.isfinite, result.interval))
+        part = decide(rule(test, 0.5), v)
+    assert all(map(math.isfinite, [part.value, *(part.interval or ())]))
 
 
-# --- NaN, no spread, few seeds -----------------------------------------------------------------
+# --- clusters, gates and parts -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("test", ["t", "sign", "bootstrap"])
-@pytest.mark.parametrize("hole", [math.nan, None])
-def test_undefined_seeds_are_dropped_and_counted(test, hole):
-    result = settled([hole, *UP[test], hole], test=test, note="seen")
-    without = settled(UP[test], test=test)
-    assert (result.value, result.interval, result.verdict) == (without.value, without.interval, R)
-    assert (result.seeds, result.parts[0].dropped) == (len(UP[test]), 2)
-    assert result.note.startswith("seen; the statistic is undefined for 2 of ")
-
-
-def test_an_undefined_seed_keeps_every_from_being_reproduced_not_from_being_refuted():
-    assert verdict([1.0, 1.0, 1.0, math.nan], ">", 0.0, "every") == X
-    assert verdict([1.0, 1.0, -1.0, math.nan], ">", 0.0, "every") == N
-
-
-@pytest.mark.parametrize("test", TESTS)
-def test_all_undefined_is_inconclusive(test):
-    result = settled([math.nan] * 4, test=test)
-    assert (result.verdict, result.value, result.interval, result.seeds) == (X, None, None, 0)
-    assert ours(result.as_dict()) == "undefined"
-
-
-@pytest.mark.parametrize("test", ["t", "bootstrap", "every"])
-def test_equal_values_have_an_interval_without_width(test):
-    result = settled([0.1] * 5, test=test)
-    assert (result.value, result.interval, result.verdict) == (0.1, (0.1, 0.1), R)
-    assert verdict([-0.1] * 5, ">", 0.0, test) == N
-    assert verdict([0.1] * 5, ">", 0.1, test) == verdict([0.1] * 5, "<", 0.1, test) == N
-
-
-@pytest.mark.parametrize("test", TESTS)
-@pytest.mark.parametrize("sign", [1, -1])
-def test_too_few_seeds_are_inconclusive_and_say_so(test, sign):
-    values = sign * np.array(UP[test])
-    result = settled(values, test=test, minimum_seeds=len(values) + 1)
-    assert result.verdict == X and f"at least {len(values) + 1} needed" in result.note
-    assert verdict(values, test=test, minimum_seeds=len(values)) == (R if sign > 0 else N)
-
-
-def test_the_bootstrap_needs_five_values_and_t_two():
-    four = settled([1.0, 1.1, 0.9, 1.2], test="bootstrap")
-    assert (four.verdict, four.interval) == (X, None) and "at least 5 needed" in four.note
-    single = settled([1.0], minimum_seeds=1)
-    assert (single.verdict, single.value, single.interval) == (X, 1.0, None)
-    assert verdict([1.0], ">", 0.0, "every", minimum_seeds=1) == R
-
-
-# --- several rules -----------------------------------------------------------------------------
-
-GOOD, BAD, OPEN = [1.0, 1.1, 0.9], [-2.0, -2.1, -1.9], [1.0, -1.0, 0.2]
+def test_clusters_are_averaged_and_do_not_grow_by_repetition():
+    means = [1.0, 1.2, 0.9]
+    part = decide(rule(), {"a": [0.5, 1.5, None], "b": [1.2] * 9, "c": [0.9], "d": [math.nan]})
+    plain = decide(rule(), means)
+    assert (part.units, part.dropped) == (3, 2)
+    assert (part.interval, part.verdict) == (pytest.approx(plain.interval), plain.verdict)
 
 
 @pytest.mark.parametrize(
-    ("values", "expected", "deciding"),
+    ("least", "most", "measured", "is_open"),
     [
-        ((GOOD, GOOD), R, 0),
-        ((GOOD, BAD), N, 1),
-        ((BAD, GOOD), N, 0),
-        ((GOOD, OPEN), X, 1),
-        ((OPEN, BAD), N, 1),
-        ((BAD, OPEN), N, 0),
-        ((OPEN, OPEN), X, 0),
+        (0.9, None, 0.9, True),
+        (0.9, None, 0.89, False),
+        (None, 0.99, 0.995, False),
+        (0.1, 0.9, 0.5, True),
+        (0.9, None, None, False),
+        (0.9, None, math.nan, False),
     ],
 )
-def test_all_parts_must_hold_and_the_one_that_decides_is_shown(values, expected, deciding):
-    both = settle(claim(rule(), rule()), values, **WHERE)
-    alone = settled(values[deciding])
-    assert both.verdict == expected
-    assert (both.value, both.interval, both.seeds) == (alone.value, alone.interval, 3)
-    assert ours(both.as_dict()).endswith(f"(part {deciding + 1} of 2)")
+def test_a_closed_gate_is_no_verdict_and_shows_what_was_measured(least, most, measured, is_open):
+    gated = claim(rule(), gate=Gate("train accuracy", least, most))
+    settled = settle(gated, SIX, gate=measured, **WHERE)
+    assert settled.verdict == (R if is_open else CLOSED)
+    assert (settled.p is None) != is_open and settled.value == pytest.approx(np.mean(SIX))
+    assert f"gate {'open' if is_open else 'closed'}: train accuracy at" in settled.note
+    assert settled.note.endswith(f"measured {measured}")
 
 
-def test_parts_may_have_different_seeds_and_say_which_is_short():
-    both = settle(claim(rule(), rule("<", 9.0)), [GOOD, [1.0, 2.0]], **WHERE)
-    assert both.verdict == X
-    assert both.note == "part 2: 2 seeds with a value, at least 3 needed"
-    assert settle(Claim("B1", "p", "s", (rule(),)), [GOOD], **WHERE).verdict == R
-
-
-# --- bad input ---------------------------------------------------------------------------------
-
-
-def test_a_rule_is_read_as_it_is_written():
-    assert Rule.read("a > b < 0.25", "every") == Rule("a > b", "<", 0.25, "every")
-    assert Rule.read("a > -0.02") == Rule("a", ">", -0.02)
-    for text in ("a", "a = 1", "> 1"):
-        with pytest.raises(ValueError, match="text: expected 'statistic > threshold'"):
-            Rule.read(text)
+UP, DOWN, OPEN = [1.0, 1.1, 0.9], [-1.0, -1.1, -0.9], [1.0, -1.0, 0.2]
+WEAK = [1.0, 1.5, 0.7]  # p = 0.022: enough for one part, too little for one of two
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("series", "expected"),
     [
-        ({"direction": ">="}, "direction is '>='; expected '>' or '<'"),
-        ({"threshold": math.nan}, "threshold"),
-        ({"threshold": "0"}, "threshold"),
-        ({"test": "z"}, "test is 'z'; expected one of t, sign, bootstrap, every"),
-        ({"minimum_seeds": 0}, "minimum_seeds"),
-        ({"minimum_seeds": 2.5}, "minimum_seeds"),
-        ({"confidence": 95}, "confidence"),
-        ({"confidence": 1.0}, "confidence"),
+        ([UP, UP], R),
+        ([WEAK, WEAK], R),
+        ([UP, DOWN], P),
+        ([OPEN, UP], P),
+        ([OPEN, WEAK], X),
+        ([DOWN, DOWN], N),
+        ([DOWN, OPEN], N),
+        ([OPEN, np.negative(WEAK)], X),
+        ([[math.nan], UP], P),
+        ([OPEN, OPEN, OPEN], X),
     ],
 )
-def test_a_bad_rule_is_refused(change, message):
+def test_parts_are_combined(series, expected):
+    settled = settle(claim(*[rule()] * len(series)), series, **WHERE)
+    assert settled.verdict == expected
+    assert settled.value == settled.parts[0].value  # the main part, not the weakest
+    known = [part.p for part in settled.parts]
+    assert settled.p == (None if None in known else max(known))
+    assert combine(settled.parts[:1]) == settled.parts[0].verdict
+
+
+def test_settle_all_takes_what_is_under_the_ids():
+    gated = claim(rule(), gate=Gate("accuracy", 0.9))
+    (one,) = settle_all([gated], {"B1": UP}, {}, {"B1": 0.95}, scale={"B1": "small"}, **WHERE)
+    assert (one.verdict, one.scale, one.fidelity) == (R, "small", "C")
+    (one,) = settle_all([gated], {"B1": UP}, {"B1": "seen"}, **WHERE, fidelity="A")
+    assert (one.verdict, one.fidelity) == (CLOSED, "A") and one.note.startswith("seen; gate closed")
+    assert seen([UP, {"a": [3.0], "b": [1.0]}], "first", "second") == "seen: first 1, second 2"
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"test": "z"}, "test is 'z'; expected one of t, correlation"),
+        ({"smallest": 0.0, "source": "x"}, "smallest is 0.0"),
+        ({"smallest": -1.0, "source": "x"}, "smallest is -1.0"),
+        ({"smallest": math.inf, "source": "x"}, "smallest is inf"),
+        ({"smallest": 0.1}, "source is ''"),
+        ({"test": "equivalence"}, "smallest is None"),
+        ({"test": "share"}, "smallest is None"),
+        ({"test": "share", "smallest": 1.0, "source": "x"}, "smallest is 1.0"),
+        ({"range": (0.0, 1.0)}, "smallest is None"),
+        ({"range": (1.0, 0.0)}, "range is"),
+        ({"range": (None, 1.0)}, "range is"),
+        ({"range": (0.0, 1.0), "test": "equivalence", "smallest": 0.1, "source": "x"}, "range is"),
+        ({"skewed": True}, "test is 't'; expected sign, or a half-open range"),
+        ({"skewed": True, "test": "permutation"}, "test is 'permutation'"),
+        ({"skewed": True, "range": (-1.0, 1.0)}, "test is 't'"),
+    ],
+)
+def test_a_rule_that_could_not_decide_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Rule(**({"statistic": "x", "direction": ">", "threshold": 0.0} | change))
+        Rule("rise", **arguments)
 
 
-@pytest.mark.parametrize("name", ["id", "paper", "statement", "rule", "paper_value"])
-def test_a_bad_claim_is_refused(name):
-    good = {"id": "B1", "paper": "p", "statement": "s", "rule": rule(), "paper_value": "1"}
-    with pytest.raises(ValueError, match=f"^{name} is"):
-        Claim(**(good | {name: () if name == "rule" else ""}))
-
-
-TWO = (rule(), rule())
+def test_a_skewed_statistic_may_use_signs_or_logs():
+    rule("sign", skewed=True)
+    rule("t", skewed=True, range=(-1.0, None))
 
 
 @pytest.mark.parametrize(
-    ("rules", "values", "message"),
+    ("more", "message"),
     [
-        ((rule(),), [], r"has shape \(0,\)"),
-        ((rule(),), 3.0, r"has shape \(\)"),
-        ((rule(),), [[1.0, 2.0]], r"has shape \(1, 2\)"),
-        ((rule(),), [1.0, math.inf, 2.0], "holds inf"),
-        ((rule(),), [1.0, -math.inf, math.nan], "holds -inf"),
-        ((rule(),), "123", r"has shape \(\)"),
-        (TWO, [1.0, 2.0, 3.0], "has 3 series; expected 2"),
-        (TWO, [1.0, 2.0], r"part 1 has shape \(\)"),
-        (TWO, [GOOD], "has 1 series; expected 2"),
-        (TWO, [GOOD, []], r"part 2 has shape \(0,\)"),
+        ({"id": ""}, "id is ''"),
+        ({"statement": ""}, "statement is ''"),
+        ({"rule": ()}, r"rule is \(\)"),
+        ({"rule": (rule(), "rise")}, "rule is"),
+        ({"kind": "fact"}, "kind is 'fact'; expected one of empirical, sanity, theorem"),
+        ({"rule": rule("every")}, "kind is 'empirical'; expected sanity or theorem"),
+        ({"status": "sure"}, "status is 'sure'"),
     ],
 )
-def test_bad_values_are_refused(rules, values, message):
-    with pytest.raises(ValueError, match=f"values of claim B1.*{message}"):
-        settle(claim(*rules), values, **WHERE)
+def test_a_claim_says_what_it_lacks(more, message):
+    with pytest.raises(ValueError, match=message):
+        Claim(**{"id": "B1", "paper": "p", "statement": "s", "rule": rule()} | more)
+
+
+@pytest.mark.parametrize("values", [[], [[1.0]], 1.0, [1.0, math.inf], {}, {"a": []}, [1e301]])
+def test_values_that_are_none_are_refused(values):
+    with pytest.raises(ValueError, match="values of claim B1"):
+        settle(claim(rule()), values, **WHERE)
+
+
+def test_there_is_a_series_a_rule():
+    with pytest.raises(ValueError, match="has 3 series; expected 2"):
+        settle(claim(rule(), rule()), [UP] * 3, **WHERE)
+
+
+def test_the_former_language_still_reads():
+    for text, values, expected in (
+        ("rise > 0.5", UP, R),
+        ("rise < 0.5", UP, N),
+        ("rise < 2", UP, R),
+        ("rise < -2", DOWN, N),
+    ):
+        former = claim(Rule.read(text))
+        settled = settle(former, [*values, math.nan], **WHERE)
+        assert settled.verdict == expected and settled.parts[0].dropped == 1
+    assert str(Rule.read("rise < 2", minimum_seeds=5)).startswith("2 minus (rise): the 95% t")
+
+
+# --- error rates -------------------------------------------------------------------------------
+
+ROWS = {row[0]: row for row in simulated.ERRORS}
+DRAWS = 800
+MOST = stats.binom.ppf(0.9999, DRAWS, 0.025) / DRAWS  # of a rate of 2.5%; below 5%
+
+
+@pytest.mark.parametrize("n", [3, 6, 10])
+@pytest.mark.parametrize("name", [name for name in ROWS if "wrong" not in name])
+def test_false_verdicts_are_rare(name, n):
+    rates = simulated.verdicts(ROWS[name], n, DRAWS)
+    assert rates[R] <= MOST < 0.05
+    if "two of them large" in name:
+        assert rates[P] > 0.9
+    else:
+        assert rates[P] <= MOST and rates[N] <= MOST
+
+
+def test_numbers_of_a_cluster_taken_for_units_would_be_wrong_far_too_often():
+    (name,) = (name for name in ROWS if "wrong" in name)
+    assert simulated.verdicts(ROWS[name], 5, 200)[R] > 0.1
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+@pytest.mark.parametrize("row", [r for r in simulated.COVERAGE if "share" not in r[0]])
+def test_intervals_cover_93_to_97_percent_or_are_not_offered(row, n):
+    draws = 800
+    rate = simulated.coverage(row, n, draws)
+    slack = 4 * math.sqrt(0.95 * 0.05 / draws)
+    if "refused" in row[0]:  # what the refusal is for
+        assert rate < 0.93
+    elif not math.isnan(rate):
+        assert 0.935 - slack <= rate <= 0.955 + slack
+    assert not math.isnan(rate) or n < 10

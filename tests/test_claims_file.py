@@ -1,4 +1,4 @@
-"""Claims kept in a file, and as a reader sees them: sentences, digits, a table."""
+"""The file of a notebook's claims, and its tables for a reader."""
 
 import json
 import math
@@ -6,45 +6,57 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from _settling import WHERE, claim, rule
+from _settling import WHERE
 
-from replication.claims import Claim, load, ours, save, settle, table
+from replication.claims import Claim, Gate, Rule, draw, load, ours, rules, save, settle, table
 from replication.claims._file import _digits
 
-R, N = "reproduced", "not reproduced"
-TESTS = ("t", "sign", "bootstrap", "every")
 GOOD = [1.0, 1.1, 0.9]
+R, N = "reproduced", "not reproduced"
+RULE = Rule("rise", 0.5, "a tick of Fig. 2", paper=0.8)
+SHARE = Rule("shares", 0.5, "half", "share")
+
+
+def claim(*rules, id="B1", **more):
+    return Claim(id, "Novak et al. 2018", "it rises", rules if rules[1:] else rules[0], **more)
 
 
 def some():
-    two = (rule(), rule("<", 2.0, "sign"))
+    """Return a claim of each form: a gate, parts of every kind of values, a theorem, none known."""
+    gated = claim(RULE, gate=Gate("accuracy", 0.9), status="confirmatory", why="too narrow")
+    many = claim(Rule("r", test="correlation"), Rule("rise", range=(-1.0, None)), SHARE, id="B2")
+    values = [{"r": 0.8, "n": 24, "rank": True}, {"a": [1.0, None], "b": [1.2], "c": [0.9]}]
     return [
-        settle(claim(rule()), [1.0, math.nan, 1.1, 0.9], **WHERE, scale="small", note="EV1 | é"),
-        settle(claim(*two, id="B2", figure="Fig. 3"), [GOOD, [2.0, 2.0, 2.0]], **WHERE),
-        settle(claim(rule(), id="B3"), [math.nan], **WHERE),
-        settle(claim(rule(test="bootstrap"), id="B4"), [1.0, 1.1, 0.9, 1.2, 0.8], **WHERE),
+        settle(gated, [1.0, math.nan, 1.1, 0.9], note="seen", gate=0.95, scale="small", **WHERE),
+        settle(many, [*values, [1] * 20], fidelity="A", **WHERE),
+        settle(claim(Rule("gap", test="every"), id="B3", kind="theorem"), GOOD, **WHERE),
+        settle(claim(RULE, id="B4"), [math.nan], **WHERE),
     ]
 
 
-def test_saved_claims_come_back(tmp_path):
-    path = save(some(), tmp_path / "full" / "04")
-    assert path == tmp_path / "full" / "04" / "claims.json"
+def test_what_is_saved_is_read_again_and_is_plain(tmp_path):
+    path = save(some(), tmp_path)
     rows = load(path)
-    assert rows == [item.as_dict() for item in some()]
-    assert [row["id"] for row in rows] == ["B1", "B2", "B3", "B4"]
-    first, second, third, _ = rows
-    assert first["values"] == [1.0, None, 1.1, 0.9] and first["seeds"] == 3
-    assert (first["scale"], first["verdict"], first["paper_value"]) == ("small", R, "not reported")
-    assert second["values"] == [GOOD, [2.0, 2.0, 2.0]] and len(second["parts"]) == 2
-    assert second["rule"] == "(1) {} (2) {}".format(*map(str, (rule(), rule("<", 2.0, "sign"))))
-    assert third["value"] is None and third["interval"] is None and third["values"] == [None]
+    assert path == tmp_path / "claims.json" and rows == [item.as_dict() for item in some()]
+    needed = {"id", "paper", "statement", "kind", "paper_value", "value", "interval", "verdict"}
+    needed |= {"rule", "units", "dataset", "profile", "fidelity", "status", "corrected", "why"}
+    assert all(needed | {"parts", "values", "seeds", "gate", "p"} <= set(row) for row in rows)
+    first, second, third, fourth = rows
+    assert first["values"] == [1.0, None, 1.1, 0.9] and first["seeds"] == first["units"] == 3
+    assert first["gate"] == {"measure": "accuracy", "least": 0.9, "most": None, "value": 0.95}
+    assert (first["why"], first["status"], first["fidelity"]) == ("too narrow", "confirmatory", "C")
+    assert first["note"].startswith("seen; undefined for 1 of 4 numbers; gate open")
+    assert [part["units"] for part in second["parts"]] == [24, 3, 20] and second["units"] == 3
+    assert second["values"][1] == {"a": [1.0, None], "b": [1.2], "c": [0.9]}
+    assert (third["kind"], third["interval"]) == ("theorem", [0.9, 1.1])
+    assert fourth["value"] is fourth["interval"] is fourth["p"] is None
     # strict JSON: no NaN, no Infinity
     json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: pytest.fail("NaN"))
 
 
 def test_numpy_numbers_can_be_saved(tmp_path):
-    odd = rule(">", np.float32(0.5), confidence=0.9)
-    save([settle(claim(odd), np.float32([1.0, 1.1, 0.9]), **WHERE)], tmp_path)
+    odd = Rule("rise", np.float32(0.5), "a tick", paper=np.float64(0.7))
+    save([settle(claim(odd), np.float32(GOOD), gate=np.float32(1), **WHERE)], tmp_path)
     assert load(tmp_path / "claims.json")[0]["verdict"] == R
 
 
@@ -69,20 +81,25 @@ def test_save_refuses_what_it_cannot_keep(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda row: row.pop("verdict"), "claim B1 lacks verdict"),
-        (lambda row: [row.pop("seeds"), row.pop("rule")], "claim B1 lacks rule, seeds"),
-        (lambda row: row.update(verdict="yes"), "says verdict 'yes', but its parts give"),
-        (lambda row: row.update(verdict=N), "says verdict 'not reproduced', but its parts"),
-        (lambda row: row["parts"][0].update(verdict=N), "but its values give 'reproduced'"),
-        (lambda row: row["parts"][0].update(values=[-1.0, -1.1, -0.9]), "its values give 'not r"),
+        (lambda row: row.pop("verdict"), "claim B1 says verdict None; expected what `save` writes"),
+        (lambda row: row.pop("parts"), r"claim B1 is malformed \(KeyError\('parts'"),
+        (lambda row: row.update(note=3), "says note 3; expected"),
+        (lambda row: row.update(kind="fact"), "kind is 'fact'"),
+        (lambda row: row.update(verdict="yes"), "says verdict 'yes', but its values give"),
+        (lambda row: row.update(verdict=N), "says verdict 'not reproduced', but its values give"),
+        (lambda row: row["gate"].update(value=0.5), "its values give 'not testable at this scale'"),
+        (lambda row: row["gate"].update(least=0.99), "its values give 'not testable"),
+        (lambda row: row["parts"][0].update(verdict=N), r"verdicts \['not reproduced'\], but"),
+        (lambda row: row["parts"][0].update(values=[-1.0, -1.1, -0.9]), "values give 'not repro"),
+        (lambda row: row["parts"][0]["rule"].update(smallest=2.0), "values give 'not reproduced"),
         (lambda row: row["parts"][0].pop("rule"), r"B1 is malformed \(KeyError\('rule"),
         (lambda row: row["parts"][0]["rule"].update(test="z"), "test is 'z'"),
         (lambda row: row["parts"][0]["rule"].update(bar=1), "B1 is malformed .*bar"),
-        (lambda row: row.update(parts=[]), "B1 has no parts"),
+        (lambda row: row.update(parts=[]), r"rule is \(\)"),
         (lambda row: row.update(parts=[3]), "B1 is malformed"),
-        (lambda row: row.update(value="1"), "says value '1', but its parts give 1.0"),
+        (lambda row: row.update(value="1"), "says value '1', but its values give 1.0"),
         (lambda row: row.update(interval=[1.0]), "says interval"),
-        (lambda row: row.update(seeds=2), "says seeds 2, but its parts give 3"),
+        (lambda row: row.update(units=2), "says units 2, but its values give 3"),
     ],
 )
 def test_load_says_what_is_wrong(tmp_path, change, named):
@@ -106,14 +123,17 @@ def test_load_refuses_another_file(tmp_path, text):
         load(path)
 
 
-def test_a_rule_reads_as_a_sentence():
-    assert str(rule("<", -0.5)) == (
-        "change of EV1: the 95% t interval of the mean lies below -0.5; at least 3 seeds."
+def test_rules_read_as_sentences_with_their_source_and_the_gate():
+    frame = rules([item.claim for item in some()])
+    first, second, third, _ = frame["Rule"]
+    assert first == (
+        "rise: the 95% t interval of the mean lies above 0.5 (a tick of Fig. 2); at least 3 units. "
+        "Testable with accuracy at least 0.9."
     )
-    for test in TESTS:
-        text = str(rule(">", 0.25, test, minimum_seeds=7, confidence=0.9))
-        assert "above 0.25" in text and "at least 7 seeds" in text and text.endswith(".")
-        assert ("90%" in text) == (test != "every")
+    assert second.startswith("(1) r: the 95% interval by Fisher's z lies above 0; at least 3 units")
+    assert "(2) rise: the 95% t interval of the mean (log scale)" in second and "(3) sh" in second
+    assert third == "gap: every value lies above 0."
+    assert "within ±0.5 (x)" in str(Rule("gap", 0.5, "x", "equivalence", minimum=7))
 
 
 @pytest.mark.parametrize(
@@ -123,34 +143,39 @@ def test_a_rule_reads_as_a_sentence():
         (0.21234, (-0.251, 0.661), "0.212 [-0.251, 0.661]"),
         (1234.5, (1000.0, 1469.0), "1234 [1000, 1469]"),
         (0.5, (0.5, 0.5), "0.5 [0.5, 0.5]"),
-        (-1e-9, (-1.0, 1.0), "0.00 [-1.00, 1.00]"),
         (2e-7, (1e-7, 3e-7), "2e-07 [1e-07, 3e-07]"),
-        (0.0, (0.0, 0.0), "0 [0, 0]"),
         (0.123456, None, "0.1235"),
+        (None, None, "undefined"),
     ],
 )
 def test_numbers_have_sensible_digits(value, interval, text):
     assert _digits(value, interval) == text
 
 
-def test_ours_says_what_the_number_is():
-    assert ours(settle(claim(rule(test="every")), GOOD, **WHERE).as_dict()).startswith("worst seed")
-    share = settle(claim(rule(test="sign")), [1.0] * 6, **WHERE).as_dict()
-    assert ours(share) == "share of seeds 1.000 [0.541, 1.000]"
-
-
-def test_table_has_a_row_a_claim_and_whole_sentences():
+def test_table_has_a_row_a_claim_with_all_parts_and_whole_sentences():
     long = "x" * 200 + " <b> & y"
-    item = settle(Claim("B9", "p", long, rule(), paper_value="0.9"), GOOD, **WHERE)
+    item = settle(Claim("B9", "p", long, RULE, paper_value="0.9"), GOOD, **WHERE)
     frame = table([*some(), item])
     assert list(frame.columns) == ["Claim", "Statement", "Paper", "Ours", "Verdict"]
     assert list(frame["Claim"]) == ["B1", "B2", "B3", "B4", "B9"]
-    assert frame.iloc[-1].to_dict() == {
-        "Claim": "B9",
-        "Statement": long,
-        "Paper": "0.9",
-        "Ours": "1.000 [0.752, 1.248]",
-        "Verdict": R,
-    }
+    assert list(frame.iloc[-1]) == ["B9", long, "0.9", "1.000 [0.752, 1.248]", R]
+    parts = frame["Ours"][1].split("; ")
+    assert [part.split(" ")[0] for part in parts] == ["(1)", "(2)", "(3)"]
+    assert parts[2] == "(3) share 1.000 [0.832, 1.000] reproduced"
+    assert ours(some()[2].as_dict()).startswith("least 0.900 [")
     html = frame._repr_html_()
     assert "x" * 200 in html and "&lt;b&gt; &amp; y" in html
+
+
+def test_the_axis_has_the_papers_number_ours_its_interval_and_the_smallest_effect():
+    settled = some()[0]
+    (axes,) = draw(settled).axes
+    zero, interval, point, paper = axes.lines
+    assert list(zero.get_xdata()) == [0, 0] and list(interval.get_xdata()) == [*settled.interval]
+    assert list(point.get_xdata()) == [settled.value] and list(paper.get_xdata()) == [0.8]
+    (shade,) = axes.patches
+    assert (shade.get_x(), shade.get_width()) == (-0.5, 1.0)
+    (axes,) = draw(settle(claim(SHARE), [1] * 20, **WHERE).as_dict()).axes
+    assert axes.patches[0].get_x() == 0.0  # a share has no other side
+    (axes,) = draw(some()[3]).axes
+    assert len(axes.lines) == 2  # nothing is known of ours

@@ -179,7 +179,7 @@ def write_inputs(base):
 
 def write_claims(base):
     where = {"dataset": "MNIST", "profile": "full", "notebook": "04"}
-    rule = claims.Rule("change", ">", 0.0)
+    rule = claims.Rule("change", 0.1, "a tick")
     both = claims.Claim("B2", "Novak et al. 2018", "both", (rule, rule))
     one = claims.Claim("B1", "Novak et al. 2018", "one", rule)
     settled = [

@@ -158,7 +158,10 @@ def test_each_part_of_each_claim_is_refuted_where_it_does_not_hold(
     name, part, which, where, columns
 ):
     settled = settle(world(which, where, **columns))[name]
-    assert settled.verdict in ("partly", "not reproduced") and settled.parts[part].verdict == "not reproduced"
+    assert (
+        settled.verdict in ("partly", "not reproduced")
+        and settled.parts[part].verdict == "not reproduced"
+    )
 
 
 def test_statistics_are_the_ones_their_rules_name():

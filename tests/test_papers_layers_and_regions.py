@@ -96,7 +96,10 @@ def test_all_claims_hold_in_a_world_made_for_them_and_two_seeds_settle_nothing()
 )
 def test_each_part_of_each_claim_is_refuted_where_it_does_not_hold(name, part, where, columns):
     settled = settle(world(where, **columns))[name]
-    assert settled.verdict in ("partly", "not reproduced") and settled.parts[part].verdict == "not reproduced"
+    assert (
+        settled.verdict in ("partly", "not reproduced")
+        and settled.parts[part].verdict == "not reproduced"
+    )
     others = [p.verdict for i, p in enumerate(settled.parts) if i != part]
     assert others == ["reproduced"] * (len(settled.parts) - 1)
 

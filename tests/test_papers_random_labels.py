@@ -133,7 +133,10 @@ OTHER_WORLDS = [
 @pytest.mark.parametrize(("id", "part", "changed"), OTHER_WORLDS)
 def test_each_part_of_each_claim_is_refuted_where_it_does_not_hold(id, part, changed):
     settled = settle(world(**changed))[id]
-    assert settled.verdict in ("partly", "not reproduced") and settled.parts[part].verdict == "not reproduced"
+    assert (
+        settled.verdict in ("partly", "not reproduced")
+        and settled.parts[part].verdict == "not reproduced"
+    )
     assert settle(world(seeds=2, **changed))[id].parts[part].verdict == "inconclusive"
 
 

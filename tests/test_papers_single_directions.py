@@ -112,7 +112,10 @@ OTHER_WORLDS = [
 @pytest.mark.parametrize(("id", "part", "name", "column", "values"), OTHER_WORLDS)
 def test_each_part_of_each_claim_is_refuted_where_it_does_not_hold(id, part, name, column, values):
     settled = settle(world(members=20, **{name: {column: values}}))[id]
-    assert settled.verdict in ("partly", "not reproduced") and settled.parts[part].verdict == "not reproduced"
+    assert (
+        settled.verdict in ("partly", "not reproduced")
+        and settled.parts[part].verdict == "not reproduced"
+    )
 
 
 def test_too_little_settles_nothing():

@@ -1,10 +1,21 @@
 import re
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from replication.claims import Claim, Rule, save, settle
-from replication.claims.scorecard import BEGIN, END, collect, select, summary, update_readme, write
+from replication.claims.scorecard import (
+    BEGIN,
+    END,
+    adjusted,
+    collect,
+    select,
+    summary,
+    update_readme,
+    write,
+)
 
 VALUES = {
     "reproduced": [1.0, 1.1, 0.9],
@@ -14,11 +25,12 @@ VALUES = {
 
 
 def item(id, verdict="reproduced", paper="Novak et al. 2018", statement="it rises", **where):
+    own = {key: where.pop(key) for key in ("kind", "why", "corrected", "status") if key in where}
     where = {"dataset": "MNIST", "profile": "full", "notebook": "04_noise"} | where
-    claim = Claim(id, paper, statement, Rule("slope", ">", 0.0), "Fig. 2", "0.5")
-    found = settle(claim, VALUES[verdict], **where)
-    assert found.verdict == verdict
-    return found
+    claim = Claim(id, paper, statement, Rule("slope", 0.3, "a tick"), "Fig. 2", "0.5", **own)
+    settled = settle(claim, VALUES[verdict], **where)
+    assert settled.verdict == verdict
+    return settled
 
 
 def put(folder, *items):
@@ -32,11 +44,11 @@ def put(folder, *items):
 def some(folder):
     return put(
         folder,
-        item("B10"),
+        item("B10", why="never shown"),
         item("B2", "not reproduced", note="a | pipe\nand `EV1` <b> *fell*", scale="5k images"),
-        item("B1", "inconclusive"),
-        item("Z1", paper="Zhang et al. 2017", notebook="01_labels"),
-        item("B1", profile="paper"),
+        item("B1", "inconclusive", why="few | nets", corrected="misread", status="confirmatory"),
+        item("Z1", paper="Zhang et al. 2017", notebook="01_labels", kind="sanity"),
+        item("B10", profile="paper", fidelity="A"),
         item("B1", "not reproduced", profile="quick"),
     )
 
@@ -49,8 +61,8 @@ def rows_of(text):
 
 def test_collect_reads_all_and_orders_naturally(tmp_path):
     order = [f"{r['paper'][:5]} {r['id']} {r['profile']}" for r in collect(some(tmp_path))]
-    assert order[:3] == ["Novak B1 quick", "Novak B1 full", "Novak B1 paper"]
-    assert order[3:] == ["Novak B2 full", "Novak B10 full", "Zhang Z1 full"]
+    assert order[:3] == ["Novak B1 quick", "Novak B1 full", "Novak B2 full"]
+    assert order[3:] == ["Novak B10 full", "Novak B10 paper", "Zhang Z1 full"]
 
 
 @pytest.mark.parametrize("act", [collect, write])
@@ -58,7 +70,7 @@ def test_what_is_missing_malformed_or_misplaced_is_told(tmp_path, act):
     with pytest.raises(ValueError, match=r"no claims in .*figures; run `make figures` first"):
         act(tmp_path / "figures")
     save([item("B1", profile="quick")], tmp_path / "full" / "04_noise")
-    with pytest.raises(ValueError, match="B1 is of profile 'quick'"):
+    with pytest.raises(ValueError, match=r"B1 is of \('quick', '04_noise'\); its folder says"):
         act(tmp_path)
     bad = some(tmp_path) / "smoke" / "03" / "claims.json"
     bad.parent.mkdir(parents=True)
@@ -68,100 +80,92 @@ def test_what_is_missing_malformed_or_misplaced_is_told(tmp_path, act):
     assert not (tmp_path / "SCORECARD.md").exists()
 
 
-def test_scorecard_shows_committed_profiles_only(tmp_path):
-    text = write(some(tmp_path)).read_text(encoding="utf-8")
-    assert "quick" not in text and "smoke" not in text
+def test_select_takes_the_best_evidence_of_a_claim_or_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPLICATION_ROOT", str(tmp_path))
+    some(tmp_path / "figures")
+    assert write() == tmp_path.resolve() / "figures" / "SCORECARD.md"
+    rows = select(collect())
+    places = [(row["id"], row["profile"]) for row in rows]
+    assert places == [("B1", "full"), ("B2", "full"), ("B10", "paper"), ("Z1", "full")]
+    put(tmp_path / "figures", item("B10", profile="paper"))  # the same fidelity: the larger
+    assert {row["profile"] for row in select(collect()) if row["id"] == "B10"} == {"paper"}
+    put(tmp_path / "figures", item("B10", fidelity="B"))
+    assert {row["profile"] for row in select(collect()) if row["id"] == "B10"} == {"full"}
+    quick = [row for row in collect() if row["profile"] == "quick"]
+    assert select(quick) == quick
+
+
+def test_summary_counts_empirical_claims_by_fidelity_and_verdict(tmp_path):
+    header, rule, *body = rows_of(summary(select(collect(some(tmp_path)))))
+    assert header[0] == "Empirical claims at fidelity" and len(header) == 6
+    assert header[1:4] == ["✔ reproduced", "◐ partly", "✘ not reproduced"]
+    assert set(rule) == {"---"}
+    assert body == [["A", "1", "0", "0", "0", "0"], ["C", "0", "0", "1", "1", "0"]]
+
+
+def test_scorecard_shows_all_that_a_referee_asks_for(tmp_path):
+    folder = some(tmp_path)
+    text = write(folder).read_text(encoding="utf-8")
+    assert "quick" not in text and "Not the evidence" not in text and " of 4" not in text
     assert r"<br>a \| pipe and \`EV1\` &lt;b> \*fell\* |" in text
-    assert "| MNIST; 5k images; 3 seeds |" in text
-    assert [line for line in text.splitlines() if line.startswith("## ")] == [
-        "## Novak et al. 2018",
-        "## Zhang et al. 2017",
-    ]
-    header, *body = [cells for cells in rows_of(text) if len(cells) == 9 and "---" not in cells]
-    body = [cells for cells in body if cells != header]
-    assert [cells[0] for cells in body] == ["B1", "B2", "B10", "Z1"]
-    assert dict(zip(header, body[2], strict=True)) == {
-        "Claim": "B10",
-        "Figure": "Fig. 2",
-        "Statement": "it rises",
+    heads = [line for line in text.splitlines() if line.startswith("## ")]
+    assert heads == ["## Novak et al. 2018", "## Zhang et al. 2017"]
+    header, *body = [cells for cells in rows_of(text) if len(cells) == 11 and "---" not in cells]
+    lines = {cells[0]: dict(zip(header, cells, strict=True)) for cells in body if cells != header}
+    assert list(lines) == ["B1", "B2", "B10", "Z1"]
+    p = stats.ttest_1samp(VALUES["inconclusive"], 0.3, alternative="greater").pvalue
+    assert lines["B1"] == {
+        "Claim": "B1",
+        "Statement": "it rises<br>empirical, confirmatory<br>Fig. 2",
         "The paper reports": "0.5",
-        "Ours at full": "✔ reproduced<br>1.000 [0.752, 1.248]",
-        "Ours at paper": "not run",
-        "Data set, scale and seeds": "MNIST; 3 seeds",
+        "Ours": "0.07 [-2.43, 2.57]<br>3 units could have shown 3.6",
+        "Axis": "![](axes/04_noise_B1.svg)",
+        "Verdict": "○ inconclusive",
+        "Evidence": "fidelity C; 3 units; full; MNIST",
+        "p; Holm; BH": f"{p:.2g}; 1; {1.5 * p:.2g}",
+        "Why": r"few \| nets",
+        "Rule": "slope: the 95% t interval of the mean lies above 0.3 (a tick); at least 3 units."
+        "<br>Corrected: misread",
         "Notebook": "[04_noise](<../notebooks/04_noise.ipynb>)",
-        "Rule": "slope: the 95% t interval of the mean lies above 0; at least 3 seeds.",
     }
-    verdicts = [[cell.split("<br>")[0] for cell in cells[4:6]] for cells in body[:2]]
-    assert verdicts == [["○ inconclusive", "✔ reproduced"], ["✘ not reproduced", "not run"]]
+    assert lines["B10"]["Why"] == ""  # it is reproduced
+    assert lines["B2"]["Evidence"] == "fidelity C; 3 units; full; MNIST; 5k images"
+    assert ";" not in lines["Z1"]["p; Holm; BH"]  # no empirical claim: not corrected
+    for cells in lines.values():
+        assert "<svg" in (folder / cells["Axis"][4:-1]).read_text(encoding="utf-8")
 
 
-def test_what_differs_between_profiles_is_told_of_each(tmp_path):
-    put(
-        tmp_path,
-        item("B1", scale="100 images"),
-        item("B1", profile="paper", dataset="CIFAR-10", scale="all of CIFAR-10"),
-        item("B1", notebook="05_more", statement="it rises again"),
-    )
-    full, other = [
-        cells for cells in rows_of(write(tmp_path).read_text(encoding="utf-8")) if cells[0] == "B1"
-    ]
-    assert full[2] == "it rises" and other[2] == "it rises again"
-    assert full[6] == "full: MNIST; 100 images; 3 seeds<br>paper: all of CIFAR-10; 3 seeds"
-    assert other[4:7] == ["✔ reproduced<br>1.000 [0.752, 1.248]", "not run", "MNIST; 3 seeds"]
-
-
-def test_without_a_committed_profile_the_page_says_so(tmp_path):
+def test_without_evidence_the_page_says_so(tmp_path):
     put(tmp_path, item("B1", profile="quick"), item("B2", profile="smoke"))
     text = write(tmp_path).read_text(encoding="utf-8")
-    assert "**Profile smoke, quick only: a quick look, not the evidence.**" in text
-    assert "| Paper | smoke ✔ · ✘ · ○ | quick ✔ · ✘ · ○ |" in text
-    shown = [[c[4][:5], c[5][:5]] for c in rows_of(text) if c[0].startswith("B")]
-    assert shown == [["not r", "✔ rep"], ["✔ rep", "not r"]]
-    asked = write(tmp_path, profiles=("smoke",)).read_text(encoding="utf-8")
-    assert "not the evidence" not in asked
-    assert "| Paper | smoke ✔ · ✘ · ○ |" in asked and "Ours at smoke" in asked
+    assert "**Not the evidence: run `make figures PROFILE=full` for that.**" in text
+    assert [c[6].split("; ")[2] for c in rows_of(text) if c[0].startswith("B")] == [
+        "quick",
+        "smoke",
+    ]
+
+
+def test_p_values_are_adjusted_as_holm_and_benjamini_and_hochberg_say():
+    p = [0.01, 0.04, 0.03, 0.005]
+    holm, bh = np.transpose(adjusted(p))
+    assert holm == pytest.approx([0.03, 0.06, 0.06, 0.02])  # Holm 1979, by hand
+    assert bh == pytest.approx([0.02, 0.04, 0.04, 0.02])
+    assert adjusted([]) == [] and adjusted([0.9, 0.8]) == [(1.0, 0.9), (1.0, 0.9)]
 
 
 def test_the_same_claims_give_the_same_page_and_a_failed_write_leaves_it(tmp_path, monkeypatch):
     path = write(some(tmp_path / "a"))
+    other = write(some(tmp_path / "b")).parent
     before = path.read_bytes()
-    assert before == write(some(tmp_path / "b")).read_bytes() == write(tmp_path / "b").read_bytes()
+    assert before == (other / path.name).read_bytes() == write(other).read_bytes()
+    axis = "axes/04_noise_B1.svg"
+    assert (path.parent / axis).read_bytes() == (other / axis).read_bytes()
     put(path.parent, item("B3", notebook="09_more"))
     monkeypatch.setattr("replication._core.files.os.replace", Mock(side_effect=OSError("full")))
     with pytest.raises(OSError, match="full"):
         write(path.parent)
     assert path.read_bytes() == before
     assert [p for p in path.parent.iterdir() if p.is_file()] == [path]
-
-
-def test_summary_counts_by_paper_with_a_column_a_profile(tmp_path):
-    header, rule, *body = rows_of(summary(select(collect(some(tmp_path)))))
-    assert header == ["Paper", "full ✔ · ✘ · ○", "paper ✔ · ✘ · ○"]
-    assert set(rule) == {"---"}
-    assert body == [
-        ["Novak et al. 2018", "1 · 1 · 1", "1 · 0 · 0"],
-        ["Zhang et al. 2017", "1 · 0 · 0", "not run"],
-        ["**All**", "2 · 1 · 1", "1 · 0 · 0"],
-    ]
-
-
-def test_summary_says_which_profile_has_not_been_run(tmp_path):
-    text = summary(select(collect(some(tmp_path)), ("full",)))
-    assert rows_of(text)[0] == ["Paper", "full ✔ · ✘ · ○", "paper"]
-    assert [cells[2] for cells in rows_of(text)[2:]] == ["not run"] * 3
-    assert text.endswith("\n\n✔ reproduced, ✘ not reproduced, ○ inconclusive.\n")
-    quick = summary(select(collect(tmp_path), ("quick",)))
-    assert rows_of(quick)[0] == ["Paper", "quick ✔ · ✘ · ○"]
-
-
-def test_select_falls_back_to_what_there_is(tmp_path, monkeypatch):
-    monkeypatch.setenv("REPLICATION_ROOT", str(tmp_path))
-    some(tmp_path / "figures")
-    assert write() == tmp_path.resolve() / "figures" / "SCORECARD.md"
-    rows = collect()
-    assert {row["profile"] for row in select(rows)} == {"full", "paper"}
-    assert {row["profile"] for row in select(rows, ("quick",))} == {"quick"}
-    assert select(rows, ("none",)) == rows
 
 
 def test_readme_changes_between_the_markers_only(tmp_path):

@@ -131,7 +131,7 @@ def share(x: np.ndarray) -> Estimate:
     return Estimate(
         k / n,
         (low, high),
-        lambda c: special.bdtrc(k - 1, n, np.clip(c, 0, 1)) if k else 1.0,
+        lambda c: special.bdtrc(k - 1, n, np.clip(c, 0, 1)) if k else float(c >= 0),
         lambda c: special.bdtr(k, n, np.clip(c, 0, 1)),
         shown,
     )

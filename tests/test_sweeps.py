@@ -2,7 +2,6 @@
 
 import io
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,6 @@ import pytest
 
 from replication import sweeps
 from replication._core import progress
-from replication.sweeps import _store
 
 SPECS = [{"sigma": s, "seed": i} for s in (0.2, 0.1) for i in (1, 0)]
 
@@ -69,23 +67,15 @@ def test_a_spec_that_comes_twice_is_computed_once(tmp_path):
     assert len(measure.calls) == 2
 
 
-def test_another_version_another_function_and_another_spec_are_computed(tmp_path):
+def test_another_function_and_another_spec_are_computed(tmp_path):
     def other(spec):
         return {"value": -1}
 
     for _ in range(2):
         run(measure, SPECS[:1], store=tmp_path)
-        run(measure, SPECS[:1], store=tmp_path, version=2)
         run(measure, [SPECS[0] | {"sigma": 0.3}], store=tmp_path)
         assert run(other, SPECS[:1], store=tmp_path).value.tolist() == [-1]
-        assert len(measure.calls) == 3
-
-
-def test_keys_are_those_of_results_that_are_stored_already(tmp_path):
-    """Another key would compute all stored results again."""
-    run(measure, [{"sigma": 0.1, "seed": 1, "layers": ["a", None]}], store=tmp_path)
-    (file,) = tmp_path.rglob("*.*")
-    assert file.relative_to(tmp_path) == Path("measure/89324e8bfd01722c67b288e8.parquet")
+        assert len(measure.calls) == 2
 
 
 def test_specs_are_stored_under_their_json(tmp_path):
@@ -215,60 +205,3 @@ def test_progress_counts_what_is_finished_already(tmp_path, monkeypatch):
     run(measure, SPECS[:1], store=tmp_path)
     run(measure, store=tmp_path)
     assert [(bar.total, bar.initial, bar.n) for bar in bars] == [(1, 0, 1), (4, 1, 4)]
-
-
-# --- load --------------------------------------------------------------------------------------
-
-
-def test_all_stored_results_are_loaded_in_the_order_of_their_specs(tmp_path):
-    specs = [{"sigma": s, "seed": seed} for seed in (10, 9, 2) for s in (1, 0.5)]
-    run(measure, specs, store=tmp_path)
-    run(measure, specs[:3], store=tmp_path, version=2)
-    wanted = expected(sorted(specs, key=lambda spec: list(spec.values())))
-    equal(sweeps.load(measure, tmp_path), wanted)
-    equal(sweeps.load("measure", str(tmp_path)), wanted)
-    assert len(sweeps.load(measure, tmp_path, version=2)) == 6
-    assert sweeps.load(measure, tmp_path, version=3).empty
-
-
-def test_specs_of_several_kinds_are_loaded_into_one_table(tmp_path):
-    def fn(spec):
-        return {"n": len(spec)}
-
-    specs = [{"a": None}, {"a": "x", "b": [1, 2]}, {"a": 3}]
-    run(fn, specs, store=tmp_path)
-    table = sweeps.load(fn, tmp_path)
-    assert table.a.tolist() == [3, "x", None]
-    assert table.b.tolist()[1] == [1, 2]
-    assert table.n.tolist() == [1, 2, 1]
-
-
-def test_results_that_do_not_name_their_spec_are_found_by_run_alone(tmp_path):
-    """As files of earlier releases, which `load` cannot tell apart."""
-    run(measure, store=tmp_path)
-    key = _store.key("measure", 1, SPECS[0])
-    old = tmp_path / "measure" / f"{key}.parquet"
-    pd.read_parquet(old).to_parquet(old)
-    measure.calls.clear()
-    equal(run(measure, store=tmp_path), expected())
-    assert measure.calls == []
-    with pytest.warns(UserWarning, match="left out: 1 results whose files do not name their spec"):
-        table = sweeps.load(measure, tmp_path)
-    assert len(table) == 6
-
-
-def test_loading_leaves_out_what_is_damaged_or_half_written(tmp_path):
-    run(measure, store=tmp_path)
-    damaged = tmp_path / "measure" / f"{_store.key('measure', 1, SPECS[0])}.parquet"
-    (damaged.parent / f".{damaged.name}").write_bytes(b"killed before it was whole")
-    damaged.write_bytes(damaged.read_bytes()[:-20])
-    with pytest.warns(UserWarning, match=f"left out: {damaged.name}"):
-        assert len(sweeps.load(measure, tmp_path)) == 6
-
-
-def test_an_unknown_function_has_no_results(tmp_path):
-    with pytest.raises(ValueError, match=r"fn: .* has no results of 'measure'$"):
-        sweeps.load(measure, tmp_path / "nowhere")
-    run(measure, store=tmp_path)
-    with pytest.raises(ValueError, match="did you mean 'measure'"):
-        sweeps.load("mesure", tmp_path)

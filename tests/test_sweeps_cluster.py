@@ -363,7 +363,7 @@ def test_the_example_runs_on_this_machine(tmp_path):
     done = completed("-W", "error", EXAMPLE, *few, "--store", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "test_accuracy" in done.stdout
-    assert len(sweeps.load("train", tmp_path)) == len(list((tmp_path / "train").iterdir())) > 1
+    assert len(list((tmp_path / "train").iterdir())) > 1
 
 
 def test_the_example_says_what_it_needs(tmp_path):

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 import weakref
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -149,7 +150,7 @@ def test_failing_specs_may_be_left_out_with_a_warning(tmp_path):
 
 @pytest.mark.parametrize("batch", [None, 3])
 def test_a_member_without_memory_does_not_sink_the_others(batch, tmp_path):
-    broken = [True]
+    broken = deque([True])  # no constant, which would be in the key
 
     @Counted
     def fn(specs):
@@ -245,7 +246,8 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_result_is_computed_again_with_a_warning(damage, tmp_path):
     run(measure, store=tmp_path)
-    file = tmp_path / "measure" / f"{_store.key('measure', 1, SPECS[1])}.parquet"
+    code, _ = sweeps.fingerprint(measure)
+    file = tmp_path / "measure" / f"{_store.key('measure', code, SPECS[1])}.parquet"
     measure.calls.clear()
     file.write_bytes(damage(file.read_bytes()))
     with pytest.warns(UserWarning, match=f"computed again: {file.name}") as caught:

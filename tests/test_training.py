@@ -451,3 +451,32 @@ def test_augmentation_is_of_what_is_trained_on_alone_and_new_at_every_step(augme
     assert same_weights(run.state(), fit(spec, split).state())
     measured = training.evaluate(run.model(), split.train)
     assert tuple(run.history.iloc[-1][["train_loss", "train_accuracy"]]) == measured
+
+
+# --- precision ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", ["mlp", "mnist_convnet"])
+def test_bfloat16_takes_other_steps_to_nearly_the_same_weights(network):
+    options = MLP if network == "mlp" else {"channels": (2, 3)}
+    split = SPLIT if network == "mlp" else random_split(40, 10, 28)
+    spec = make(model=network, model_options=options, learning_rate=0.01)
+    whole, half = fit(spec, split), fit(dataclasses.replace(spec, precision="bfloat16"), split)
+    start, weights = whole.state(0), (whole.state(), half.state())
+    for name, value in start.items():
+        moves = [state[name] - value for state in weights]
+        assert weights[1][name].dtype == torch.float32
+        assert 0 < (moves[0] - moves[1]).norm() < 0.2 * moves[0].norm(), name
+
+
+def test_measurements_of_a_run_in_bfloat16_are_in_float32():
+    run = fit(make(precision="bfloat16"))
+    logits = run.model()(SPLIT.test.images)
+    assert logits.dtype == torch.float32
+    loss = F.cross_entropy(logits.double(), SPLIT.test.labels).item()
+    assert run.history.test_loss.iloc[-1] == pytest.approx(loss, rel=1e-12)
+
+
+def test_bfloat16_is_for_networks_in_float32():
+    with pytest.raises(ValueError, match="precision: expected 'float32' with dtype 'float64'"):
+        make(dtype="float64", precision="bfloat16")

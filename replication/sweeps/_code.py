@@ -45,7 +45,11 @@ def fingerprint(fn: Callable) -> tuple[str, dict[str, int]]:
     """
     read: dict[str, Any] = {}
     fn = inspect.unwrap(fn)
-    _read(fn if isinstance(fn, FunctionType | type) else type(fn), read)
+    if isinstance(fn, FunctionType | type):
+        _read(fn, read)
+    else:  # an object that can be called: its class, and the functions that it holds
+        _read(type(fn), read)
+        _value([part for part in vars(fn).values() if callable(part)], read)
     versions = {k: v for k, v in read.items() if isinstance(v, int)}
     text = json.dumps(read, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest(), versions

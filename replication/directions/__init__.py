@@ -17,16 +17,7 @@ from replication.directions.selectivity import Selectivity, class_selectivity, m
 VERSION = 1  # of the numbers: raise it when they change
 
 __all__ = [
-    "AblationCurve",
-    "NoiseCurve",
-    "Selectivity",
-    "UnitAblation",
-    "class_selectivity",
-    "cumulative_ablation",
-    "mutual_information",
-    "noise_curve",
-    "probe",
-    "projection",
-    "resets",
+    "AblationCurve", "NoiseCurve", "Selectivity", "UnitAblation", "class_selectivity",
+    "cumulative_ablation", "mutual_information", "noise_curve", "probe", "projection", "resets",
     "unit_ablation",
-]
+]  # fmt: skip

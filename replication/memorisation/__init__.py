@@ -15,12 +15,7 @@ from replication.memorisation.least_squares import (
 VERSION = 1  # of the numbers: raise it when they change
 
 __all__ = [
-    "FiniteSampleNetwork",
-    "GradientDescentPath",
-    "KernelSolution",
-    "finite_sample_network",
-    "gaussian_kernel_interpolation",
-    "gradient_descent_path",
-    "minimum_norm_solution",
+    "FiniteSampleNetwork", "GradientDescentPath", "KernelSolution", "finite_sample_network",
+    "gaussian_kernel_interpolation", "gradient_descent_path", "minimum_norm_solution",
     "random_conv_features",
-]
+]  # fmt: skip

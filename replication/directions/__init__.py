@@ -1,7 +1,8 @@
 """Single directions: what perturbing them does to a network, and how selective they are.
 
 A direction is a unit: a column of (examples, units), or a channel of (examples, channels, ...). The
-modules `probe`, `projection` and `resets` intervene on whole layers.
+modules `probe`, `projection` and `resets` intervene on whole layers. An argument of another shape
+or range, or with NaN or infinity, is a `ValueError` that names it.
 """
 
 from replication.directions import probe, projection, resets

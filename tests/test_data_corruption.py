@@ -9,8 +9,6 @@ from scipy import stats
 
 from replication import data
 
-# --- labels ------------------------------------------------------------------------------------
-
 labellings = st.lists(st.integers(0, 6), min_size=1, max_size=200)
 fractions = st.floats(0, 1)
 seeds = st.integers(0, 2**40)
@@ -73,9 +71,6 @@ def test_labels_follow_the_seed_and_come_back_in_kind(keep):
     assert torch.equal(state, torch.random.get_rng_state())  # no global randomness
 
 
-# --- images ------------------------------------------------------------------------------------
-
-
 def ramp(count=40, channels=3, height=6, width=5):
     size = count * channels * height * width
     return torch.arange(size, dtype=torch.float32).reshape(count, channels, height, width) / size
@@ -132,9 +127,6 @@ def test_gaussian_pixels_have_the_mean_and_variance_of_each_channel():
     flat = out[:, :, 0].flatten(1)
     assert (torch.corrcoef(flat.T) - torch.eye(flat.shape[1])).abs().max() < 0.1
     assert not torch.equal(out, data.corrupt_images(images, "gaussian", 4))
-
-
-# --- centre crop and whitening -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -202,8 +194,6 @@ def test_standardising_takes_the_mean_and_std_of_the_training_images():
     assert done.train.images.std(correction=0).item() == pytest.approx(1, abs=1e-5)
     torch.testing.assert_close(done.test.images * std + mean, whole.test.images)
 
-
-# --- kinds, and what is refused ----------------------------------------------------------------
 
 FUNCTIONS = {
     **{kind: lambda x, kind=kind: data.corrupt_images(x, kind, 1) for kind in data.KINDS},

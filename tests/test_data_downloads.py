@@ -198,9 +198,6 @@ def test_nothing_is_asked_offline(monkeypatch):
     assert data.load("auto").substitute and not _download._failures
 
 
-# --- folders that are read-only or full, and two at once ---------------------------------------
-
-
 @contextmanager
 def read_only(folder):
     """Make a folder read-only, also for root, to whom permissions mean nothing."""

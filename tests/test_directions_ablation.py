@@ -154,9 +154,6 @@ def naive(model, images, labels, layers, orders, clamp="zero", reference=None):
     return np.array(result)
 
 
-# ------------------------------------------------------------------ cumulative ablation
-
-
 @pytest.mark.parametrize(("clamp", "batch_size"), [("zero", 7), ("mean", None)])
 @pytest.mark.parametrize("case", CASES)
 def test_accuracies_are_those_of_the_naive_loop(case, clamp, batch_size):
@@ -271,9 +268,6 @@ def test_means_come_from_the_reference():
     expected = naive(*arguments, found.orders, "mean", reference)
     np.testing.assert_array_equal(found.accuracy.numpy(), expected)
     assert not torch.equal(cumulative_ablation(*arguments, 3, "mean").accuracy, found.accuracy)
-
-
-# ------------------------------------------------------------------ one unit at a time
 
 
 @pytest.mark.parametrize(("clamp", "batch_size"), [("zero", 7), ("mean", None)])

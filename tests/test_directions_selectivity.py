@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 
 from replication.directions import class_selectivity, mutual_information, selectivity
 
-# ------------------------------------------------------------------ class selectivity
-
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_index_of_chosen_means(dtype):
@@ -53,9 +51,6 @@ def test_index_of_either_sign_stays_within_0_and_1():
     # all means below zero: the least negative is preferred
     found = class_selectivity(torch.tensor([[-1.0], [-3.0]]), torch.tensor([0, 1]))
     assert (found.index.item(), found.preferred.item()) == (0.5, 0)
-
-
-# ------------------------------------------------------------------ mutual information
 
 
 @pytest.mark.parametrize("shift", [0, 0.25, 0.5, 1])
@@ -138,9 +133,6 @@ def test_units_may_be_taken_a_few_at_a_time(monkeypatch):
     expected = mutual_information(acts, labels)
     monkeypatch.setattr(selectivity, "CELLS", 200)
     assert torch.equal(mutual_information(acts, labels), expected)
-
-
-# ------------------------------------------------------------------ both
 
 
 def test_feature_maps_are_averaged_over_space_and_arrays_give_arrays():

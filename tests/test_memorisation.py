@@ -29,9 +29,6 @@ def tiny_chunks(monkeypatch):
         monkeypatch.setattr(module, "CHUNK", 1)
 
 
-# ------------------------------------------------------------------ Theorem 1
-
-
 def triangle(net, x, place=1.0):
     """Return the matrix of the theorem, thresholds at the share `place` of the way down a gap."""
     z = (x.flatten(1) @ net.a).sort().values
@@ -99,9 +96,6 @@ def test_images_that_cannot_be_told_apart_are_named():
     near = torch.tensor([[3.0], [1.0], [1.0 + 2e-16]], dtype=torch.float64)
     with pytest.raises(ValueError, match="images: 1 and 2 have the same projection"):
         finite_sample_network(near, classes(3))
-
-
-# ------------------------------------------------------------------ Gaussian kernel
 
 
 def naive_kernel(x, y, s):
@@ -175,9 +169,6 @@ def test_identical_images_are_an_error_without_ridge_and_averaged_with_it():
         gaussian_kernel_interpolation(gaussian(50, 2), gaussian(50), x[:, :2], bandwidth=1000)
 
 
-# ------------------------------------------------------------------ random features
-
-
 def pictures(n=12, channels=3, side=9, seed=0, dtype=torch.float64):
     return gaussian(n, channels, side, side, seed=seed, dtype=dtype).cumsum(2).cumsum(3)
 
@@ -223,9 +214,6 @@ def test_sizes_of_features_and_images_without_contrast():
     assert not random_conv_features(torch.full((3, 1, 8, 8), 0.7), 4, 3).any()
 
 
-# ------------------------------------------------------------------ least squares
-
-
 def wide(n=12, p=30, rank=12, seed=0):
     return gaussian(n, rank, seed=seed) @ gaussian(rank, p, seed=seed + 1)
 
@@ -260,9 +248,6 @@ def test_dead_features_and_examples_that_occur_twice():
     assert abs(float(w[3])) < 1e-14
     assert float(x[2] @ w) == pytest.approx(4.5)  # the mean of 2 and 7
     assert not minimum_norm_solution(torch.zeros(4, 6), gaussian(4)).any()
-
-
-# ------------------------------------------------------------------ gradient descent
 
 
 @pytest.mark.parametrize("batch_size", [None, 3])
@@ -309,8 +294,6 @@ def test_minibatches_are_seeded_and_examples_of_zeros_teach_nothing():
     runs = [gradient_descent_path(x, y, [7], 2, seed=seed).weights for seed in (0, 0, 1)]
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
 
-
-# ------------------------------------------------------------------ kinds and bad input
 
 CALLS = {
     "finite_sample_network": lambda x, y: finite_sample_network(x, y)(x),

@@ -21,8 +21,6 @@ def convolutions(model):
     ]
 
 
-# --- Zhang et al. 2017, Table 1 ----------------------------------------------------------------
-
 TABLE_1 = [
     ("mlp", {"inputs": 2352, "widths": (512,)}, 1_209_866),
     ("mlp", {"inputs": 2352, "widths": (512, 512, 512)}, 1_735_178),
@@ -81,9 +79,6 @@ def test_an_inception_module_puts_its_branches_side_by_side():
     pooled = F.max_pool2d(found["inc2"], 3, 2, 1)
     assert torch.equal(found["down1"], torch.cat([found["down1.conv3x3.act"], pooled], 1))
     assert list(found)[-4:] == ["pool", "flatten", "drop", "fc"]
-
-
-# --- plain rows of convolutions ----------------------------------------------------------------
 
 
 def test_the_eleven_layers_of_morcos_et_al():
@@ -149,9 +144,6 @@ def test_batch_normalisation_is_affine_in_the_layer_before_it():
         assert similarity.cca(found[before], found[after]).mean == pytest.approx(1, abs=1e-8)
 
 
-# --- residual networks -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("depth", [8, 20])
 def test_a_residual_network_of_6n_plus_2_layers(depth):
     model = models.build("resnet", depth=depth)
@@ -198,9 +190,6 @@ def test_resnet_18_is_torchvision_s_but_for_its_first_layer():
     assert count(ours) == 11_173_962
 
 
-# --- LSTM --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_an_lstm_layer_is_torch_s(dtype):
     ours = LSTMLayer(5, 7).to(dtype)
@@ -244,9 +233,6 @@ def test_logits_come_from_the_last_row():
     changed = activations.record(model, other)["lstm2"]
     assert torch.equal(changed[:, :-1], found["lstm2"][:, :-1])
     assert not torch.equal(changed[:, -1], found["lstm2"][:, -1])
-
-
-# --- transformer -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

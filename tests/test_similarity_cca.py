@@ -221,6 +221,7 @@ def test_gradient_of_the_mean():
     x, y = correlated_pair(60)
     x.requires_grad_()
     assert torch.autograd.gradcheck(lambda z: cca(z, y).mean, (x,), atol=1e-6)
+    assert cca(x, y).p_values() == cca(x.detach(), y).p_values()
 
 
 def test_p_values_need_examples():

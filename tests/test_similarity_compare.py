@@ -102,9 +102,11 @@ def test_the_covariance_is_taken_only_where_it_is_as_good_as_a_qr(smallest, dtyp
         found = compare({"x": x, "dead": dead}, {"y": y}, "cca").values
         assert (found - exact).abs().max() < bound
     assert isinstance(_linalg.whitening(x), _linalg.Whitening) == (smallest > 1e-3)
-    for width in (1, 40, 200):
+    for width in (1, 40, 65, 129, 200):  # one more than a block, too
         layer = stretched(2e-3, dtype, width=width)[0]
-        assert compare({"x": layer}, {"copy": layer.clone()}, "cca").values == 1
+        copy = {"copy": layer.clone()}
+        assert compare({"x": layer}, copy, "cca").values == 1
+        assert compare({"x": layer}, copy, "svcca", dims=3).values == pytest.approx(1)
 
 
 @pytest.mark.parametrize("metric", METRICS)

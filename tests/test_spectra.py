@@ -46,9 +46,6 @@ def error(groups):
     return (deviations.abs() / largest.where(largest > 0, 1)).max().item()
 
 
-# --- accuracy ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("sigma", SIGMAS)
 @pytest.mark.parametrize(("copies", "neurons"), [(64, 4608), (16, 33), (16, 32), (16, 16), (2, 5)])
 def test_full_rank_groups(sigma, copies, neurons):
@@ -160,8 +157,6 @@ def test_bad_groups(groups):
     with pytest.raises(ValueError, match=message):
         group_singular_values(groups)
 
-
-# --- properties --------------------------------------------------------------------------------
 
 GROUPS = st.builds(
     lambda seed, copies, neurons, size: (

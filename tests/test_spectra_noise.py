@@ -15,9 +15,6 @@ from replication.spectra import noise_spectrum
 pytestmark = pytest.mark.usefixtures("own_random_numbers")
 
 
-# --- closed forms ------------------------------------------------------------------------------
-
-
 def test_noise_on_many_inputs():
     """For d >> M the copies' noises are orthogonal: s_1^2 = M |x|^2 + sigma^2 d, others sigma^2 d.
 
@@ -39,9 +36,6 @@ def test_noise_on_many_inputs():
     found = noise_spectrum(flat, 0 * images.float(), sigma, copies, ["input"], "pgd")
     squares = found.singular_values["input"].square() / (floor / 3)
     assert (squares - 1).abs().max() < 0.06
-
-
-# --- noise_spectrum ----------------------------------------------------------------------------
 
 
 def small(dtype=torch.float64, seed=0):

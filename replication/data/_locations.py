@@ -151,15 +151,14 @@ def _candidates(name: str, base: Path) -> Iterator[tuple]:
 
 def _shard_fault(files: tuple[Path, ...]) -> str:
     """Say what is wrong with a set of ``train-00000-of-00002.parquet`` names, if anything is."""
-    marks = [re.search(r"-(\d+)-of-(\d+)", file.name) for file in files]
-    if not any(marks):
+    names = [file.name for file in files]
+    numbers = [tuple(map(int, n)) for name in names for n in re.findall(r"-(\d+)-of-(\d+)", name)]
+    total = numbers[0][1] if numbers else 0
+    whole = len(files) == total and numbers == [(shard, total) for shard in range(total)]
+    if whole or not numbers:
         return ""
-    numbers = [(int(mark[1]), int(mark[2])) for mark in marks if mark]
-    total = numbers[0][1]
-    if all(marks) and numbers == [(shard, total) for shard in range(total)]:
-        return ""
-    listed = ", ".join(file.name for file in files)
-    return f"{files[0].parent} should hold {total} file(s) of one sharding and holds {listed}"
+    holds = f"{total} file(s) of one sharding and holds {', '.join(names)}"
+    return f"{files[0].parent} should hold {holds}"
 
 
 def again(name: str) -> str:

@@ -1,7 +1,8 @@
 """Single directions: what perturbing them does to a network, and how selective they are.
 
 A direction is a unit: a column of (examples, units), or a channel of (examples, channels, ...). The
-modules `probe`, `projection` and `resets` intervene on whole layers.
+modules `probe`, `projection` and `resets` intervene on whole layers. An argument of another shape
+or range, or with NaN or infinity, is a `ValueError` that names it.
 """
 
 from replication.directions import probe, projection, resets
@@ -17,16 +18,7 @@ from replication.directions.selectivity import Selectivity, class_selectivity, m
 VERSION = 1  # of the numbers: raise it when they change
 
 __all__ = [
-    "AblationCurve",
-    "NoiseCurve",
-    "Selectivity",
-    "UnitAblation",
-    "class_selectivity",
-    "cumulative_ablation",
-    "mutual_information",
-    "noise_curve",
-    "probe",
-    "projection",
-    "resets",
+    "AblationCurve", "NoiseCurve", "Selectivity", "UnitAblation", "class_selectivity",
+    "cumulative_ablation", "mutual_information", "noise_curve", "probe", "projection", "resets",
     "unit_ablation",
-]
+]  # fmt: skip

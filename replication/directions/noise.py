@@ -56,11 +56,6 @@ def noise_curve(
     reference : (M, ...) tensor or array, optional
         Images for sigma_u (over examples and space, divided by n); `images` by default.
 
-    Raises
-    ------
-    ValueError
-        As `cumulative_ablation`, or for `scales`, `draws` or `per`.
-
     Examples
     --------
     >>> import torch

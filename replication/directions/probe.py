@@ -33,11 +33,6 @@ def linear_probe(
         From 0, below 65,536. A class without training examples is never predicted correctly.
     penalty : float >= 0
     iterations : int >= 1
-
-    Raises
-    ------
-    ValueError
-        For other shapes or ranges, or layers that hold NaN or infinity or differ in features.
     """
     x, z = (as_layer(z, name).detach().double() for z, name in ((train, "train"), (test, "test")))
     if x.shape[1] != z.shape[1]:
@@ -89,11 +84,6 @@ def keep_components(x: Array, count: int, *others: Array) -> Array | tuple[Array
     Returns
     -------
     The cut x, or a tuple of it and the cut `others` where there are some.
-
-    Raises
-    ------
-    ValueError
-        For other shapes or ranges, or layers that hold NaN or infinity or differ in features.
     """
     named = {"x": x} | {f"others[{index}]": other for index, other in enumerate(others)}
     layers = {name: as_layer(layer, name) for name, layer in named.items()}

@@ -48,11 +48,6 @@ def onto_directions(x: Array, directions: Array) -> Projection:
     x : (examples, neurons) tensor or array
     directions : (neurons, k) tensor or array
         For example `CCAResult.x_directions[:, :k]`, or columns of the identity.
-
-    Raises
-    ------
-    ValueError
-        If `x` or `directions` are not two-dimensional, empty, not finite, or do not fit.
     """
     layer = as_layer(x, "x")
     given = as_tensor(directions, "directions").to(layer)

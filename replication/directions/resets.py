@@ -72,11 +72,6 @@ def weight_distance(
 
     (Zhang, Bengio and Singer 2019.) Worked out in float64; the running statistics of batch
     normalisation are no weights and left out.
-
-    Raises
-    ------
-    ValueError
-        If a layer is unknown or holds no weights, the shapes differ, or a weight is not finite.
     """
     apart = []
     for name in _entries(first, second, layers, "second", STATISTICS):
@@ -101,11 +96,6 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 512) -> nn.M
     images : (N >= 2, ...) tensor or array
     batch_size : int >= 2
         Images a batch; the last batches share the rest evenly.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than 2 images, one is not finite, or for `batch_size`.
     """
     size = as_integer(batch_size, "batch_size", 2)
     images = as_tensor(images, "images")

@@ -50,11 +50,6 @@ def class_selectivity(acts: Array, labels: Array) -> Selectivity:
     acts : (examples, units) or (examples, channels, ...) tensor or array
     labels : (examples,) integers, at least two different ones
 
-    Raises
-    ------
-    ValueError
-        For other shapes, fewer than 2 examples or classes, or NaN or infinity.
-
     Examples
     --------
     >>> import torch
@@ -105,11 +100,6 @@ def mutual_information(acts: Array, labels: Array, bins: int = 16) -> Array:
         As in `class_selectivity`.
     bins : int >= 2
         The correction holds for bins times classes well below the number of examples.
-
-    Raises
-    ------
-    ValueError
-        As `class_selectivity`, or for `bins`.
 
     Examples
     --------

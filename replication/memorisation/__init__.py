@@ -1,6 +1,7 @@
 """Fitting any labels: a network by construction, kernels, random features, least squares.
 
-What Zhang et al. 2017 set beside trained networks, in Theorem 1 and section 5.
+What Zhang et al. 2017 set beside trained networks, in Theorem 1 and section 5. An argument of
+another shape or range, or with NaN or infinity, is a `ValueError` that names it.
 """
 
 from replication.memorisation.features import random_conv_features
@@ -15,12 +16,7 @@ from replication.memorisation.least_squares import (
 VERSION = 1  # of the numbers: raise it when they change
 
 __all__ = [
-    "FiniteSampleNetwork",
-    "GradientDescentPath",
-    "KernelSolution",
-    "finite_sample_network",
-    "gaussian_kernel_interpolation",
-    "gradient_descent_path",
-    "minimum_norm_solution",
+    "FiniteSampleNetwork", "GradientDescentPath", "KernelSolution", "finite_sample_network",
+    "gaussian_kernel_interpolation", "gradient_descent_path", "minimum_norm_solution",
     "random_conv_features",
-]
+]  # fmt: skip

@@ -45,11 +45,6 @@ def random_conv_features(
     -------
     (N, 2 * filters * grid**2), of the kind, device and dtype of `images`.
 
-    Raises
-    ------
-    ValueError
-        An argument is of the wrong kind, shape or range.
-
     Examples
     --------
     >>> import torch

@@ -56,7 +56,7 @@ def gaussian_kernel_interpolation(
     ------
     ValueError
         If K + ridge I is singular to rounding, as it is for identical training images (which the
-        message names; a ridge > 0 averages their targets). Also for bad arguments.
+        message names; a ridge > 0 averages their targets).
 
     Examples
     --------

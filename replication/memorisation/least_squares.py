@@ -31,11 +31,6 @@ def minimum_norm_solution(features: Array, targets: Array, ridge: float = 0.0) -
     -------
     (p,) or (p, k), float64, of the kind of `features`.
 
-    Raises
-    ------
-    ValueError
-        For arguments of the wrong kind, shape or range.
-
     Examples
     --------
     >>> import torch
@@ -98,7 +93,7 @@ def gradient_descent_path(
     Raises
     ------
     ValueError
-        For bad arguments, and if the weights grow beyond all bounds.
+        If the weights grow beyond all bounds.
 
     Examples
     --------

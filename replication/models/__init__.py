@@ -14,19 +14,6 @@ from replication.models.sequences import row_lstm, vit
 VERSION = 1  # of the numbers: raise it when they change
 
 __all__ = [
-    "ACTIVATIONS",
-    "MODELS",
-    "build",
-    "mlp",
-    "mnist_convnet",
-    "morcos_convnet",
-    "plain",
-    "resnet",
-    "resnet18",
-    "row_lstm",
-    "small_alexnet",
-    "small_inception",
-    "svcca_convnet",
-    "tiny10",
-    "vit",
-]
+    "ACTIVATIONS", "MODELS", "build", "mlp", "mnist_convnet", "morcos_convnet", "plain", "resnet",
+    "resnet18", "row_lstm", "small_alexnet", "small_inception", "svcca_convnet", "tiny10", "vit",
+]  # fmt: skip

@@ -1,9 +1,4 @@
-"""Checks, centring, rank and orthonormal bases of layers: what the similarity indices share.
-
-A layer is X (examples, neurons); its subspace is spanned by the centred columns. Bases come from QR
-and SVD of X itself; its covariance, which squares the condition number, is inverted only where that
-costs three digits at most (`whitening`).
-"""
+"""Checks, centring, rank and orthonormal bases of layers: what the similarity indices share."""
 
 import math
 import warnings
@@ -100,15 +95,12 @@ def default_tolerance(x: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Subspace:
-    """The centred columns of a layer, ``basis @ coordinates * scale``, the basis orthonormal.
+    """The centred columns of a layer, ``basis @ coordinates * scale``, the basis orthonormal."""
 
-    (examples, rank), (rank, neurons), (neurons,). A streamed layer has more `examples` than rows.
-    """
-
-    basis: Tensor
-    coordinates: Tensor
-    scale: Tensor
-    examples: int
+    basis: Tensor  # (examples, rank)
+    coordinates: Tensor  # (rank, neurons)
+    scale: Tensor  # (neurons,)
+    examples: int  # more than the basis has where the layer was streamed
 
     @property
     def rank(self) -> int:
@@ -167,15 +159,15 @@ def principal_subspace(
     """
     if not (isinstance(variance, Real) and 0 < variance <= 1):
         raise ValueError(f"variance: expected a number in (0, 1], found {variance!r}")
-    if dims is not None:
-        as_integer(dims, "dims", 1)
     columns = centred(x)
     scale = largest(columns).max()
     in_range = _squares_stay_in_range(scale, scale)
     scale = (torch.ones_like(scale) if in_range else scale.where(scale > 0, 1)).expand(x.shape[1])
     columns = columns if in_range else columns / scale
-    if dims is not None and (top := _top_directions(columns, dims)):
-        return Subspace(*top, scale, len(x))
+    if dims is not None:
+        as_integer(dims, "dims", 1)
+        if top := _top_directions(columns, dims):
+            return Subspace(*top, scale, len(x))
     q, r = torch.linalg.qr(columns)
     u, s, vh = torch.linalg.svd(r, full_matrices=False)
     kept = _rank(s, len(x), default_tolerance(x))
@@ -247,9 +239,9 @@ def _gram(x: Tensor, block: int = 128) -> Tensor:
         return x.mT @ x
     result = x.new_empty(width, width)
     for start in range(0, width, block):
-        rows = slice(start, start + block)
-        result[rows, start:] = x[:, rows].mT @ x[:, start:]
-        result[start:, rows] = result[rows, start:].mT
+        stop = start + block
+        result[start:stop, start:] = x[:, start:stop].mT @ x[:, start:]
+        result[stop:, start:stop] = result[start:stop, stop:].mT
     return result
 
 

@@ -116,10 +116,10 @@ class Computation:
 
 
 def provenance() -> dict[str, str]:
-    """Return day, processor or GPU, and the version of torch, that a result is of."""
-    day = datetime.now(UTC).date().isoformat()
+    """Return the time (UTC), processor or GPU, and version of torch, that a result is of."""
+    now = datetime.now(UTC).isoformat(timespec="minutes")
     gpu = torch.cuda.is_initialized() and torch.cuda.get_device_name()
-    return {"date": day, "processor": gpu or processor(), "torch": torch.__version__}
+    return {"date": now, "processor": gpu or processor(), "torch": torch.__version__}
 
 
 @functools.cache

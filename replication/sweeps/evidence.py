@@ -1,7 +1,7 @@
 """Results that are committed: one Parquet file (zstd) a measuring function, in a notebook's folder.
 
 A row a row of a result: its own columns, and before them `ORIGIN`: the result's key; spec and
-versions as JSON; the hash of the code; day, seconds, processor or GPU, and torch; and the names of
+versions as JSON; the hash of the code; time, seconds, processor or GPU, and torch; and the names of
 the result's own columns, as results of one function may differ in these.
 """
 

@@ -26,10 +26,7 @@ def flatten(output: Tensor) -> Tensor:
 def spatial_mean(output: Tensor) -> Tensor:
     """Return ``(N, channels, height, width, ...)`` averaged over everything behind the channels.
 
-    Raises
-    ------
-    ValueError
-        For three dimensions, which are ``(N, tokens, units)`` or ``(N, channels, length)``.
+    Three dimensions, ``(N, tokens, units)`` or ``(N, channels, length)``, are a `ValueError`.
     """
     if output.ndim == 3:
         raise ValueError(
@@ -96,11 +93,10 @@ def record(
     batch_size = as_integer(batch_size, "batch_size", 1)
     if reduction is not None and not callable(reduction):
         reduction = REDUCTIONS[inputs.as_choice(reduction, "reduction", REDUCTIONS)]
-    modules = _choose(model, layers)
+    modules, rows = _choose(model, layers), 0
     kept: dict[str, list[Tensor]] = {}
     misplaced: dict[str, str] = {}
     calls: Counter[str] = Counter()
-    rows = 0
 
     def hook(name: str) -> Callable:
         def keep(module: nn.Module, arguments: tuple, output: object) -> None:

@@ -18,6 +18,7 @@ import _data_files
 import pytest
 from _data_files import IDX_FILES, digits, idx, left, write_idx
 from _fault_commands import toy
+from test_faults import limited
 
 from replication import __main__, data, sweeps, training
 from replication._core import files, paths
@@ -261,14 +262,9 @@ def test_a_finished_store_may_be_read_only(tmp_path):
 
 
 def test_a_download_onto_a_full_disk(server):
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, hard))  # bytes that a file may have
-    try:
-        with pytest.raises(ValueError, match=r"the download into data/ failed: .*File too large"):
-            data.fetch("mnist", timeout=5)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    message = r"the download into data/ failed: .*File too large"
+    with limited(None), pytest.raises(ValueError, match=message):
+        data.fetch("mnist", timeout=5)
     assert left(paths.data()) == []
     data.fetch("mnist", timeout=5)
     assert len(data.load("mnist").train) == 60

@@ -72,9 +72,8 @@ def test_recalibrated_statistics_are_those_of_the_images():
 
 
 def test_recalibration_makes_the_scale_of_the_layer_before_irrelevant():
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, eps=1e-30))
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, eps=1e-30)).double()
     x = torch.rand(50, 3, dtype=torch.float64)
-    model = model.double()
     before = resets.recalibrate(model, x)(x)
     with torch.no_grad():
         model[0].weight *= 7

@@ -154,22 +154,16 @@ def test_band_draws_the_mean_and_the_range_over_seeds(values, mean, extent):
     _, unlabelled = plt.subplots()
     plotting.band(unlabelled, [1, 2, 4], values)
     assert unlabelled.get_legend_handles_labels() == ([], [])
-
-
-@pytest.mark.parametrize("values", [[1, 2, 3], np.ones((3, 2))])
-def test_values_of_the_wrong_shape(values):
-    fig, ax = plt.subplots()
-    with pytest.raises(ValueError, match=r"values: expected \(seeds, 3\), found \("):
-        plotting.band(ax, [1, 2, 3], values)
-    with pytest.raises(ValueError, match=r"values: expected shape \(2, 3\), found \("):
-        plotting.heatmap(ax, values, ["a", "b"], ["x", "y", "z"], "CKA")
-    assert len(fig.axes) == 1
+    with pytest.raises(ValueError, match=r"values: expected \(seeds, 2\), found \("):
+        plotting.band(ax, [1, 2], values)
 
 
 @pytest.mark.parametrize("limits", [None, (0, 1)])
 def test_heatmap(limits):
     fig, ax = plt.subplots()
     values = np.array([[0.1, 0.2, 0.3], [0.4, np.nan, 0.6]])
+    with pytest.raises(ValueError, match=r"values: expected shape \(2, 3\), found \(3, 2\)"):
+        plotting.heatmap(ax, values.T, ["a", "b"], ["x", "y", "z"], "CKA")
     plotting.heatmap(ax, values, ["a", "b"], ["x", "y", "z"], "CKA", limits)
     fig.draw_without_rendering()
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
@@ -182,13 +176,12 @@ def test_heatmap(limits):
     assert fig.axes[1].get_ylim() == pytest.approx(image.get_clim())
 
 
-@pytest.mark.parametrize("axis", "xy")
 @pytest.mark.parametrize(
-    ("limits", "expected"),
+    ("axis", "limits", "expected"),
     [
-        ((0.9, 110), ["1", "2", "5", "10", "20", "50", "100"]),
-        ((0.0009, 0.011), ["0.001", "0.002", "0.005", "0.01"]),
-        ((1.5, 5.5), ["2", "5"]),  # so narrow that matplotlib would name the minor ticks
+        ("x", (0.9, 110), ["1", "2", "5", "10", "20", "50", "100"]),
+        ("y", (0.0009, 0.011), ["0.001", "0.002", "0.005", "0.01"]),
+        ("x", (1.5, 5.5), ["2", "5"]),  # so narrow that matplotlib would name the minor ticks
     ],
 )
 def test_logarithmic_axes_have_plain_numbers(axis, limits, expected):

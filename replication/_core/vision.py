@@ -28,9 +28,8 @@ def _load():
 
 
 _torchvision = _load()
-__version__: str = _torchvision.__version__
 datasets = _torchvision.datasets
 models = _torchvision.models
 transforms = _torchvision.transforms
 
-__all__ = ["__version__", "datasets", "models", "transforms"]
+__all__ = ["datasets", "models", "transforms"]

@@ -135,14 +135,14 @@ def _candidates(name: str, base: Path) -> Iterator[tuple]:
     info = INFO[name]
     folder = base / info.folder
     endings = ("",) if info.meta else ("", ".gz")
-    halves, absent = [], []
-    for names in (info.train, info.test, (info.meta,) if info.meta else ()):
-        ways = [[folder / f"{name}{ending}" for ending in endings] for name in names]
-        present = [next(filter(Path.is_file, files), None) for files in ways]
-        halves.append(tuple(file for file in present if file))
-        absent += [files[0].name for files, file in zip(ways, present, strict=True) if not file]
+    there = {}
+    for stem in (*info.train, *info.test, *filter(None, [info.meta])):
+        files = [folder / f"{stem}{ending}" for ending in endings]
+        there[stem] = next(filter(Path.is_file, files), None)
+    train, test = (tuple(filter(None, map(there.get, part))) for part in (info.train, info.test))
+    absent = [stem for stem, file in there.items() if not file]
     fault = f"{', '.join(absent)} missing in {folder}" if absent else ""
-    yield "torchvision", folder, halves[0], halves[1], fault
+    yield "torchvision", folder, train, test, fault
     for sub in ("plain_text", name, ""):
         folder = base / name / sub
         train, test = (tuple(sorted(folder.glob(f"{p}-*.parquet"))) for p in ("train", "test"))

@@ -35,7 +35,7 @@ def load(
     Returns
     -------
     Split
-        Images in [0, 1]: pixels divided by 255, nothing else done to them.
+        Images in [0, 1]: pixels divided by 255.
 
     Raises
     ------

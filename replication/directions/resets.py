@@ -36,14 +36,9 @@ def reset(model: nn.Module, state: Mapping[str, Tensor], layers: Sequence[str]) 
     ----------
     model : torch.nn.Module
     state : mapping
-        A ``state_dict`` of the same architecture, on any device.
+        A ``state_dict`` of the same architecture, on any device; else a `ValueError`.
     layers : sequence of str
-        Names of modules; with a module go all modules in it.
-
-    Raises
-    ------
-    ValueError
-        If a layer is unknown or holds no weights, or `state` lacks one or has it in another shape.
+        Names of modules that hold weights; with a module go all modules in it.
 
     Examples
     --------

@@ -85,7 +85,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {f.__name__: f for f in _FUNCTIONS
 
 
 def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **options) -> nn.Module:
-    """Return the network called `name` with weights drawn from `seed`.
+    """Return the network called `name` with weights drawn from `seed`; bad options: ValueError.
 
     The weights are drawn on the CPU, so that a seed means the same network on every device, with
     torch's default initialisation (dense and convolutional ones uniform within +-1/sqrt(fan_in))
@@ -100,11 +100,6 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **option
         and their side ``size``; ``width``, which multiplies all channels and hidden units (rounded,
         at least 1); ``activation``, one of `ACTIVATIONS`; ``batch_norm``, before every activation;
         and ``dropout``, a share in [0, 1), after every activation. Layers that are off are absent.
-
-    Raises
-    ------
-    ValueError
-        If there is no such network, it does not take those options, or one is out of range.
     """
     function = MODELS[as_choice(name, "model", MODELS)]
     with torch.random.fork_rng(devices=[]):

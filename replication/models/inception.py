@@ -1,7 +1,5 @@
 """The CIFAR-10 convnets of Zhang et al. 2017. Options: see `build`."""
 
-import itertools
-
 from torch import nn
 
 from replication._core.inputs import as_integer
@@ -89,11 +87,11 @@ def small_inception(
     layers: dict[str, nn.Module] = unit("conv1", first, 1, activation, batch_norm)
     fan_in = first.out_channels
     stages = (
-        [("inc1", 32, 32), ("inc2", 32, 48), ("down1", 80)],
-        [("inc3", 112, 48), ("inc4", 96, 64), ("inc5", 80, 80), ("inc6", 48, 96), ("down2", 96)],
-        [("inc7", 176, 160), ("inc8", 176, 160)],
+        *(("inc1", 32, 32), ("inc2", 32, 48), ("down1", 80)),
+        *(("inc3", 112, 48), ("inc4", 96, 64), ("inc5", 80, 80), ("inc6", 48, 96), ("down2", 96)),
+        *(("inc7", 176, 160), ("inc8", 176, 160)),
     )
-    for name, *units in itertools.chain(*stages):
+    for name, *units in stages:
         maps = [scaled(number, width) for number in units]
         if len(maps) == 2:
             layers[name] = Concatenation(

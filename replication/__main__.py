@@ -83,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     take("--sample", type=int, default=3, metavar="K", help="how many results (default: 3)")
     take("--seed", type=int, default=0, metavar="N", help="of the draw (default: 0)")
 
+    take = add("audit", _audit, "the history of rules against that of the evidence they judge")
+    take("--register", action="store_true", help="write down the rules, to be committed")
+
     take = add("data", _data, "list the data sets and where each was found, or fetch those named")
     take("names", nargs="*", metavar="NAME", help="data sets to fetch when missing")
 
@@ -203,6 +206,18 @@ def _verify(options: argparse.Namespace) -> int:
 
     sample, seed = options.sample, options.seed
     return int(sum(_evidence.verify(*plan, sample, seed) for plan in _plans(options)) > 0)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from replication.papers import _audit
+
+    if options.register:
+        print(f"written to {_audit.register()}")
+        return 0
+    print(_audit.audit().to_string())
+    if changed := _audit.changed():
+        print(f"not as registered: {', '.join(changed)}; `audit --register` writes them down")
+    return int(bool(changed))
 
 
 def _data(options: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ AVAILABLE = (
     "spectra",
     "similarity",
     "fourier",
+    "training",
     "populations",
     "sweeps",
     "directions",

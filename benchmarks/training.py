@@ -1,0 +1,71 @@
+"""`training.fit` against a loop written by hand, and bfloat16 against float32."""
+
+from dataclasses import replace
+
+import torch
+from torch.nn import functional as F
+
+from benchmarks._timing import Row, cpu_seconds
+from replication import data, models, training
+from replication.training.trainer import Trainer
+
+NETWORKS = {  # name in the table: model, its options, side and channels, batch, steps, target
+    "Tiny-10": ("tiny10", {}, (3, 32), 128, 8, 1.8),
+    "11-layer convnet": ("morcos_convnet", {}, (3, 32), 32, 2, 2.3),
+    "MNIST convnet": ("mnist_convnet", {}, (1, 28), 64, 12, 1.8),
+    "MLP 3072-2000-2000-10": (
+        *("mlp", {"inputs": 3072, "widths": [2000, 2000]}),
+        *((3, 32), 128, 8, 2.0),
+    ),
+}
+
+
+def by_hand(spec: training.Spec, split: data.Split) -> dict[str, torch.Tensor]:
+    """Train as `spec` says with a plain loop over the batches in their order."""
+    model = models.build(spec.model, spec.seed, **spec.model_options)
+    model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=spec.learning_rate)
+    trainer = Trainer(spec, split, torch.device("cpu"))
+    model.train()
+    for chosen in trainer.epoch_order().split(spec.batch_size):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(split.train.images[chosen]), split.train.labels[chosen])
+        loss.backward()
+        optimizer.step()
+    return model.state_dict()
+
+
+def pair(name: str, spec: training.Spec, split: data.Split, target: float) -> list[Row]:
+    """Return the rows of one network."""
+    half, kept = replace(spec, precision="bfloat16"), {}
+    times = cpu_seconds(
+        {
+            "hand": lambda: kept.update(hand=by_hand(spec, split)),
+            "fit": lambda: kept.update(fit=training.fit(spec, split, progress=False).state()),
+            "half": lambda: training.fit(half, split, progress=False),
+        },
+        repeats=3,
+    )
+    error = max((kept["fit"][k] - v).abs().max().item() for k, v in kept["hand"].items())
+    by_loop = "a loop written by hand", times["hand"] / times["fit"], ">= 0.9"
+    by_half = "fit in float32", times["fit"] / times["half"], f">= {target} with AMX"
+    return [
+        Row(f"fit, {name}", *by_loop, f"{error:.0e} in float32 weights"),
+        Row(f"fit in bfloat16, {name}", *by_half, ""),
+    ]
+
+
+def rows() -> list[Row]:
+    """Return the rows of this benchmark: an epoch of few steps, evaluations on one image."""
+    source, table = torch.Generator().manual_seed(0), []
+    for name, (model, options, (channels, side), batch, steps, target) in NETWORKS.items():
+        count = batch * steps
+        images = torch.rand(count, channels, side, side, generator=source)
+        labels = torch.randint(10, (count,), generator=source)
+        train, test = data.Examples(images, labels), data.Examples(images[:1], labels[:1])
+        split = data.Split(train, test, "made", tuple("0123456789"), "made")
+        spec = training.Spec(
+            model=model, model_options=options, batch_size=batch, epochs=1, evaluation_images=1
+        )
+        table += pair(name, spec, split, target)
+    return table

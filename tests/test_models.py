@@ -69,6 +69,16 @@ def test_the_mnist_convnet_is_the_notebook_s():
     assert (own["conv1"][0], own["conv2"][0], own["fc2"]) == (2, 5, (3,))
 
 
+def test_he_weights_keep_the_size_of_signals_in_a_deep_mlp():
+    inputs = torch.randn(50, 300, generator=torch.Generator().manual_seed(0))
+    sizes = {
+        init: models.build("mlp", inputs=300, widths=[300] * 15, bias=bias, init=init)(inputs).std()
+        for init, bias in (("torch", False), ("he", True))
+    }
+    assert sizes["torch"] < 1e-4 and 0.3 < sizes["he"] < 5
+    assert models.build("mlp", init="he").fc1.bias.abs().max() == 0
+
+
 @pytest.mark.parametrize(
     ("widths", "bias", "extra"),
     [((), True, ("bn", "drop")), ((7, 5, 3), False, ()), ((7, 5), True, ("bn", "drop"))],

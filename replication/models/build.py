@@ -22,12 +22,15 @@ def mlp(
     bias: bool = True,
     batch_norm: bool = False,
     dropout: float = 0.0,
+    init: str = "torch",
 ) -> nn.Sequential:
     """Return a fully connected network: ``flatten, fc1, bn1, act1, drop1, ..., fcL``.
 
     Inputs are ``(N, ...)`` with `inputs` numbers each; `bias` is that of all dense layers. Zhang et
     al. 2017 (Table 1) have `inputs` 2352 and `widths` (512,) with 1,209,866 parameters, (512, 512,
-    512) with 1,735,178. Default: 407,050. Shared options: see `build`.
+    512) with 1,735,178. Default: 407,050. `init`: ``"torch"``, or ``"he"`` for normal weights of
+    variance 2 / fan_in (He et al. 2015) with biases 0, as deep networks without biases need.
+    Shared options: see `build`.
     """
     sizes = [as_integer(inputs, "inputs", 1), *[as_integer(n, "widths", 1) for n in widths]]
     classes, bias = as_integer(classes, "classes", 1), as_flag(bias, "bias")
@@ -36,7 +39,14 @@ def mlp(
     for index, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
         dense = nn.Linear(fan_in, fan_out, bias=bias)
         layers |= unit(f"fc{index}", dense, index, activation, batch_norm, dropout)
-    return sequence(layers | {f"fc{len(sizes)}": nn.Linear(sizes[-1], classes, bias=bias)})
+    network = sequence(layers | {f"fc{len(sizes)}": nn.Linear(sizes[-1], classes, bias=bias)})
+    if as_choice(init, "init", ("torch", "he")) == "he":
+        for index in range(1, len(sizes) + 1):
+            dense = network.get_submodule(f"fc{index}")
+            nn.init.kaiming_normal_(dense.weight)
+            if bias:
+                nn.init.zeros_(dense.bias)
+    return network
 
 
 def mnist_convnet(

@@ -17,7 +17,7 @@ from replication import plotting
 from replication._core.files import atomic, write_json
 from replication._core.inputs import as_integer
 from replication.papers import own_models
-from replication.similarity import SimilarityGrid, _metrics, compare
+from replication.similarity.compare import SimilarityGrid, compare, find
 
 EXAMPLES = 1000  # drawn where nothing is said
 TICKS = 100  # names that can be read along an axis
@@ -47,7 +47,7 @@ def run(
     ValueError
         For whatever does not fit: files, functions, data, layers, the metric.
     """
-    _metrics.find(metric, {})  # before anything is read
+    find(metric, {})  # before anything is read
     as_integer(null, "null", 0)
     builders = (model, model_b or model)
     with warnings.catch_warnings(record=True) as caught:

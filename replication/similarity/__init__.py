@@ -15,12 +15,11 @@ fewer than 2 examples, NaN or infinity, or differ in examples or device, and for
 range. Examples assume ``import torch`` and ``from replication.similarity import *``.
 """
 
-from replication.similarity.baselines import linear_regression_r2, rsa
+from replication.similarity.baselines import linear_regression_r2, procrustes, rsa
 from replication.similarity.cca import CCAResult, cca, pwcca, svcca
 from replication.similarity.cka import cka
 from replication.similarity.compare import SimilarityGrid, compare
 from replication.similarity.fourier import FourierCCAResult, dft_cca
-from replication.similarity.procrustes import procrustes
 from replication.similarity.streaming import Accumulator, minibatch_cka
 
 VERSION = 1  # of the numbers: raise it when they change

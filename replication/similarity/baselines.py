@@ -1,4 +1,4 @@
-"""The plainer indices that CKA and Procrustes are compared with: regression R2 and RSA."""
+"""Procrustes, regression R2 and RSA: the indices that CCA and CKA are compared with."""
 
 import math
 
@@ -8,9 +8,43 @@ from torch import Tensor
 from replication._core.inputs import Array, as_choice, like
 from replication._core.precision import full_precision
 from replication.similarity._linalg import as_pair, centred, subspace, warn
-from replication.similarity.procrustes import normalised
 
 DISTANCES = ("correlation", "euclidean")
+
+
+def procrustes(x: Array, y: Array, angular: bool = False) -> Array:
+    """Return the Procrustes distance of two layers: 0 for equal ones, 2 for orthogonal ones.
+
+    With A and B the layers centred and divided by their Frobenius norms, the narrower one padded
+    with zero columns, Q orthogonal and |.|_* the sum of singular values (Ding et al. 2021, sec. 2),
+
+        d = min_Q |A Q - B|_F^2 = 2 - 2 |A^T B|_*.
+
+    It ignores orthogonal maps, isotropic scaling and translation. Differentiable, the angle except
+    where it is 0.
+
+    Parameters
+    ----------
+    x, y : (examples, features) tensor or array
+    angular : bool, return the angle arccos |A^T B|_*, a metric (Williams et al. 2021)
+
+    Returns
+    -------
+    0-d tensor or NumPy float in [0, 2], or in [0, pi/2] radians
+
+    Examples
+    --------
+    >>> x = torch.randn(300, 10, dtype=torch.float64)
+    >>> round(float(procrustes(x, 3 * x.flip(1) + 1)), 6)
+    0.0
+    """
+    first, second = as_pair(x, y)
+    with full_precision():
+        a = normalised(first, narrow=True)
+        b = a if torch.equal(first, second) else normalised(second, narrow=True)
+        distance = distance_of(a, b, angular)
+    warn({"x": int(a.any()), "y": int(b.any())})
+    return like(x)(distance)[()]
 
 
 def linear_regression_r2(x: Array, y: Array) -> Array:
@@ -18,7 +52,7 @@ def linear_regression_r2(x: Array, y: Array) -> Array:
 
     With Q an orthonormal basis of the centred columns of x, and Y centred,
 
-        R2 = |Q^T Y|_F^2 / |Y|_F^2 = 1 - |Y - Q Q^T Y|_F^2 / |Y|_F^2.
+        R2 = 1 - |Y - Q Q^T Y|_F^2 / |Y|_F^2.
 
     It ignores invertible affine maps of x, but of y only orthogonal maps, isotropic scaling and
     translation. The R2_LR(X, Y) of Kornblith et al. 2019, section 3, is this function of (Y, X).
@@ -81,6 +115,42 @@ def rsa(x: Array, y: Array, distance: str = "correlation") -> Array:
     return like(x)(rank_correlation(a, b).to(first.dtype))[()]
 
 
+def normalised(x: Tensor, narrow: bool = False) -> Tensor:
+    """Return a layer centred and of norm 1; `narrow` turns a wide one onto a basis of its rows."""
+    x = centred(x)
+    size = x.detach().abs().amax()
+    x = x / size.where(size > 0, 1)
+    norm = torch.linalg.vector_norm(x)
+    x = x / norm.where(norm > 0, 1)
+    if narrow and x.shape[1] > len(x):
+        # The rows lie in the span of Q, which may be held fixed: as the rotation, for gradients.
+        x = x @ torch.linalg.qr(x.detach().mT).Q
+    return x
+
+
+def distance_of(a: Tensor, b: Tensor, angular: bool = False) -> Tensor:
+    """Return 2 - 2 |A^T B|_* of two layers `normalised` and narrow, or the angle.
+
+    Below 0.1 from the residual A Q - B, and the angle as 2 arcsin(sqrt(d) / 2), whose error near 0
+    is about 10 eps of the dtype; that of arccos would be sqrt(eps).
+    """
+    if a is b:
+        # Zero with the right gradient; a constant layer has norm 0.
+        distance = (a - b).square().sum() + 2 * (~a.any())
+    else:
+        if a.shape[1] > b.shape[1]:
+            a, b = b, a
+        product = a.mT @ b
+        # At the best rotation its own change does not count, so no gradient goes through the SVD.
+        u, _, vh = torch.linalg.svd(product.detach(), full_matrices=False)
+        rotation = u @ vh
+        distance = 2 - 2 * (product * rotation).sum()
+        if distance < 0.1:
+            distance = (a @ rotation - b).square().sum()
+        distance = distance.clamp(0, 2)
+    return 2 * torch.asin(distance.sqrt() / 2) if angular else distance
+
+
 def explained(basis: Tensor, target: Tensor) -> Tensor:
     """Return R2 of a `normalised` target (examples, features) on a basis (examples, rank)."""
     residual = target - basis @ (basis.mT @ target)
@@ -98,8 +168,8 @@ def distance_ranks(x: Tensor, distance: str) -> Tensor:
     else:
         # Rows of mean 0 and length 1 have |z_i - z_j|^2 = 2 (1 - r).
         rows = centred(x.mT).mT
-        largest = rows.abs().amax(1, keepdim=True)
-        rows = rows / largest.where(largest > 0, 1)
+        size = rows.abs().amax(1, keepdim=True)
+        rows = rows / size.where(size > 0, 1)
         length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         values = torch.pdist(rows / length.where(length > 0, 1))
         if (flat := length[:, 0] == 0).any():

@@ -1,15 +1,9 @@
-"""Canonical correlation analysis of two layers: CCA, SVCCA, PWCCA.
-
-The correlations rho_1 >= rho_2 >= ... are the singular values of Q_x^T Q_y, where Q_x and Q_y are
-orthonormal bases of the centred layers (Bjorck and Golub 1973). They do not change under invertible
-affine maps of either layer; with as many neurons as examples they are all 1, and a warning says so.
-"""
+"""Canonical correlation analysis of two layers: CCA, SVCCA, PWCCA."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
@@ -70,7 +64,7 @@ class CCAResult:
 
     @cached_property
     def x_variates(self) -> Array:
-        """(examples, k) canonical variates of x: mean 0, variance 1, uncorrelated."""
+        """(examples, k) canonical variates of x: mean 0, variance 1, uncorrelated; not streamed."""
         return self._variates(0)
 
     @cached_property
@@ -81,10 +75,9 @@ class CCAResult:
     def p_values(self) -> list[float]:
         """Return, for i = 0 .. k - 1, the probability of rho_{i+1}, ... under independence.
 
-        Bartlett's chi-squared approximation of Wilks' lambda: with p, q the ranks,
-        -(n - 1 - (p + q + 1) / 2) sum_{j > i} ln(1 - rho_j^2) has (p - i)(q - i) degrees of
-        freedom if the layers are Gaussian and only i correlations are not 0 (Bartlett 1947). A
-        ValueError where n - 1 <= (p + q + 1) / 2.
+        -(n - 1 - (p + q + 1) / 2) sum_{j > i} ln(1 - rho_j^2), with p, q the ranks, is chi-squared
+        with (p - i)(q - i) degrees of freedom if the layers are Gaussian and only i correlations
+        are not 0 (Bartlett 1947). A ValueError where the first factor is not positive.
         """
         p, q = self.ranks
         factor = self.examples - 1 - (p + q + 1) / 2
@@ -92,9 +85,9 @@ class CCAResult:
             least = f"more than {(p + q + 3) / 2:g} for ranks {self.ranks}"
             raise ValueError(f"examples: expected {least}, found {self.examples}")
         rho = torch.as_tensor(self.correlations).detach().double().cpu()
-        # Sum over j > i of ln(1 - rho_j^2); -inf, and p = 0, from a correlation of 1.
+        # -inf, and p = 0, from a correlation of 1
         terms = torch.log1p(-rho.square()).flip(0).cumsum(0).flip(0).numpy()
-        i = np.arange(len(terms))
+        i = torch.arange(len(terms)).numpy()
         return stats.chi2.sf(-factor * terms, (p - i) * (q - i)).tolist()
 
     def _variates(self, side: int) -> Array:
@@ -109,9 +102,11 @@ class CCAResult:
 
 
 def cca(x: Array, y: Array, *, null: int = 0, seed: int = 0) -> CCAResult:
-    """Return the canonical correlations of two layers.
+    """Return the canonical correlations of two layers, as many as the smaller *rank*.
 
-    There are as many as the smaller *rank*. `mean` is differentiable where none coincide.
+    They are the singular values of Q_x^T Q_y, where Q_x and Q_y are orthonormal bases of the
+    centred layers (Bjorck and Golub 1973), and ignore invertible affine maps of either layer. Their
+    `mean` is differentiable where none coincide.
 
     Parameters
     ----------
@@ -140,18 +135,17 @@ def svcca(
     null: int = 0,
     seed: int = 0,
 ) -> CCAResult:
-    """Return the canonical correlations of the top singular directions of two layers.
+    """Return the canonical correlations of the first m singular directions of two layers.
 
-    Each centred layer is cut to its first m singular directions, m being the smallest number with
-
-        s_1 + ... + s_m >= variance * (s_1 + s_2 + ...)      (Raghu et al. 2017, section 2).
+    m is the smallest number for which s_1 + ... + s_m >= variance * (s_1 + s_2 + ...), with s_i the
+    singular values of the centred layer (Raghu et al. 2017, section 2).
 
     Parameters
     ----------
     x, y, null, seed : as in `cca`
     variance : float in (0, 1]
-    dims : int, m itself, cut to the rank (the reference's tutorial takes 20)
-    squares : bool, s_i^2 in place of the paper's s_i: the usual share of variance, keeping fewer
+    dims : int, m itself, cut to the rank
+    squares : bool, s_i^2 in place of the paper's s_i: the usual share of variance
 
     Examples
     --------
@@ -172,8 +166,8 @@ def pwcca(x: Array, y: Array, *, symmetric: bool = False) -> Array:
         sum_i alpha_i rho_i / sum_i alpha_i,   alpha_i = sum_j |<h_i, z_j>|
 
     with h_i the canonical variates of x and z_j its centred neurons (Morcos et al. 2018, equation
-    3): a direction counts by how much of x it accounts for, so that pwcca(y, x) differs. (The
-    published code leaves out the whitening and takes the weights from the narrower layer.)
+    3), so that pwcca(y, x) differs. (The published code takes the weights from the narrower layer
+    and leaves out the whitening.)
 
     Parameters
     ----------
@@ -223,11 +217,9 @@ def mean_correlation(x: Subspace | Whitening, y: Subspace | Whitening) -> Tensor
     By eigenvalues in float64, in half the time of singular values: what is below 1e-8 gets lost.
     """
     whitened = isinstance(x, Whitening), isinstance(y, Whitening)
-    if x is y or (
-        all(whitened)
-        and torch.equal(x.weights, y.weights)  # small, and nearly always enough to tell
-        and torch.equal(x.basis, y.basis)
-    ):
+    # The weights are small, and nearly always enough to tell layers apart.
+    same = all(whitened) and torch.equal(x.weights, y.weights) and torch.equal(x.basis, y.basis)
+    if x is y or same:
         return x.basis.new_tensor(float(x.rank > 0))
     product = x.basis.mT @ y.basis
     if whitened[1]:

@@ -1,8 +1,6 @@
-"""Centred kernel alignment (CKA): linear and RBF, biased and unbiased, deconfounded.
+"""Centred kernel alignment (CKA): <K, L> / sqrt(<K, K> <L, L>) of two layers' kernel matrices.
 
-With kernel matrices K and L, (examples, examples), and <K, L> the biased or the unbiased HSIC up to
-a factor that cancels, CKA = <K, L> / sqrt(<K, K> <L, L>): `prepare` reduces a layer, `product` is
-<K, L>, `index` the ratio. All is differentiable in both layers, RBF CKA at a fixed bandwidth.
+<K, L> is the biased or unbiased HSIC up to a factor that cancels.
 """
 
 import math
@@ -15,24 +13,17 @@ from replication._core.inputs import Array, as_choice, as_number, like
 from replication._core.precision import full_precision
 from replication.similarity._linalg import as_layer, as_pair, centred, require_alike, warn
 
-KERNELS = ("linear", "rbf")
-
 
 @dataclass(frozen=True)
 class Prepared:
-    """A layer as HSIC needs it.
+    """A layer as HSIC needs it."""
 
-    `values` is the centred layer (examples, features) divided by `scale`, its largest entry, or
-    where `is_kernel` its centred kernel matrix, whose `diagonal` (examples,) is |x_i|^2 if linear.
-    `square` is <K, K>, 0 for a layer without structure.
-    """
-
-    values: Tensor
+    values: Tensor  # centred, (examples, features) over `scale`, or (examples, examples)
     is_kernel: bool
     unbiased: bool
-    diagonal: Tensor
-    square: Tensor
-    scale: Tensor
+    diagonal: Tensor  # (examples,) of the kernel matrix, |x_i|^2 if linear
+    square: Tensor  # <K, K>, 0 for a layer without structure
+    scale: Tensor  # the layer's largest entry
 
 
 def prepare(
@@ -61,11 +52,8 @@ def prepare(
 def product(x: Prepared, y: Prepared) -> Tensor:
     """Return <K, L>, a 0-d float64 tensor: (n - 1)^2 HSIC_0, or unbiased n (n - 3) HSIC_1.
 
-    Of two centred layers X and Y, biased, |X^T Y|_F^2; unbiased, with p_i = |x_i|^2, q_i = |y_i|^2,
-
-        |X^T Y|_F^2 - n / (n - 2) sum_i p_i q_i + sum_i p_i sum_i q_i / ((n - 1) (n - 2)).
-
-    Of a layer and a kernel matrix, to centre the matrix is enough: tr(X^T L X).
+    That is |X^T Y|_F^2, unbiased - n / (n - 2) sum_i p_i q_i + sum_i p_i sum_i q_i / ((n - 1)
+    (n - 2)) with p_i = |x_i|^2 and q_i = |y_i|^2; of a layer and a kernel matrix tr(X^T L X).
     """
     if x.is_kernel and y.is_kernel:
         return (x.values * y.values).sum(dtype=torch.float64)
@@ -99,8 +87,8 @@ def cka(
     """Return the centred kernel alignment of two layers, a similarity.
 
     Linear and biased it is |X^T Y|_F^2 / (|X^T X|_F |Y^T Y|_F) of the centred layers (Kornblith et
-    al. 2019, section 3). It ignores orthogonal maps, isotropic scaling and translation. No matrix
-    is larger than the layers but those of an RBF kernel.
+    al. 2019, section 3). It ignores orthogonal maps, isotropic scaling and translation, and is
+    differentiable, RBF CKA at a fixed bandwidth. No matrix is larger than the layers, RBF apart.
 
     Parameters
     ----------
@@ -158,7 +146,7 @@ def cka(
 
 def check_kernel(kernel: str, sigma: float) -> None:
     """Raise a ValueError for an unknown kernel or a wrong width."""
-    as_choice(kernel, "kernel", KERNELS)
+    as_choice(kernel, "kernel", ("linear", "rbf"))
     as_number(sigma, "sigma", positive=True)
 
 
@@ -186,14 +174,7 @@ def _rbf(x: Tensor, sigma: float) -> Tensor:
 
 
 def _centred_kernel(kernel: Tensor, unbiased: bool) -> Tensor:
-    """Return the kernel matrix (n, n) centred, H K H with H = I - 1 1^T / n, or U-centred.
-
-    That (Székely & Rizzo 2014) is, with the diagonal of K left out of sums and 0 on the diagonal,
-
-        K_ij - sum_l K_il / (n - 2) - sum_l K_lj / (n - 2) + sum_lm K_lm / ((n - 1) (n - 2)),
-
-    so that <K, L> is n (n - 3) times HSIC_1 of Song et al. 2012 (eq. 5).
-    """
+    """Return K (n, n) centred, or U-centred (Székely & Rizzo 2014) with 0 on the diagonal."""
     n = len(kernel)
     if unbiased:
         diagonal = torch.eye(n, dtype=torch.bool, device=kernel.device)

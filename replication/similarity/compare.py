@@ -1,10 +1,11 @@
 """Every layer against every layer, each reduced once and then only multiplied."""
 
-import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from itertools import product as pairs
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +17,28 @@ from replication._core.inputs import Array, as_choice, as_integer, like
 from replication._core.precision import full_precision
 from replication._core.progress import bar
 from replication.activations import flatten, spatial_mean
-from replication.similarity import _metrics
-from replication.similarity._linalg import as_layer, permutation, require_alike
+from replication.similarity._linalg import (
+    Subspace,
+    Whitening,
+    as_layer,
+    permutation,
+    principal_subspace,
+    require_alike,
+    subspace,
+    warn,
+    whitening,
+)
+from replication.similarity.baselines import (
+    DISTANCES,
+    distance_of,
+    distance_ranks,
+    explained,
+    normalised,
+    rank_correlation,
+)
+from replication.similarity.cca import CCAResult, mean_correlation, weighted
+from replication.similarity.cka import Prepared, check_kernel, index, prepare, product, shuffled
+from replication.similarity.fourier import FourierCCAResult, Spectrum, correlate_spectra, spectrum
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,6 +48,110 @@ CONV: dict[str, Callable[[Tensor], Tensor]] = {
     "flatten": flatten,
     "positions": lambda layer: layer.movedim(1, -1).flatten(0, -2),
 }
+
+
+@dataclass(frozen=True)
+class Metric:
+    """An index as a reduction of one layer and a product of two reduced ones."""
+
+    reduce: Callable[[Tensor], Any]
+    pair: Callable[[Any, Any], Any]
+    symmetric: bool = True  # the order of a pair does not matter
+    # 0 if the layer is constant; of indices that ignore invertible maps the number of directions
+    rank: Callable[[Any], int] = lambda reduced: int(reduced.any())
+    # the reduced layer as if its examples had come in another order
+    reorder: Callable[[Any, Tensor], Any] = lambda reduced, order: reduced[order]
+
+
+def _of_bases(reduce: Callable, pair: Callable, symmetric: bool = True) -> Metric:
+    def reorder(layer: Subspace | Whitening, order: Tensor) -> Subspace | Whitening:
+        return replace(layer, basis=layer.basis[order])
+
+    return Metric(reduce, pair, symmetric, lambda layer: layer.rank, reorder)
+
+
+def _cca(tolerance: float | None = None) -> Metric:
+    return _of_bases(partial(whitening, tolerance=tolerance), mean_correlation)
+
+
+def _svcca(variance: float = 0.99, dims: int | None = None, squares: bool = False) -> Metric:
+    cut = partial(principal_subspace, variance=variance, dims=dims, squares=squares)
+    return _of_bases(cut, mean_correlation)
+
+
+def _pwcca(symmetric: bool = False, tolerance: float | None = None) -> Metric:
+    pair = partial(weighted, symmetric=symmetric)
+    return _of_bases(partial(subspace, tolerance=tolerance), pair, symmetric)
+
+
+def _cka(kernel: str = "linear", unbiased: bool = False, sigma: float = 0.5) -> Metric:
+    check_kernel(kernel, sigma)
+
+    def pair(a: Prepared, b: Prepared) -> Tensor:
+        shared = a.square if a is b else product(a, b)
+        return index(shared, a.square, b.square, -1.0 if unbiased else 0.0)
+
+    def reorder(layer: Prepared, order: Tensor) -> Prepared:
+        values = layer.values[order]
+        values = values[:, order] if layer.is_kernel else values
+        return replace(layer, values=values, diagonal=layer.diagonal[order])
+
+    prepared = partial(prepare, kernel=kernel, unbiased=unbiased, sigma=sigma)
+    return Metric(prepared, pair, True, lambda layer: int(layer.square > 0), reorder)
+
+
+def _procrustes(angular: bool = False) -> Metric:
+    def pair(a: Tensor, b: Tensor) -> Tensor:
+        return distance_of(a, a if torch.equal(a, b) else b, angular)
+
+    return Metric(partial(normalised, narrow=True), pair)
+
+
+def _regression(tolerance: float | None = None) -> Metric:
+    return Metric(
+        lambda layer: (subspace(layer, tolerance).basis, normalised(layer)),
+        lambda a, b: explained(a[0], b[1]),
+        symmetric=False,
+        rank=lambda reduced: reduced[0].shape[1],
+        reorder=lambda reduced, order: tuple(part[order] for part in reduced),
+    )
+
+
+def _rsa(distance: str = "correlation") -> Metric:
+    as_choice(distance, "distance", DISTANCES)
+
+    def reorder(ranks: Tensor, order: Tensor) -> Tensor:
+        i, j = torch.triu_indices(len(order), len(order), 1, device=ranks.device)
+        square = ranks.new_zeros(len(order), len(order))
+        square[i, j] = square[j, i] = ranks
+        return square[order[i], order[j]]
+
+    return Metric(partial(distance_ranks, distance=distance), rank_correlation, reorder=reorder)
+
+
+def _dft_cca() -> Metric:
+    def reorder(layer: Spectrum, order: Tensor) -> Spectrum:
+        return replace(layer, bases=layer.bases[:, order])
+
+    return Metric(spectrum, correlate_spectra, True, lambda a: int(a.ranks.max()), reorder)
+
+
+_MAKERS = (_cca, _svcca, _pwcca, _cka, _procrustes, _regression, _rsa, _dft_cca)
+METRICS: dict[str, Callable[..., Metric]] = {make.__name__[1:]: make for make in _MAKERS}
+
+
+def find(metric: str | Callable, options: Mapping[str, Any]) -> Metric:
+    """Return the metric of a name, or a callable as one; a ValueError for unknown options."""
+    if callable(metric):
+        fixed = partial(metric, **options)
+        return Metric(lambda layer: layer, fixed, symmetric=False, rank=lambda layer: 1)
+    accepted = inspect.signature(METRICS[as_choice(metric, "metric", METRICS)]).parameters
+    if unknown := set(options) - set(accepted):
+        raise ValueError(
+            f"options: {metric} takes {', '.join(accepted) or 'none'}, "
+            f"found {', '.join(sorted(unknown))}"
+        )
+    return METRICS[metric](**options)
 
 
 @dataclass(frozen=True)
@@ -54,7 +179,7 @@ class SimilarityGrid:
         axes = {"row": self.rows, "column": self.columns}
         if self.checkpoints is not None:
             axes = {"checkpoint": self.checkpoints, **axes}
-        frame = pd.DataFrame(list(product(*axes.values())), columns=list(axes))
+        frame = pd.DataFrame(list(pairs(*axes.values())), columns=list(axes))
         frame["value"] = _flat(self.values)
         if self.null is not None:
             frame["null"] = _flat(self.null)
@@ -62,8 +187,7 @@ class SimilarityGrid:
 
     def plot(self, limits: tuple[float, float] | None = None) -> "Figure":
         """Return a figure: a heatmap, or one a checkpoint, on one colour scale."""
-        # Here, as the numerics do without what draws.
-        import matplotlib.pyplot as plt
+        import matplotlib.pyplot as plt  # here, as the numerics do without what draws
 
         from replication import plotting
 
@@ -76,12 +200,12 @@ class SimilarityGrid:
             fig, axes = plt.subplots(down, across, figsize=size, squeeze=False)
             for place, (ax, panel) in enumerate(zip(axes.flat, values, strict=False)):
                 image = ax.imshow(panel, vmin=low, vmax=high, cmap="viridis")
-                below, left = place + across >= len(values), place % across == 0
-                columns = self.columns if below else [""] * len(self.columns)
                 turned = 90 if not single or len(self.columns) > 4 else 0
-                ax.set_xticks(range(len(self.columns)), columns, rotation=turned)
-                ax.set_yticks(range(len(self.rows)), self.rows if left else [""] * len(self.rows))
-                ax.tick_params(labelsize=8 if single else 6)
+                ax.set_xticks(range(len(self.columns)), self.columns, rotation=turned)
+                ax.set_yticks(range(len(self.rows)), self.rows)
+                outer = {"labelbottom": place + across >= len(values)}
+                outer["labelleft"] = place % across == 0
+                ax.tick_params(labelsize=8 if single else 6, **outer)
                 ax.grid(False)
                 if self.checkpoints is not None:
                     ax.set_title(str(self.checkpoints[place]))
@@ -143,7 +267,7 @@ def compare(
     if conv == "dft" and metric in ("cca", "dft_cca"):
         metric, conv = "dft_cca", "spatial_mean"
     policy = CONV[as_choice(conv, "conv", CONV)]
-    chosen = _metrics.find(metric, options)
+    chosen = find(metric, options)
     as_integer(null, "null", 0)
     staged = isinstance(acts_a, Mapping) and any(isinstance(v, Mapping) for v in acts_a.values())
     stages = acts_a if staged else {None: acts_a}
@@ -164,7 +288,7 @@ def compare(
     require_alike(layers, by_position)
     first = next(iter(layers.values()))
     positions = math.prod(first.shape[2:]) if by_position else 1
-    dtype = functools.reduce(torch.promote_types, [layer.dtype for layer in layers.values()])
+    dtype = reduce(torch.promote_types, [layer.dtype for layer in layers.values()])
 
     def reduced(part: Mapping[str, Tensor]) -> dict[str, Any]:
         kept = 2 if metric != "dft_cca" else 4
@@ -181,14 +305,14 @@ def compare(
         b = reduced(right)
         for left in lefts:
             a = b if left is right else reduced(left)
-            noted |= _metrics.notes(chosen, a, examples)
-            values.append(_metrics.grid(chosen, a, b, a is b and chosen.symmetric, done))
+            noted |= notes(chosen, a, examples)
+            values.append(grid(chosen, a, b, a is b and chosen.symmetric, done))
             baseline.append(torch.zeros_like(values[-1]))
             for order in orders:
                 c = {name: chosen.reorder(layer, order) for name, layer in b.items()}
-                baseline[-1] += _metrics.grid(chosen, a, c, False, done) / null
-        noted |= _metrics.notes(chosen, b, examples)
-    _metrics.warn_once(noted, examples)
+                baseline[-1] += grid(chosen, a, c, False, done) / null
+        noted |= notes(chosen, b, examples)
+    warn_once(noted, examples)
 
     def finished(grids: list[Tensor]) -> Array:
         return kind((torch.stack(grids) if staged else grids[0]).to(dtype))
@@ -214,3 +338,45 @@ def named(acts: Mapping[str, Array], name: str, maps: bool = True) -> dict[str, 
 
 def _flat(values: Array) -> np.ndarray:
     return torch.as_tensor(values).detach().double().cpu().numpy().ravel()
+
+
+def grid(metric: Metric, left: Mapping, right: Mapping, mirrored: bool, bar: Any = None) -> Tensor:
+    """Return (left, right), float64: every pair's value; `mirrored` computes each pair once."""
+    values: dict[tuple[str, str], Tensor] = {}
+    for first, a in left.items():
+        for second, b in right.items():
+            if mirrored and (second, first) in values:
+                values[first, second] = values[second, first]
+                continue
+            try:
+                value = metric.pair(a, b)
+            except ValueError as error:
+                raise ValueError(f"{first} and {second}: {error}") from error
+            if isinstance(value, CCAResult | FourierCCAResult):
+                value = value.mean
+            value = torch.as_tensor(value, dtype=torch.float64)
+            if value.ndim:
+                raise ValueError(f"metric: expected a number, found shape {tuple(value.shape)}")
+            values[first, second] = value
+        if bar is not None:
+            bar.update()
+    return torch.stack(list(values.values())).view(len(left), len(right))
+
+
+def notes(metric: Metric, layers: Mapping[str, Any], examples: int) -> dict[str, tuple]:
+    """Return by layer its rank, and its factor in the biased CKA that unrelated layers have."""
+
+    def chance(layer: Any) -> float:
+        if not isinstance(layer, Prepared) or layer.unbiased:
+            return 0.0
+        mean = shuffled(layer, layer, examples)
+        return index(mean, layer.square, layer.square).sqrt().item()
+
+    return {name: (metric.rank(layer), chance(layer)) for name, layer in layers.items()}
+
+
+def warn_once(noted: Mapping[str, tuple[int, float]], examples: int) -> None:
+    """Warn of all layers together, and of the biased CKA of the two with most of it by chance."""
+    chances = sorted(chance for _, chance in noted.values())
+    highest = chances[-1] * chances[-2 if len(chances) > 1 else -1]
+    warn({name: rank for name, (rank, _) in noted.items()}, examples, highest, level=4)

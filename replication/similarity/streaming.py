@@ -17,11 +17,10 @@ from torch import Tensor
 from replication._core.inputs import Array, like
 from replication._core.precision import full_precision
 from replication.activations import spatial_mean
-from replication.similarity import _metrics
 from replication.similarity._linalg import as_layer, require_alike, subspace, warn
 from replication.similarity.cca import CCAResult, correlate
 from replication.similarity.cka import index, prepare, product, shuffled
-from replication.similarity.compare import SimilarityGrid, named
+from replication.similarity.compare import SimilarityGrid, find, grid, named, notes, warn_once
 
 TOLERANCE = 1e-6
 METRICS = ("cca", "svcca", "pwcca", "cka", "procrustes", "regression")
@@ -155,7 +154,7 @@ class Accumulator:
             )
         if metric in ("cca", "pwcca", "regression"):
             options = {"tolerance": TOLERANCE, **options}
-        chosen, kind = _metrics.find(metric, options), like(self._sample)
+        chosen, kind = find(metric, options), like(self._sample)
         if metric == "cca":  # the stand-ins are roots of a covariance already: take no second root
             reduce = functools.partial(subspace, tolerance=options["tolerance"])
             chosen = replace(chosen, reduce=reduce)
@@ -165,10 +164,10 @@ class Accumulator:
                 layers = {name: replace(x, examples=self.examples) for name, x in layers.items()}
             if self._paired and metric in ("cca", "svcca"):
                 return correlate(layers["x"], layers["y"], kind)
-            _metrics.warn_once(_metrics.notes(chosen, layers, self.examples), self.examples)
+            warn_once(notes(chosen, layers, self.examples), self.examples)
             if self._paired:
                 return kind(chosen.pair(layers["x"], layers["y"]))[()]
-            values = _metrics.grid(chosen, layers, layers, chosen.symmetric)
+            values = grid(chosen, layers, layers, chosen.symmetric)
         return SimilarityGrid(kind(values), tuple(layers), tuple(layers), metric)
 
 
@@ -227,8 +226,8 @@ def minibatch_cka(
     first = start[0]
     if isinstance(first, Mapping):
         first = next(iter(first.values()))
-        grid = like(first)(values.to(as_layer(first, "x").dtype))
-        return SimilarityGrid(grid, *map(tuple, start), "cka")
+        kept = like(first)(values.to(as_layer(first, "x").dtype))
+        return SimilarityGrid(kept, *map(tuple, start), "cka")
     chance = 0.0 if unbiased else index(by_chance, xx[:, None], yy).item()
     warn({"x": int(xx[0] > 0), "y": int(yy[0] > 0)}, chance=chance)
     return like(first)(values[0, 0].to(as_layer(first, "x").dtype))[()]

@@ -69,8 +69,7 @@ def sign(x: np.ndarray) -> Estimate:
     """
     n, ordered = len(x), np.sort(x)
 
-    def tail(count: int) -> float:
-        """Return the chance of `count` or more of n on one side."""
+    def tail(count: int) -> float:  # the chance of so many or more on one side
         return special.bdtrc(count - 1, n, 0.5) if count else 1.0
 
     k = next(k for k in range(1, n) if tail(n - k) > ALPHA)  # x_k is low enough, x_k+1 is not
@@ -82,10 +81,8 @@ def sign(x: np.ndarray) -> Estimate:
     def shown(c: float, power: float) -> float:
         return c + x.std(ddof=1) * special.ndtri(special.betaincinv(n + 1 - k, k, power))
 
-    median, count = float(np.median(x)), np.count_nonzero
-    return Estimate(
-        median, (low, high), lambda c: tail(count(x > c)), lambda c: tail(count(x < c)), shown
-    )
+    below, above = (lambda c: tail(np.sum(x > c))), (lambda c: tail(np.sum(x < c)))
+    return Estimate(np.median(x), (low, high), below, above, shown)
 
 
 @lru_cache(maxsize=8)
@@ -108,14 +105,12 @@ def permutation(x: np.ndarray) -> Estimate:
     """
     means = np.sort(_subsets(len(x)) @ x)
     flips = len(means) + 1
-    k, near = int(ALPHA * flips), 1e-12 * np.abs(means[[0, -1]]).max()
-    return Estimate(
-        x.mean(),
-        (means[k - 1], means[-k]),
-        lambda c: (1 + np.count_nonzero(means <= c + near)) / flips,
-        lambda c: (1 + np.count_nonzero(means >= c - near)) / flips,
-        student(x).shown,
+    k, near = int(ALPHA * flips), 1e-12 * np.abs(x).max()
+    below, above = (
+        (lambda c: (1 + np.sum(means <= c + near)) / flips),
+        (lambda c: (1 + np.sum(means >= c - near)) / flips),
     )
+    return Estimate(x.mean(), (means[k - 1], means[-k]), below, above, student(x).shown)
 
 
 def share(x: np.ndarray) -> Estimate:
@@ -139,10 +134,8 @@ def share(x: np.ndarray) -> Estimate:
 
 def every(x: np.ndarray) -> Estimate:
     """No inference: the least of (n,) numbers and their extremes; p values are 0 or 1."""
-    least = x.min()
-    return Estimate(
-        least, (least, x.max()), lambda c: float(least <= c), lambda c: float(least > c)
-    )
+    least, most = x.min(), x.max()
+    return Estimate(least, (least, most), lambda c: least <= c, lambda c: least > c)
 
 
 def _moved(found: Estimate, to: Callable, back: Callable) -> Estimate:
@@ -177,7 +170,6 @@ def on_scale(test: Callable[[np.ndarray], Estimate], x: np.ndarray, ends=None) -
             z = low + (np.exp(z) if high is None else (high - low) * special.expit(2 * z))
         return float(z) + 0.0  # turns -0.0 into 0.0
 
-    y = to(x)
-    start, size = y.min(), np.ptp(y)
-    found = test((y - start) / size)
+    start, size = to(x).min(), np.ptp(to(x))
+    found = test((to(x) - start) / size)
     return _moved(found, lambda c: (to(c) - start) / size, lambda z: back(start + size * z))

@@ -123,9 +123,8 @@ def numbers(values: Values, name: str) -> tuple[np.ndarray, int]:
     """Return one number a unit, clusters averaged, and how many numbers were undefined."""
     clusters = list(values.values()) if isinstance(values, Mapping) else [values]
     series = [np.asarray(cluster, dtype=np.float64) for cluster in clusters]
-    if any(s.ndim != 1 or (np.abs(s) > _LARGEST).any() for s in series) or not any(
-        map(len, series)
-    ):
+    wrong = [s for s in series if s.ndim != 1 or (np.abs(s) > _LARGEST).any()]
+    if wrong or not any(map(len, series)):
         expected = "one finite number a unit, NaN where undefined, or clusters of them"
         raise ValueError(f"{name} are {str(values)[:60]}; expected {expected}")
     defined = [s[~np.isnan(s)] for s in series]
@@ -159,10 +158,11 @@ def decide(rule: Rule, values: Values, name: str = "values") -> Part:
     elif rule.test in _SCALED and ((x <= low) | (x >= high)).any():
         reasons.append("a value on the end of its range, where this test cannot decide")
     else:
-        test, scale = _TESTS[rule.test][0], rule.range if rule.test in _SCALED else None
+        test = _TESTS[rule.test][0]
         if one:
             estimate = inference.fisher(float(x[0]), units, ranks)
         else:
+            scale = rule.range if rule.test in _SCALED else None
             estimate = test(x) if exact else on_scale(test, x, scale)
         part = _decided(part, estimate)
         if part.verdict == INCONCLUSIVE and rule.test != "every":
@@ -184,11 +184,10 @@ def _decided(part: Part, estimate: Estimate) -> Part:
     if part.rule.test == "every" and part.dropped:
         p = 1.0  # an undefined value does not agree
     verdict = REPRODUCED if p <= ALPHA else NOT_REPRODUCED if p_not <= ALPHA else INCONCLUSIVE
+    value, p, p_not, least = map(float, (estimate.value, p, p_not, estimate.shown(bar, power)))
     interval = tuple(map(float, estimate.interval))
-    found = {"value": estimate.value, "p": p, "p_not": p_not}
-    found["detectable"] = estimate.shown(bar, power)
-    found = {key: float(number) for key, number in found.items()}
-    return replace(part, interval=interval, verdict=verdict, **found)
+    found = {"value": value, "interval": interval, "verdict": verdict, "detectable": least}
+    return replace(part, p=p, p_not=p_not, **found)
 
 
 def combine(parts: Sequence[Part]) -> str:

@@ -36,7 +36,13 @@ def verdict(values, *args, **more):
 @pytest.mark.parametrize("test", ["t", "sign", "permutation"])
 def test_an_effect_is_judged_by_its_sign_and_by_its_size(test):
     up = np.array(SIX)
-    cases = ((up, R, R, N), (-up, N, N, N), (up + 3, R, R, X), (up - 1, X, N, N))
+    cases = (
+        (up, R, R, N),
+        (-up, N, N, N),
+        (up + 3, R, R, X),
+        (up - 1, X, N, N),
+        (4 * (up - 1.01) - 0.35, X, X, N),
+    )  # the last lies below 0.5, and below -0.5 too
     for values, direction_only, half, five in cases:  # up lies within 4.1 by equivalence
         assert verdict(values, test) == direction_only
         assert verdict(values, test, 0.5) == half

@@ -127,10 +127,11 @@ class _Table(pd.DataFrame):
 
 def table(settled: Iterable[Settled]) -> pd.DataFrame:
     """Return the settled claims as a table for a notebook: one row a claim, in the order given."""
-    keys = {"id": "Claim", "statement": "Statement", "paper_value": "Paper"}
-    rows = [row | {"Ours": ours(row)} for row in (item.as_dict() for item in settled)]
-    frame = _Table(rows)[[*keys, "Ours", "verdict"]]
-    return _Table(frame.rename(columns=keys | {"verdict": "Verdict"}))
+    rows = [
+        (row["id"], row["statement"], row["paper_value"], ours(row), row["verdict"])
+        for row in (item.as_dict() for item in settled)
+    ]
+    return _Table(rows, columns=["Claim", "Statement", "Paper", "Ours", "Verdict"])
 
 
 def rules(claims: Iterable[Claim]) -> pd.DataFrame:

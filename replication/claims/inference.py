@@ -58,7 +58,7 @@ def fisher(r: float, pairs: int, ranks: bool) -> Estimate:
     Fisher 1921, Metron 1, 3-32; Bonett and Wright 2000, Psychometrika 65, 23-28.
     """
     error = math.sqrt((1 + r * r / 2 if ranks else 1) / (pairs - 3))
-    return _moved(_location(math.atanh(r), error, 1e8), np.arctanh, np.tanh)  # normal
+    return on_scale(lambda z: _location(0.0, error, 1e8), np.array([r]), (-1.0, 1.0))  # normal
 
 
 def sign(x: np.ndarray) -> Estimate:
@@ -138,17 +138,6 @@ def every(x: np.ndarray) -> Estimate:
     return Estimate(least, (least, most), lambda c: least <= c, lambda c: least > c)
 
 
-def _moved(found: Estimate, to: Callable, back: Callable) -> Estimate:
-    """Return an estimate on a scale, reached by `to`, in the units from which that comes."""
-    return Estimate(
-        back(found.value),
-        tuple(map(back, found.interval)),
-        lambda c: found.below(to(c)),
-        lambda c: found.above(to(c)),
-        lambda c, power: back(found.shown(to(c), power)),
-    )
-
-
 def on_scale(test: Callable[[np.ndarray], Estimate], x: np.ndarray, ends=None) -> Estimate:
     """Return what `test` says of (n,) numbers within `ends`, in their own units.
 
@@ -165,11 +154,18 @@ def on_scale(test: Callable[[np.ndarray], Estimate], x: np.ndarray, ends=None) -
         above = np.log(np.maximum(c - low, 0.0))
         return above if high is None else (above - np.log(np.maximum(high - c, 0.0))) / 2
 
-    def back(z: float) -> float:
+    def back(y: float) -> float:
+        z = start + size * y
         if low is not None:
             z = low + (np.exp(z) if high is None else (high - low) * special.expit(2 * z))
         return float(z) + 0.0  # turns -0.0 into 0.0
 
-    start, size = to(x).min(), np.ptp(to(x))
+    start, size = to(x).min(), np.ptp(to(x)) or 1.0
     found = test((to(x) - start) / size)
-    return _moved(found, lambda c: (to(c) - start) / size, lambda z: back(start + size * z))
+    return Estimate(
+        back(found.value),
+        tuple(map(back, found.interval)),
+        lambda c: found.below((to(c) - start) / size),
+        lambda c: found.above((to(c) - start) / size),
+        lambda c, power: back(found.shown((to(c) - start) / size, power)),
+    )

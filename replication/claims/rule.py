@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -38,13 +38,10 @@ class Rule:
     """
 
     statistic: str  #: what is computed for each independent unit (a trained network), in words
-    #: smallest effect of interest, positive; None where the paper gives a direction only; of a
-    #: share the bar
-    smallest: float | None = None
+    smallest: float | None = None  #: effect of interest, None: a direction only; a share's bar
     source: str = ""  #: where `smallest` comes from, e.g. "a tick of Fig. 3"
-    test: Literal["t", "correlation", "sign", "permutation", "equivalence", "share", "every"] = "t"
-    #: (low, high) of the statistic, high None where open: "t" and "equivalence" work on its logit
-    #: or log scale, and no interval leaves it
+    test: str = "t"  #: "correlation", "sign", "permutation", "equivalence", "share", "every"
+    #: (low, high), high None where open: "t" and "equivalence" work on its logit or log scale
     range: tuple[float, float | None] | None = None
     skewed: bool = False  #: known to be so: needs "sign" or a range with an open end
     paper: float | None = None  #: the paper's number of this statistic

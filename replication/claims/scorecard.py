@@ -125,8 +125,7 @@ def _line(row: Mapping[str, Any], axis: str, corrections: Sequence[float]) -> li
 def write(figures_folder: str | os.PathLike | None = None) -> Path:
     """Write ``SCORECARD.md`` and its axes into the figures folder, atomically; return its path.
 
-    It holds what `select` gives, with a warning on top where that is no evidence. The same claims
-    give the same bytes. It raises what `collect` does.
+    It holds what `select` gives, the same claims in the same bytes. It raises what `collect` does.
     """
     folder = paths.figures() if figures_folder is None else Path(figures_folder)
     rows = select(collect(folder))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -45,11 +45,9 @@ class Claim:
     rule: Rule | tuple[Rule, ...]  #: of several the main one first
     figure: str = ""  #: the paper's figure or section
     paper_value: str = "not reported"  #: what the paper reports, in words
-    #: "sanity": a method does what it says; "theorem": holds to rounding
-    kind: Literal["empirical", "sanity", "theorem"] = "empirical"
+    kind: str = "empirical"  #: or "sanity": a method does what it says; "theorem": to rounding
     gate: Gate | None = None  #: when the claim can be tested at all
-    #: "confirmatory" where the rule was committed before its evidence
-    status: Literal["exploratory", "confirmatory"] = "exploratory"
+    status: str = "exploratory"  #: or "confirmatory": the rule is older than its evidence
     corrected: str = ""  #: why the rule was corrected after that
     why: str = ""  #: why it is not reproduced: a hypothesis, with what would test it
 
@@ -145,6 +143,8 @@ def settle(
 ) -> Settled:
     """Compute the verdict on a claim from the numbers of its units.
 
+    ``ValueError`` if these are not as below, not one series a rule, or outside of a rule's range.
+
     Parameters
     ----------
     claim, values
@@ -154,11 +154,6 @@ def settle(
     note, gate, where
         What was seen, in words; the measured number of the claim's gate; the other fields of
         `Settled`: ``dataset``, ``profile``, ``notebook`` and perhaps ``scale`` and ``fidelity``.
-
-    Raises
-    ------
-    ValueError
-        If `values` are not such, not one series a rule, or outside of a rule's range.
 
     Examples
     --------

@@ -1,7 +1,9 @@
 """Rules, verdicts and intervals, from the numbers of the units."""
 
 import math
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,19 +33,12 @@ def verdict(values, *args, **more):
     return decide(rule(*args, **more), values).verdict
 
 
-# --- verdicts ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("test", ["t", "sign", "permutation"])
 def test_an_effect_is_judged_by_its_sign_and_by_its_size(test):
     up = np.array(SIX)
-    for values, direction_only, half, five in (
-        (up, R, R, N),  # within 5 by equivalence
-        (-up, N, N, N),
-        (up + 3, R, R, X),
-        (up - 1, X, N, N),
-        (3 * (up - 1) + 0.4, X, X, N),
-    ):
+    cases = [(up, R, R, N), (-up, N, N, N), (up + 3, R, R, X), (up - 1, X, N, N)]
+    cases += [(4 * (up - 1.01) - 0.35, X, X, N)]  # below 0.5, and below -0.5 too
+    for values, direction_only, half, five in cases:  # up lies within 4.1 by equivalence
         assert verdict(values, test) == direction_only
         assert verdict(values, test, 0.5) == half
         assert verdict(values, test, 4.1) == five
@@ -64,10 +59,9 @@ def test_a_share_is_compared_with_its_bar():
     assert verdict([1] * 20, "share", 0.8) == R  # all alike, and still a share: 0.83 to 1
     assert verdict([1] * 19 + [0], "share", 0.8) == X
     assert verdict([0] * 20, "share", 0.2) == N
-    with pytest.raises(ValueError, match="expected 0 or 1 a unit"):
-        decide(rule("share", 0.5), [0.5] * 20)
-    with pytest.raises(ValueError, match="expected 0 or 1 a unit"):
-        decide(rule("share", 0.5), {"a": [1] * 20})
+    for values in ([0.5] * 20, {"a": [1] * 20}):
+        with pytest.raises(ValueError, match="expected 0 or 1 a unit"):
+            decide(rule("share", 0.5), values)
 
 
 def test_every_value_counts_and_an_undefined_one_does_not_agree():
@@ -119,9 +113,6 @@ def test_inconclusive_says_what_could_have_been_shown():
         assert reached == pytest.approx(0.8, abs=0.06)
 
 
-# --- closed forms ------------------------------------------------------------------------------
-
-
 def test_t_is_that_of_scipy_and_accurate_far_from_zero():
     values = [0.3, 0.5, 0.4, 0.75]
     result, part = stats.ttest_1samp(values, 0.1, alternative="greater"), decide(rule(), values)
@@ -133,15 +124,17 @@ def test_t_is_that_of_scipy_and_accurate_far_from_zero():
     assert high - low == pytest.approx(2 * 4.3027 / math.sqrt(3) * 2.0**-20, rel=0.06)
 
 
-@pytest.mark.parametrize(
-    ("ends", "to", "back"),
-    [
-        ((-1.0, 1.0), np.arctanh, np.tanh),
-        ((-1.0, None), np.log1p, np.expm1),
-        ((0.0, 1.0), lambda x: np.log(x / (1 - x)) / 2, lambda z: 1 / (1 + np.exp(-2 * z))),
-    ],
-)
-def test_a_range_is_a_log_or_logit_scale_and_fishers_for_correlations(ends, to, back):
+def logit(x):
+    return np.log(x / (1 - x)) / 2
+
+
+SCALES = {(-1.0, 1.0): (np.arctanh, np.tanh), (-1.0, None): (np.log1p, np.expm1)}
+SCALES[0.0, 1.0] = logit, lambda z: 1 / (1 + np.exp(-2 * z))
+
+
+@pytest.mark.parametrize("ends", SCALES)
+def test_a_range_is_a_log_or_logit_scale_and_fishers_for_correlations(ends):
+    to, back = SCALES[ends]
     values = np.array([0.3, 0.5, 0.4, 0.75])
     ours = decide(rule("t", 0.2, range=ends), values)
     plain = decide(rule("t"), to(values) - to(0.2))
@@ -206,38 +199,32 @@ def test_share_is_clopper_and_pearsons(k, n=20):
     assert part.interval == pytest.approx((exact.low, exact.high), abs=1e-9)
 
 
-# --- properties --------------------------------------------------------------------------------
-
 few = settings(max_examples=60, deadline=None)
 series = st.lists(st.floats(-0.98, 0.98).map(lambda x: round(x, 3)), min_size=6, max_size=9)
+RANGES = [None, (-1.0, 1.0), (-1.0, None)]
 tests = st.sampled_from(["t", "correlation", "sign", "permutation", "equivalence"])
 
 
 @few
-@given(series, tests, st.sampled_from([None, 0.3]), st.randoms())
-def test_neither_order_nor_the_side_matters_and_interval_p_and_verdict_agree(v, test, bar, random):
-    one = rule(test, bar or (0.3 if test == "equivalence" else None))
-    part, other = decide(one, v), decide(one, random.sample(v, len(v)))
+@given(series, tests, st.sampled_from([None, 0.3]), st.sampled_from(RANGES), st.randoms())
+def test_neither_order_nor_side_matters_and_interval_p_and_verdict_agree(v, test, bar, ends, rng):
+    bar = 0.3 if test == "equivalence" else bar
+    one = rule(test, bar, range=ends)
+    part, other = decide(one, v), decide(one, rng.sample(v, len(v)))
     mirrored = decide(one, [-x for x in v])
     assert part.verdict == other.verdict
-    assert {part.verdict, mirrored.verdict} != ({R} if test != "equivalence" else {R, N})
+    assert {part.verdict, mirrored.verdict} != {R} or test == "equivalence"
     if part.interval is None:
         return
     low, high = part.interval
+    assert -1 <= low <= high <= 1 or ends != (-1.0, 1.0)
+    assert low >= -1 or ends is None
     assert part.interval == pytest.approx(other.interval, abs=1e-12)
-    assert mirrored.interval == pytest.approx((-high, -low), abs=1e-9)
+    assert mirrored.interval == pytest.approx((-high, -low), abs=1e-9) or ends == (-1.0, None)
     if test == "sign":  # exact: at least as strict as its interpolated interval
         assert low >= (bar or 0) - 1e-9 or part.verdict != R
     elif test != "equivalence" and abs(low - (bar or 0)) > 1e-9:
         assert (part.verdict == R) == (low > (bar or 0)) == (part.p <= 0.025)
-
-
-@few
-@given(series, tests, st.sampled_from([(-1.0, 1.0), (-1.0, None)]))
-def test_no_interval_leaves_the_range(v, test, ends):
-    part = decide(rule(test, 0.3, range=ends), v)
-    low, high = part.interval or (0.0, 0.0)
-    assert -1 <= low <= high and (ends[1] is None or high <= 1)
 
 
 def test_the_range_binds_the_values_and_its_ends_decide_nothing():
@@ -259,9 +246,6 @@ def test_any_finite_values_give_finite_results_without_warnings(v, test):
     assert all(map(math.isfinite, [part.value, *(part.interval or ())]))
 
 
-# --- clusters, gates and parts -----------------------------------------------------------------
-
-
 def test_clusters_are_averaged_and_do_not_grow_by_repetition():
     means = [1.0, 1.2, 0.9]
     part = decide(rule(), {"a": [0.5, 1.5, None], "b": [1.2] * 9, "c": [0.9], "d": [math.nan]})
@@ -270,17 +254,11 @@ def test_clusters_are_averaged_and_do_not_grow_by_repetition():
     assert (part.interval, part.verdict) == (pytest.approx(plain.interval), plain.verdict)
 
 
-@pytest.mark.parametrize(
-    ("least", "most", "measured", "is_open"),
-    [
-        (0.9, None, 0.9, True),
-        (0.9, None, 0.89, False),
-        (None, 0.99, 0.995, False),
-        (0.1, 0.9, 0.5, True),
-        (0.9, None, None, False),
-        (0.9, None, math.nan, False),
-    ],
-)
+GATES = [(0.9, None, 0.9, True), (0.9, None, 0.89, False), (None, 0.99, 0.995, False)]
+GATES += [(0.1, 0.9, 0.5, True), (0.9, None, None, False), (0.9, None, math.nan, False)]
+
+
+@pytest.mark.parametrize(("least", "most", "measured", "is_open"), GATES)
 def test_a_closed_gate_is_no_verdict_and_shows_what_was_measured(least, most, measured, is_open):
     gated = claim(rule(), gate=Gate("train accuracy", least, most))
     settled = settle(gated, SIX, gate=measured, **WHERE)
@@ -294,21 +272,12 @@ UP, DOWN, OPEN = [1.0, 1.1, 0.9], [-1.0, -1.1, -0.9], [1.0, -1.0, 0.2]
 WEAK = [1.0, 1.5, 0.7]  # p = 0.022: enough for one part, too little for one of two
 
 
-@pytest.mark.parametrize(
-    ("series", "expected"),
-    [
-        ([UP, UP], R),
-        ([WEAK, WEAK], R),
-        ([UP, DOWN], P),
-        ([OPEN, UP], P),
-        ([OPEN, WEAK], X),
-        ([DOWN, DOWN], N),
-        ([DOWN, OPEN], N),
-        ([OPEN, np.negative(WEAK)], X),
-        ([[math.nan], UP], P),
-        ([OPEN, OPEN, OPEN], X),
-    ],
-)
+PARTS = [([UP, UP], R), ([WEAK, WEAK], R), ([UP, DOWN], P), ([OPEN, UP], P), ([OPEN, WEAK], X)]
+PARTS += [([DOWN, DOWN], N), ([DOWN, OPEN], N), ([OPEN, np.negative(WEAK)], X)]
+PARTS += [([[math.nan], UP], P), ([OPEN, OPEN, OPEN], X)]
+
+
+@pytest.mark.parametrize(("series", "expected"), PARTS)
 def test_parts_are_combined(series, expected):
     settled = settle(claim(*[rule()] * len(series)), series, **WHERE)
     assert settled.verdict == expected
@@ -327,44 +296,33 @@ def test_settle_all_takes_what_is_under_the_ids():
     assert seen([UP, {"a": [3.0], "b": [1.0]}], "first", "second") == "seen: first 1, second 2"
 
 
-# --- what is refused ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"test": "z"}, "test is 'z'; expected one of t, correlation"),
         ({"smallest": 0.0, "source": "x"}, "smallest is 0.0"),
-        ({"smallest": -1.0, "source": "x"}, "smallest is -1.0"),
         ({"smallest": math.inf, "source": "x"}, "smallest is inf"),
         ({"smallest": 0.1}, "source is ''"),
         ({"test": "equivalence"}, "smallest is None"),
         ({"test": "share"}, "smallest is None"),
         ({"test": "share", "smallest": 1.0, "source": "x"}, "smallest is 1.0"),
         ({"range": (0.0, 1.0)}, "smallest is None"),
-        ({"range": (1.0, 0.0)}, "range is"),
         ({"range": (None, 1.0)}, "range is"),
         ({"range": (0.0, 1.0), "test": "equivalence", "smallest": 0.1, "source": "x"}, "range is"),
         ({"skewed": True}, "test is 't'; expected sign, or a half-open range"),
-        ({"skewed": True, "test": "permutation"}, "test is 'permutation'"),
         ({"skewed": True, "range": (-1.0, 1.0)}, "test is 't'"),
     ],
 )
 def test_a_rule_that_could_not_decide_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Rule("rise", **arguments)
-
-
-def test_a_skewed_statistic_may_use_signs_or_logs():
-    rule("sign", skewed=True)
-    rule("t", skewed=True, range=(-1.0, None))
+    rule("sign", skewed=True), rule("t", skewed=True, range=(-1.0, None))  # may decide
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ({"id": ""}, "id is ''"),
-        ({"statement": ""}, "statement is ''"),
         ({"rule": ()}, r"rule is \(\)"),
         ({"rule": (rule(), "rise")}, "rule is"),
         ({"kind": "fact"}, "kind is 'fact'; expected one of empirical, sanity, theorem"),
@@ -381,9 +339,6 @@ def test_a_claim_says_what_it_lacks(more, message):
 def test_values_that_are_none_are_refused(values):
     with pytest.raises(ValueError, match="values of claim B1"):
         settle(claim(rule()), values, **WHERE)
-
-
-def test_there_is_a_series_a_rule():
     with pytest.raises(ValueError, match="has 3 series; expected 2"):
         settle(claim(rule(), rule()), [UP] * 3, **WHERE)
 
@@ -393,7 +348,6 @@ def test_the_former_language_still_reads():
         ("rise > 0.5", UP, R),
         ("rise < 0.5", UP, N),
         ("rise < 2", UP, R),
-        ("rise < -2", DOWN, N),
     ):
         former = claim(Rule.read(text))
         settled = settle(former, [*values, math.nan], **WHERE)
@@ -401,14 +355,12 @@ def test_the_former_language_still_reads():
     assert str(Rule.read("rise < 2", minimum_seeds=5)).startswith("2 minus (rise): the 95% t")
 
 
-# --- error rates -------------------------------------------------------------------------------
-
 ROWS = {row[0]: row for row in simulated.ERRORS}
 DRAWS = 800
 MOST = stats.binom.ppf(0.9999, DRAWS, 0.025) / DRAWS  # of a rate of 2.5%; below 5%
 
 
-@pytest.mark.parametrize("n", [3, 6, 10])
+@pytest.mark.parametrize("n", [3, 10])
 @pytest.mark.parametrize("name", [name for name in ROWS if "wrong" not in name])
 def test_false_verdicts_are_rare(name, n):
     rates = simulated.verdicts(ROWS[name], n, DRAWS)
@@ -435,3 +387,10 @@ def test_intervals_cover_93_to_97_percent_or_are_not_offered(row, n):
     elif not math.isnan(rate):
         assert 0.935 - slack <= rate <= 0.955 + slack
     assert not math.isnan(rate) or n < 10
+
+
+def test_the_page_of_statistics_holds_what_the_script_prints():
+    page = (Path(__file__).parent.parent / "docs" / "statistics.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (.+?) \| (.+) \|$", page, re.M))
+    assert {row[0] for row in [*simulated.COVERAGE, *simulated.ERRORS]} <= set(rows)
+    assert rows["t, normal"].startswith(f"{100 * simulated.coverage(simulated.COVERAGE[0], 3):.1f}")

@@ -2,18 +2,16 @@
 
 import json
 import math
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from _settling import WHERE
 
 from replication.claims import Claim, Gate, Rule, draw, load, ours, rules, save, settle, table
-from replication.claims._file import _digits
 
 GOOD = [1.0, 1.1, 0.9]
 R, N = "reproduced", "not reproduced"
-RULE = Rule("rise", 0.5, "a tick of Fig. 2", paper=0.8)
+RULE = Rule("rise", np.float32(0.5), "a tick of Fig. 2", paper=0.8)
 SHARE = Rule("shares", 0.5, "half", "share")
 
 
@@ -27,16 +25,24 @@ def some():
     many = claim(Rule("r", test="correlation"), Rule("rise", range=(-1.0, None)), SHARE, id="B2")
     values = [{"r": 0.8, "n": 24, "rank": True}, {"a": [1.0, None], "b": [1.2], "c": [0.9]}]
     return [
-        settle(gated, [1.0, math.nan, 1.1, 0.9], note="seen", gate=0.95, scale="small", **WHERE),
+        settle(
+            gated,
+            [1.0, math.nan, 1.1, 0.9],
+            note="seen",
+            gate=np.float64(0.95),
+            scale="small",
+            **WHERE,
+        ),
         settle(many, [*values, [1] * 20], fidelity="A", **WHERE),
         settle(claim(Rule("gap", test="every"), id="B3", kind="theorem"), GOOD, **WHERE),
-        settle(claim(RULE, id="B4"), [math.nan], **WHERE),
+        settle(claim(RULE, id="B4"), np.float32([math.nan]), **WHERE),
     ]
 
 
 def test_what_is_saved_is_read_again_and_is_plain(tmp_path):
     path = save(some(), tmp_path)
     rows = load(path)
+    assert path.read_bytes() == save(some(), tmp_path / "again").read_bytes()
     assert path == tmp_path / "claims.json" and rows == [item.as_dict() for item in some()]
     needed = {"id", "paper", "statement", "kind", "paper_value", "value", "interval", "verdict"}
     needed |= {"rule", "units", "dataset", "profile", "fidelity", "status", "corrected", "why"}
@@ -54,22 +60,6 @@ def test_what_is_saved_is_read_again_and_is_plain(tmp_path):
     json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: pytest.fail("NaN"))
 
 
-def test_numpy_numbers_can_be_saved(tmp_path):
-    odd = Rule("rise", np.float32(0.5), "a tick", paper=np.float64(0.7))
-    save([settle(claim(odd), np.float32(GOOD), gate=np.float32(1), **WHERE)], tmp_path)
-    assert load(tmp_path / "claims.json")[0]["verdict"] == R
-
-
-def test_the_same_claims_give_the_same_bytes_and_a_failed_write_leaves_them(tmp_path, monkeypatch):
-    path = save(some(), tmp_path / "a")
-    before = path.read_bytes()
-    assert before == save(some(), tmp_path / "b").read_bytes()
-    monkeypatch.setattr("replication._core.files.os.replace", Mock(side_effect=OSError("full")))
-    with pytest.raises(OSError, match="full"):
-        save(some()[:1], tmp_path / "a")
-    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
-
-
 def test_save_refuses_what_it_cannot_keep(tmp_path):
     with pytest.raises(ValueError, match="at least one"):
         save([], tmp_path)
@@ -85,20 +75,15 @@ def test_save_refuses_what_it_cannot_keep(tmp_path):
         (lambda row: row.pop("parts"), r"claim B1 is malformed \(KeyError\('parts'"),
         (lambda row: row.update(note=3), "says note 3; expected"),
         (lambda row: row.update(kind="fact"), "kind is 'fact'"),
-        (lambda row: row.update(verdict="yes"), "says verdict 'yes', but its values give"),
         (lambda row: row.update(verdict=N), "says verdict 'not reproduced', but its values give"),
         (lambda row: row["gate"].update(value=0.5), "its values give 'not testable at this scale'"),
-        (lambda row: row["gate"].update(least=0.99), "its values give 'not testable"),
         (lambda row: row["parts"][0].update(verdict=N), r"verdicts \['not reproduced'\], but"),
         (lambda row: row["parts"][0].update(values=[-1.0, -1.1, -0.9]), "values give 'not repro"),
         (lambda row: row["parts"][0]["rule"].update(smallest=2.0), "values give 'not reproduced"),
         (lambda row: row["parts"][0].pop("rule"), r"B1 is malformed \(KeyError\('rule"),
         (lambda row: row["parts"][0]["rule"].update(test="z"), "test is 'z'"),
-        (lambda row: row["parts"][0]["rule"].update(bar=1), "B1 is malformed .*bar"),
         (lambda row: row.update(parts=[]), r"rule is \(\)"),
-        (lambda row: row.update(parts=[3]), "B1 is malformed"),
         (lambda row: row.update(value="1"), "says value '1', but its values give 1.0"),
-        (lambda row: row.update(interval=[1.0]), "says interval"),
         (lambda row: row.update(units=2), "says units 2, but its values give 3"),
     ],
 )
@@ -110,17 +95,10 @@ def test_load_says_what_is_wrong(tmp_path, change, named):
     with pytest.raises(ValueError, match=named) as caught:
         load(path)
     assert str(path) in str(caught.value)
-    path.write_text(json.dumps(rows[1:2] * 2), encoding="utf-8")
-    with pytest.raises(ValueError, match="B2 more than once"):
-        load(path)
-
-
-@pytest.mark.parametrize("text", ["", "[", "{}", "[]", "[3]", '[{"id": "B1"}]'])
-def test_load_refuses_another_file(tmp_path, text):
-    path = tmp_path / "claims.json"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"claims\.json"):
-        load(path)
+    for text in (json.dumps(rows[1:2] * 2), "", "[", "{}", "[]", "[3]", '[{"id": "B1"}]'):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"claims\.json(.* B2 more than once)?"):
+            load(path)
 
 
 def test_rules_read_as_sentences_with_their_source_and_the_gate():
@@ -136,33 +114,18 @@ def test_rules_read_as_sentences_with_their_source_and_the_gate():
     assert "within ±0.5 (x)" in str(Rule("gap", 0.5, "x", "equivalence", minimum=7))
 
 
-@pytest.mark.parametrize(
-    ("value", "interval", "text"),
-    [
-        (-0.21, (-0.2567, -0.1612), "-0.2100 [-0.2567, -0.1612]"),
-        (0.21234, (-0.251, 0.661), "0.212 [-0.251, 0.661]"),
-        (1234.5, (1000.0, 1469.0), "1234 [1000, 1469]"),
-        (0.5, (0.5, 0.5), "0.5 [0.5, 0.5]"),
-        (2e-7, (1e-7, 3e-7), "2e-07 [1e-07, 3e-07]"),
-        (0.123456, None, "0.1235"),
-        (None, None, "undefined"),
-    ],
-)
-def test_numbers_have_sensible_digits(value, interval, text):
-    assert _digits(value, interval) == text
-
-
 def test_table_has_a_row_a_claim_with_all_parts_and_whole_sentences():
     long = "x" * 200 + " <b> & y"
     item = settle(Claim("B9", "p", long, RULE, paper_value="0.9"), GOOD, **WHERE)
     frame = table([*some(), item])
     assert list(frame.columns) == ["Claim", "Statement", "Paper", "Ours", "Verdict"]
     assert list(frame["Claim"]) == ["B1", "B2", "B3", "B4", "B9"]
-    assert list(frame.iloc[-1]) == ["B9", long, "0.9", "1.000 [0.752, 1.248]", R]
+    assert list(frame.iloc[-1]) == ["B9", long, "0.9", "1 [0.7516, 1.248]", R]
     parts = frame["Ours"][1].split("; ")
     assert [part.split(" ")[0] for part in parts] == ["(1)", "(2)", "(3)"]
-    assert parts[2] == "(3) share 1.000 [0.832, 1.000] reproduced"
-    assert ours(some()[2].as_dict()).startswith("least 0.900 [")
+    assert parts[2] == "(3) share 1 [0.8316, 1] reproduced"
+    assert frame["Ours"][3] == "undefined"
+    assert ours(some()[2].as_dict()) == "least 0.9 [0.9, 1.1]"
     html = frame._repr_html_()
     assert "x" * 200 in html and "&lt;b&gt; &amp; y" in html
 

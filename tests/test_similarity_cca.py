@@ -44,9 +44,6 @@ def orthonormal(n, k):
     return torch.linalg.qr(columns)[0][:, 1:]
 
 
-# ------------------------------------------------------------------ references
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_exact_and_published_references(case):
     found = cca(*layers(case)).correlations
@@ -73,9 +70,6 @@ def test_pwcca_from_its_definition_and_its_sides():
     assert pwcca(x, y) != pytest.approx(pwcca(y, x).item(), abs=1e-4)
     for both in (pwcca(x, y, symmetric=True), pwcca(y, x, symmetric=True)):
         assert both == pytest.approx(((pwcca(x, y) + pwcca(y, x)) / 2).item())
-
-
-# ------------------------------------------------------------------ closed forms
 
 
 def test_one_neuron_against_one_or_many_is_the_multiple_correlation():
@@ -133,9 +127,6 @@ def test_variates_are_whitened_and_pairwise_correlated(function, deficient):
     assert_close(found.x_variates.T @ found.y_variates / n, torch.diag(found.correlations), 1e-12)
 
 
-# ------------------------------------------------------------------ degenerate layers
-
-
 def test_the_number_of_correlations_is_the_rank():
     x, y = correlated_pair()
     wide = torch.cat([x, x @ gaussian(11, 20, seed=3), torch.zeros(len(x), 4).double()], 1)
@@ -174,9 +165,6 @@ def test_more_neurons_than_examples_say_nothing_and_warn(function, n, width):
     assert caught[0].filename == __file__
 
 
-# ------------------------------------------------------------------ SVCCA's cut
-
-
 def test_the_cut_is_on_singular_values_by_default():
     x = orthonormal(60, 5) * torch.tensor([10.0, 5.0, 3.0, 1.0, 1.0])
     y = gaussian(60, 8, seed=4)  # of x: sum 20, squares 100 25 9 1 1 of 136
@@ -195,9 +183,6 @@ def test_svcca_is_cca_of_the_projected_layers():
     expected = cca(u[:, :5] * s[:5], v[:, :5] * t[:5]).correlations
     assert_close(svcca(x, y, dims=5).correlations, expected, 1e-10)
     assert_close(svcca(x, y, variance=1.0).correlations, cca(x, y).correlations, 1e-10)
-
-
-# ------------------------------------------------------------------ kinds, dtypes, gradients
 
 
 def test_numpy_in_numpy_out():

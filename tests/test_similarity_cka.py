@@ -46,9 +46,6 @@ def reference(x, y, unbiased=False, gram=linear_gram):
     return hsic(k, m, unbiased) / np.sqrt(own)
 
 
-# -- values --------------------------------------------------------------------------------------
-
-
 @few_examples
 def test_closed_forms():
     x, y = related(200, 1, 1)
@@ -85,9 +82,6 @@ def test_wide_rbf_kernel_is_the_squared_euclidean_one():
     assert cka(x, y, "rbf", sigma=1e5) == pytest.approx(cka(x, y), abs=1e-8)
 
 
-# -- bias ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("d", [200, 2000])
 def test_unrelated_layers_wider_than_examples_are_0_only_where_unbiased(d):
     r = np.random.default_rng(d)
@@ -121,9 +115,6 @@ def test_warns_by_what_the_spectra_leave_to_chance():
         cka(x[:80], y[:80])
     x, y = r.normal(size=(2, 120, 200)) * 2.0 ** -np.arange(200)
     cka(x, y)  # many features of which few matter are no reason to warn
-
-
-# -- minibatches ---------------------------------------------------------------------------------
 
 
 @few_examples
@@ -168,9 +159,6 @@ def test_minibatches_keep_scales_kind_and_equality():
     assert minibatch_cka([(x, x.copy())] * 3) == 1
 
 
-# -- deconfounded --------------------------------------------------------------------------------
-
-
 @few_examples
 @BOTH
 @pytest.mark.parametrize(("dx", "dy", "dc"), [(5, 6, 4), (30, 6, 50), (30, 40, 3)])
@@ -212,9 +200,6 @@ def test_confounder_that_explains_all_or_nothing(kernel, unbiased):
     assert cka(x, y, confounder=np.ones((100, 2))) == pytest.approx(cka(x, y), abs=1e-14)
 
 
-# -- degenerate input ----------------------------------------------------------------------------
-
-
 @BOTH
 def test_a_constant_layer_in_minibatches_is_0_with_a_warning(unbiased):
     with pytest.warns(UserWarning, match="^y: constant"):
@@ -246,9 +231,6 @@ def test_matrices_are_no_larger_than_the_layers():
         cka(x, y, unbiased=True, confounder=x[:, :3])
     assert x.nbytes < seen.peak < 2000**2  # an eighth of the bytes of an n x n matrix
     assert prepare(torch.ones(10, 20_000)).values.shape == (10, 10)
-
-
-# -- gradients, bad input ------------------------------------------------------------------------
 
 
 @few_examples

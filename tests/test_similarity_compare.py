@@ -55,9 +55,6 @@ def assert_close(found, expected, atol=1e-12):
     torch.testing.assert_close(found, expected, atol=atol, rtol=0)
 
 
-# ------------------------------------------------------------------ every pair
-
-
 @few_examples
 @pytest.mark.parametrize(("metric", "options"), CASES)
 def test_every_pair_is_the_function_of_that_name(metric, options):
@@ -132,9 +129,6 @@ def test_layers_are_reduced_once_and_symmetric_pairs_multiplied_once(monkeypatch
         assert (reduce.call_count, pair.call_count) == (layers, products + 9 * null * stages)
 
 
-# ------------------------------------------------------------------ checkpoints, convolutions
-
-
 def test_checkpoints_against_the_last_or_another():
     stages = {0: network(0), 10: network(5), "end": network(9)}
     found = compare(stages, metric="pwcca")
@@ -167,9 +161,6 @@ def test_policies_of_convolutional_layers():
     assert found.values.item() == pytest.approx(expected.item(), abs=1e-12)
 
 
-# ------------------------------------------------------------------ callables
-
-
 def test_a_callable_gets_the_layers_and_its_options():
     def covariance(x, y, power=1):
         return ((x - x.mean(0)).T @ (y - y.mean(0))).norm().item() ** power
@@ -187,9 +178,6 @@ def test_a_callable_gets_the_layers_and_its_options():
         compare(layers, metric=lambda x, y: torch.zeros(4))
     with pytest.raises(ValueError, match=r"acts_a\['a'\] and acts_b\['a'\]: no"):
         compare(layers, dict(layers), Mock(side_effect=ValueError("no")))
-
-
-# ------------------------------------------------------------------ null
 
 
 @pytest.mark.parametrize("metric", ["cca", "svcca"])
@@ -219,9 +207,6 @@ def test_null_of_checkpoints_is_low_where_values_are_high():
     values, null = (z.diagonal(dim1=1, dim2=2) for z in (found.values, found.null))
     assert (values > 5 * null).all() and not torch.equal(found.null, other.null)
     assert compare(stages, metric="cka").null is None
-
-
-# ------------------------------------------------------------------ kinds, dtypes, warnings
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -274,8 +259,6 @@ def test_biased_cka_of_few_examples_warns_as_the_function_does():
     compare(layers, metric="cka", unbiased=True)
 
 
-# ------------------------------------------------------------------ bad input
-
 LAYER = gaussian(10, 2)
 A = {"a": LAYER}
 MAPS = {"a": gaussian(9, 2, 4, 4), "b": gaussian(9, 2, 2, 2)}
@@ -304,9 +287,6 @@ MAPS = {"a": gaussian(9, 2, 4, 4), "b": gaussian(9, 2, 2, 2)}
 def test_bad_input(a, b, options, message):
     with pytest.raises(ValueError, match=message):
         compare(a, b, **options)
-
-
-# ------------------------------------------------------------------ the grid itself
 
 
 def test_to_frame():

@@ -61,9 +61,6 @@ def naive(x, y):
     return rho
 
 
-# -- parity ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_reference_values(case):
     x, y = (REFERENCE[f"{case}/acts{i}"].transpose(0, 3, 1, 2) for i in (1, 2))
@@ -109,9 +106,6 @@ def test_each_frequency_is_held_once_and_spans_the_transform(size):
         basis = basis.conj() if held.conjugate[i, j] else basis
         assert np.abs(basis.conj().T @ basis - np.eye(2)).max() < 1e-13
         assert np.abs(basis @ (basis.conj().T @ f[:, :, i, j]) - f[:, :, i, j]).max() < 1e-12
-
-
-# -- theory ----------------------------------------------------------------------------------------
 
 
 def closed_layers(images, channels, size, seed=0):
@@ -160,9 +154,6 @@ def test_one_channel_is_the_modulus_of_the_coherence():
     assert np.abs(dft_cca(x, y).correlations[..., 0] - expected).max() < 1e-12
 
 
-# -- invariances -----------------------------------------------------------------------------------
-
-
 @settings(deadline=None, max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -207,9 +198,6 @@ def test_what_it_does_not_ignore():
     jittered = np.stack([np.roll(z, r.integers(0, 6, 2), (1, 2)) for z in x])
     for other in (jittered, x[:, :, r.permutation(6)], x[r.permutation(len(x))]):
         assert dft_cca(other, y).mean < expected - 0.1
-
-
-# -- degenerate input ------------------------------------------------------------------------------
 
 
 @DTYPES
@@ -271,6 +259,14 @@ def test_one_channel_without_a_band_lowers_the_rank_there(dtype, bound):
     assert found.mean == pytest.approx(total, rel=1e-6)
 
 
+@DTYPES
+def test_images_without_structure_have_only_the_zero_frequency(dtype, bound):
+    flat, y = np.ones((1, 1, 6, 6)) * draw(40, 3, 1, 1), pair()[1]
+    found = dft_cca(flat.astype(dtype), y.astype(dtype))
+    assert found.ranks[0, 0] == 3 and found.ranks.sum() == 3
+    assert found.mean == pytest.approx(cca(flat[:, :, 0, 0], y.mean((2, 3))).mean, abs=1e-5)
+
+
 def test_a_layer_constant_over_the_examples_correlates_with_nothing():
     x, y = pair()
     with pytest.warns(UserWarning, match="^x: constant") as caught:
@@ -303,9 +299,6 @@ def test_independent_noise_lies_at_its_null():
     assert related.mean > related.null.max() + 0.3
 
 
-# -- interface -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_kind_dtype_and_layout(dtype):
     x, y = (torch.from_numpy(z).to(dtype).requires_grad_() for z in pair(200, 16, 12))
@@ -329,9 +322,6 @@ def test_kind_dtype_and_layout(dtype):
 def test_bad_input():
     with pytest.raises(ValueError, match=r"x: .* >= 2.*height, width\), found \(10, 3, 4\)"):
         dft_cca(draw(10, 3, 4), draw(10, 2, 4, 4))
-
-
-# -- GPU -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.gpu

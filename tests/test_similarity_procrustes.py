@@ -29,9 +29,6 @@ def orthonormal(n, k):
     return np.linalg.qr(np.c_[np.ones(n), np.random.default_rng(0).normal(size=(n, k))])[0][:, 1:]
 
 
-# -- Procrustes ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("dx", "dy"), [(1, 1), (4, 4), (3, 9), (9, 3), (5, 60), (50, 60)])
 def test_procrustes_is_scipys(dx, dy):
     x, y = related(20, dx, dy)
@@ -54,6 +51,7 @@ def test_small_angles_keep_their_digits(true):
     assert procrustes(x, y) == pytest.approx(4 * math.sin(true / 2) ** 2, rel=1e-3, abs=1e-30)
     wide = np.c_[x, np.zeros((50, 4))] @ rotation(5)
     assert procrustes(wide, y, angular=True) == pytest.approx(true, rel=1e-9, abs=5e-15)
+    assert procrustes(q[:, :1], q[:, 1:]) == pytest.approx(2, abs=1e-14)
     assert procrustes(q[:, :1], q[:, 1:], angular=True) == pytest.approx(math.pi / 2, abs=1e-14)
 
 
@@ -94,9 +92,6 @@ def test_procrustes_gradient(dx, dy, angular):
         assert torch.autograd.gradcheck(lambda x, y: procrustes(x, y, angular), (x, other))
 
 
-# -- linear regression ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("dx", "dy"), [(1, 1), (3, 9), (9, 3), (5, 60)])
 def test_r2_is_that_of_least_squares_with_an_intercept(dx, dy):
     x, y = related(30, dx, dy)
@@ -111,9 +106,6 @@ def test_r2_is_that_of_least_squares_with_an_intercept(dx, dy):
 def test_r2_warns_where_x_fits_anything(n):
     with pytest.warns(UserWarning, match=f"^x: spans all {n} centred examples"):
         assert linear_regression_r2(gaussian(n, 12), gaussian(n, 3, seed=1)) == 1
-
-
-# -- RSA -----------------------------------------------------------------------------------------
 
 
 def ties():
@@ -165,9 +157,6 @@ def test_rsa_undefined_is_0_with_a_warning(distance):
     with pytest.warns(UserWarning, match="^x: constant, or without structure"):
         assert rsa(x[:, :1], y, "correlation") == 0
     assert rsa(x[:, :1], y, "euclidean") != 0
-
-
-# -- all three -----------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -135,9 +135,6 @@ def test_warnings_are_those_in_memory(metric):
         assert {warning.filename for warning in caught} <= {__file__}
 
 
-# ------------------------------------------------------------------ merging
-
-
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
 def test_parts_combine_in_any_order_and_are_left_alone(order):
     x, y = pair()
@@ -168,9 +165,6 @@ def test_bad_merges():
     with pytest.raises(ValueError, match="other: expected an Accumulator, found dict"):
         found.merge({})
     assert_same(found.result("cca"), cca(*pair()))
-
-
-# ------------------------------------------------------------------ state
 
 
 def test_the_state_does_not_grow_and_holds_no_batch():
@@ -225,9 +219,6 @@ def test_a_failed_update_leaves_everything_as_it_was(arguments, message, first):
     assert_same(found.result("cca"), cca(x, y))
 
 
-# ------------------------------------------------------------------ results
-
-
 @pytest.mark.parametrize("metric", ["cca", "svcca"])
 @pytest.mark.parametrize("n", [13, 14, 300])  # the stand-ins have 13 rows
 def test_directions_whiten_the_data(metric, n):
@@ -247,6 +238,8 @@ def test_p_values_count_the_examples_and_arrays_give_arrays():
     x, y = pair()
     expected = cca(x, y).p_values()
     assert streamed(x, y).result("cca").p_values() == pytest.approx(expected, rel=1e-6)
+    mixed = streamed((9 * x).int(), y.half()).result("cka")
+    assert_same(mixed, cka((9 * x).int(), y.half().double()))
     arrays, grid = Accumulator(), Accumulator()
     arrays.update(x.numpy(), y.numpy())
     grid.update({"x": x.numpy(), "y": y.numpy()})

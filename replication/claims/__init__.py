@@ -1,11 +1,8 @@
 """Claims, the rules that settle them, and verdicts computed from independent units.
 
-A rule is fixed in code before the run: a signed statistic, the smallest effect of interest with its
-source, and a test. Its verdict can be read off the 95% interval: *reproduced* above the smallest
-effect (above 0 where the paper gives a direction only), *not reproduced* below 0 or within the
-smallest effect, else *inconclusive*, with the effect that so many units could have shown. A claim
-has one rule or several parts (*partly* where only some are reproduced) and perhaps a gate: closed,
-it is *not testable at this scale*. ``docs/statistics.md`` has the tests and their error rates.
+A rule, fixed in code before the run, is a signed statistic, the smallest effect of interest with
+its source, and a test. Its verdict can be read off the 95% interval. A claim has one rule or
+several parts, and perhaps a gate. ``docs/statistics.md`` has the tests and their error rates.
 """
 
 from replication.claims._file import FILE, draw, load, ours, rules, save, table

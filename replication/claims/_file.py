@@ -1,6 +1,5 @@
 """The file ``claims.json`` of a notebook: written, read and checked, and shown to a reader."""
 
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -69,41 +68,30 @@ def _check(row: Mapping[str, Any]) -> None:
     where = dict.fromkeys(("dataset", "profile", "notebook"), "")
     new = tuple(decide(rule, p["values"]) for rule, p in zip(rules, parts, strict=True))
     again = Settled(claim, new, gate=measured, **where).as_dict()
+    said = row | {"verdicts": [part["verdict"] for part in parts]}
+    again["verdicts"] = [part["verdict"] for part in again["parts"]]
+    again |= {key: parts[0][key] for key in ("value", "interval")}  # SciPy may move a last digit
     for key, value in again.items():
-        if key not in row or (isinstance(value, str) and not isinstance(row[key], str)):
+        if key not in said or (isinstance(value, str) and not isinstance(said[key], str)):
             raise ValueError(f"says {key} {str(row.get(key))[:60]}; expected what `save` writes")
-    # Of what is computed only verdicts: another SciPy may differ in an interval's last digits.
-    given = {key: again[key] for key in ("verdict", "units", "seeds")}
-    given |= {key: parts[0][key] for key in ("value", "interval")}
-    given["verdicts"] = [part["verdict"] for part in again["parts"]]
-    for key, value in given.items():
-        said = [part["verdict"] for part in parts] if key == "verdicts" else row[key]
-        if said != value:
-            raise ValueError(f"says {key} {said!r}, but its values give {value!r}")
+        checked = key in ("value", "interval", "units", "seeds", "verdict", "verdicts")
+        if checked and said[key] != value:
+            raise ValueError(f"says {key} {said[key]!r}, but its values give {value!r}")
 
 
 def ours(row: Mapping[str, Any]) -> str:
     """Return what was measured, in few characters, from an object of ``claims.json``.
 
-    For example ``-0.210 [-0.260, -0.160]``, and for several parts all of them with their verdicts.
+    For example ``-0.21 [-0.26, -0.16]``, and for several parts all of them with their verdicts.
     """
     texts = []
     for i, part in enumerate(row["parts"], 1):
-        label = {"share": "share ", "every": "least "}.get(part["rule"]["test"], "")
-        text = label + _digits(part["value"], part["interval"])
+        text = "undefined" if part["value"] is None else f"{part['value']:.4g}"
+        if part["interval"]:
+            text += " [{:.4g}, {:.4g}]".format(*part["interval"])
+        text = {"share": "share ", "every": "least "}.get(part["rule"]["test"], "") + text
         texts.append(text if len(row["parts"]) == 1 else f"({i}) {text} {part['verdict']}")
     return "; ".join(texts)
-
-
-def _digits(value: float | None, interval: Sequence[float] | None) -> str:
-    """Return "value [low, high]" with three digits of the interval's width."""
-    if value is None or not interval:
-        return "undefined" if value is None else f"{value:.4g}"
-    width, form = interval[1] - interval[0], ".4g"
-    if width > 0 and 1e-4 <= max(map(abs, interval)) < 1e6:
-        form = f".{min(max(2 - math.floor(math.log10(width)), 0), 8)}f"
-    value, low, high = (f"{number:{form}}" for number in (value, *interval))
-    return f"{value} [{low}, {high}]"
 
 
 def draw(settled: Settled | Mapping[str, Any]) -> Figure:
@@ -139,10 +127,11 @@ class _Table(pd.DataFrame):
 
 def table(settled: Iterable[Settled]) -> pd.DataFrame:
     """Return the settled claims as a table for a notebook: one row a claim, in the order given."""
-    keys = {"id": "Claim", "statement": "Statement", "paper_value": "Paper"}
-    rows = [row | {"Ours": ours(row)} for row in (item.as_dict() for item in settled)]
-    frame = _Table(rows)[[*keys, "Ours", "verdict"]]
-    return _Table(frame.rename(columns=keys | {"verdict": "Verdict"}))
+    rows = [
+        (row["id"], row["statement"], row["paper_value"], ours(row), row["verdict"])
+        for row in (item.as_dict() for item in settled)
+    ]
+    return _Table(rows, columns=["Claim", "Statement", "Paper", "Ours", "Verdict"])
 
 
 def rules(claims: Iterable[Claim]) -> pd.DataFrame:

@@ -58,7 +58,7 @@ def fisher(r: float, pairs: int, ranks: bool) -> Estimate:
     Fisher 1921, Metron 1, 3-32; Bonett and Wright 2000, Psychometrika 65, 23-28.
     """
     error = math.sqrt((1 + r * r / 2 if ranks else 1) / (pairs - 3))
-    return _moved(_location(math.atanh(r), error, 1e8), np.arctanh, np.tanh)  # normal
+    return on_scale(lambda z: _location(0.0, error, 1e8), np.array([r]), (-1.0, 1.0))  # normal
 
 
 def sign(x: np.ndarray) -> Estimate:
@@ -69,8 +69,7 @@ def sign(x: np.ndarray) -> Estimate:
     """
     n, ordered = len(x), np.sort(x)
 
-    def tail(count: int) -> float:
-        """Return the chance of `count` or more of n on one side."""
+    def tail(count: int) -> float:  # the chance of so many or more on one side
         return special.bdtrc(count - 1, n, 0.5) if count else 1.0
 
     k = next(k for k in range(1, n) if tail(n - k) > ALPHA)  # x_k is low enough, x_k+1 is not
@@ -82,10 +81,8 @@ def sign(x: np.ndarray) -> Estimate:
     def shown(c: float, power: float) -> float:
         return c + x.std(ddof=1) * special.ndtri(special.betaincinv(n + 1 - k, k, power))
 
-    median, count = float(np.median(x)), np.count_nonzero
-    return Estimate(
-        median, (low, high), lambda c: tail(count(x > c)), lambda c: tail(count(x < c)), shown
-    )
+    below, above = (lambda c: tail(np.sum(x > c))), (lambda c: tail(np.sum(x < c)))
+    return Estimate(np.median(x), (low, high), below, above, shown)
 
 
 @lru_cache(maxsize=8)
@@ -108,14 +105,12 @@ def permutation(x: np.ndarray) -> Estimate:
     """
     means = np.sort(_subsets(len(x)) @ x)
     flips = len(means) + 1
-    k, near = int(ALPHA * flips), 1e-12 * np.abs(means[[0, -1]]).max()
-    return Estimate(
-        x.mean(),
-        (means[k - 1], means[-k]),
-        lambda c: (1 + np.count_nonzero(means <= c + near)) / flips,
-        lambda c: (1 + np.count_nonzero(means >= c - near)) / flips,
-        student(x).shown,
+    k, near = int(ALPHA * flips), 1e-12 * np.abs(x).max()
+    below, above = (
+        (lambda c: (1 + np.sum(means <= c + near)) / flips),
+        (lambda c: (1 + np.sum(means >= c - near)) / flips),
     )
+    return Estimate(x.mean(), (means[k - 1], means[-k]), below, above, student(x).shown)
 
 
 def share(x: np.ndarray) -> Estimate:
@@ -139,21 +134,8 @@ def share(x: np.ndarray) -> Estimate:
 
 def every(x: np.ndarray) -> Estimate:
     """No inference: the least of (n,) numbers and their extremes; p values are 0 or 1."""
-    least = x.min()
-    return Estimate(
-        least, (least, x.max()), lambda c: float(least <= c), lambda c: float(least > c)
-    )
-
-
-def _moved(found: Estimate, to: Callable, back: Callable) -> Estimate:
-    """Return an estimate on a scale, reached by `to`, in the units from which that comes."""
-    return Estimate(
-        back(found.value),
-        tuple(map(back, found.interval)),
-        lambda c: found.below(to(c)),
-        lambda c: found.above(to(c)),
-        lambda c, power: back(found.shown(to(c), power)),
-    )
+    least, most = x.min(), x.max()
+    return Estimate(least, (least, most), lambda c: least <= c, lambda c: least > c)
 
 
 def on_scale(test: Callable[[np.ndarray], Estimate], x: np.ndarray, ends=None) -> Estimate:
@@ -172,12 +154,18 @@ def on_scale(test: Callable[[np.ndarray], Estimate], x: np.ndarray, ends=None) -
         above = np.log(np.maximum(c - low, 0.0))
         return above if high is None else (above - np.log(np.maximum(high - c, 0.0))) / 2
 
-    def back(z: float) -> float:
+    def back(y: float) -> float:
+        z = start + size * y
         if low is not None:
             z = low + (np.exp(z) if high is None else (high - low) * special.expit(2 * z))
         return float(z) + 0.0  # turns -0.0 into 0.0
 
-    y = to(x)
-    start, size = y.min(), np.ptp(y)
-    found = test((y - start) / size)
-    return _moved(found, lambda c: (to(c) - start) / size, lambda z: back(start + size * z))
+    start, size = to(x).min(), np.ptp(to(x)) or 1.0
+    found = test((to(x) - start) / size)
+    return Estimate(
+        back(found.value),
+        tuple(map(back, found.interval)),
+        lambda c: found.below((to(c) - start) / size),
+        lambda c: found.above((to(c) - start) / size),
+        lambda c, power: back(found.shown((to(c) - start) / size, power)),
+    )

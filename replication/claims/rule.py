@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -38,13 +38,10 @@ class Rule:
     """
 
     statistic: str  #: what is computed for each independent unit (a trained network), in words
-    #: smallest effect of interest, positive; None where the paper gives a direction only; of a
-    #: share the bar
-    smallest: float | None = None
+    smallest: float | None = None  #: effect of interest, None: a direction only; a share's bar
     source: str = ""  #: where `smallest` comes from, e.g. "a tick of Fig. 3"
-    test: Literal["t", "correlation", "sign", "permutation", "equivalence", "share", "every"] = "t"
-    #: (low, high) of the statistic, high None where open: "t" and "equivalence" work on its logit
-    #: or log scale, and no interval leaves it
+    test: str = "t"  #: "correlation", "sign", "permutation", "equivalence", "share", "every"
+    #: (low, high), high None where open: "t" and "equivalence" work on its logit or log scale
     range: tuple[float, float | None] | None = None
     skewed: bool = False  #: known to be so: needs "sign" or a range with an open end
     paper: float | None = None  #: the paper's number of this statistic
@@ -123,9 +120,8 @@ def numbers(values: Values, name: str) -> tuple[np.ndarray, int]:
     """Return one number a unit, clusters averaged, and how many numbers were undefined."""
     clusters = list(values.values()) if isinstance(values, Mapping) else [values]
     series = [np.asarray(cluster, dtype=np.float64) for cluster in clusters]
-    if any(s.ndim != 1 or (np.abs(s) > _LARGEST).any() for s in series) or not any(
-        map(len, series)
-    ):
+    wrong = [s for s in series if s.ndim != 1 or (np.abs(s) > _LARGEST).any()]
+    if wrong or not any(map(len, series)):
         expected = "one finite number a unit, NaN where undefined, or clusters of them"
         raise ValueError(f"{name} are {str(values)[:60]}; expected {expected}")
     defined = [s[~np.isnan(s)] for s in series]
@@ -159,10 +155,11 @@ def decide(rule: Rule, values: Values, name: str = "values") -> Part:
     elif rule.test in _SCALED and ((x <= low) | (x >= high)).any():
         reasons.append("a value on the end of its range, where this test cannot decide")
     else:
-        test, scale = _TESTS[rule.test][0], rule.range if rule.test in _SCALED else None
+        test = _TESTS[rule.test][0]
         if one:
             estimate = inference.fisher(float(x[0]), units, ranks)
         else:
+            scale = rule.range if rule.test in _SCALED else None
             estimate = test(x) if exact else on_scale(test, x, scale)
         part = _decided(part, estimate)
         if part.verdict == INCONCLUSIVE and rule.test != "every":
@@ -184,11 +181,10 @@ def _decided(part: Part, estimate: Estimate) -> Part:
     if part.rule.test == "every" and part.dropped:
         p = 1.0  # an undefined value does not agree
     verdict = REPRODUCED if p <= ALPHA else NOT_REPRODUCED if p_not <= ALPHA else INCONCLUSIVE
+    value, p, p_not, least = map(float, (estimate.value, p, p_not, estimate.shown(bar, power)))
     interval = tuple(map(float, estimate.interval))
-    found = {"value": estimate.value, "p": p, "p_not": p_not}
-    found["detectable"] = estimate.shown(bar, power)
-    found = {key: float(number) for key, number in found.items()}
-    return replace(part, interval=interval, verdict=verdict, **found)
+    found = {"value": value, "interval": interval, "verdict": verdict, "detectable": least}
+    return replace(part, p=p, p_not=p_not, **found)
 
 
 def combine(parts: Sequence[Part]) -> str:

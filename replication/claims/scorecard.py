@@ -23,15 +23,13 @@ BEGIN, END = "<!-- scorecard:begin -->", "<!-- scorecard:end -->"
 _SYMBOLS = dict(zip(claims.VERDICTS, "✔◐✘○–", strict=True))
 _SVG = {"svg.hashsalt": "replication", "svg.fonttype": "none"}  # the same claims, the same bytes
 _INTRODUCTION = """\
-Each verdict is computed from independent units (trained networks) by a rule fixed in code.
+Verdicts are computed from independent units (trained networks) by rules fixed in code.
 *Reproduced*: the 95% interval lies above the smallest effect of interest, or above 0 where the
-paper gives a direction only. *Not reproduced*: it lies below 0, or within the smallest effect.
-*Partly*: some parts are reproduced. *Inconclusive*: neither; the note says which effect so many
-units could have shown. Fidelity: A near the paper's setting, B its network and at least a tenth of
-the rest, C below. On the axes a diamond is the paper's number, a point ours with its interval, and
-what lies within the smallest effect is shaded. p is one-sided, the largest of the parts', to be
-compared with 0.025; Holm and BH (Benjamini-Hochberg) are over all empirical claims. Tests and error
-rates: `docs/statistics.md`. This page is written by `python -m replication scorecard`.
+paper gives a direction only. *Not reproduced*: below 0, or within the smallest effect. *Partly*:
+some parts are. Fidelity: A near the paper's setting, B at least a tenth of it, C below. On an axis
+a diamond is the paper's number, a point ours with its interval; less than the smallest effect is
+shaded. p is one-sided, to be compared with 0.025; Holm and BH (Benjamini-Hochberg) are over all
+empirical claims. More in `docs/statistics.md`; written by `python -m replication scorecard`.
 """
 _HEADER = ["Claim", "Statement", "The paper reports", "Ours", "Axis", "Verdict", "Evidence"]
 _HEADER += ["p; Holm; BH", "Why", "Rule", "Notebook"]
@@ -40,11 +38,6 @@ _HEADER += ["p; Holm; BH", "Why", "Rule", "Notebook"]
 def _natural(text: str) -> list[Any]:
     """Return a sorting key that puts B2 before B10."""
     return [int(p) if p.isdecimal() else p.casefold() for p in re.split(r"([0-9]+)", text)]
-
-
-def _by_size(row: Mapping[str, Any]) -> int:
-    """Return the place of a row's profile among the known ones, by size."""
-    return [*PROFILES, row["profile"]].index(row["profile"])
 
 
 def _cell(*texts: str, between: str = "<br>") -> str:
@@ -61,8 +54,8 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def collect(figures_folder: str | os.PathLike | None = None) -> list[dict[str, Any]]:
     """Return the claims of every ``<profile>/<notebook>/claims.json`` of the figures folder.
 
-    They are as `claims.load` gives them, by paper, id, profile and notebook. ``ValueError`` if
-    there is none, or a file is malformed or in the folder of another profile or notebook.
+    They are as `claims.load` gives them, by paper, id and profile. ``ValueError`` if there is none,
+    or a file is malformed or in the folder of another profile or notebook.
     """
     folder = paths.figures() if figures_folder is None else Path(figures_folder)
     files = sorted(folder.glob(f"*/*/{claims.FILE}"))
@@ -75,7 +68,7 @@ def collect(figures_folder: str | os.PathLike | None = None) -> list[dict[str, A
             if (said := (row["profile"], row["notebook"])) != place:
                 raise ValueError(f"{file}: claim {row['id']} is of {said}; its folder says {place}")
             rows.append(row)
-    rows.sort(key=lambda row: (_by_size(row), row["notebook"]))
+    rows.sort(key=lambda row: PROFILES.index(row["profile"]))
     return sorted(rows, key=lambda row: (_natural(row["paper"]), _natural(row["id"])))
 
 
@@ -86,8 +79,7 @@ def select(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """
     rows = list(rows)
     rows = [row for row in rows if row["profile"] in EVIDENCE] or rows
-    ranked = sorted(rows, key=_by_size)
-    ranked.sort(key=lambda row: row["fidelity"], reverse=True)
+    ranked = sorted(rows, key=lambda row: row["fidelity"], reverse=True)
     best = {(row["notebook"], row["id"]): row for row in ranked}
     return [row for row in rows if best[row["notebook"], row["id"]] is row]
 
@@ -110,12 +102,7 @@ def adjusted(p: Sequence[float]) -> list[tuple[float, float]]:
     return list(zip(holm, stats.false_discovery_control(p), strict=True)) if len(p) else []
 
 
-def _axis(row: Mapping[str, Any]) -> str:
-    """Return the path of the picture of a claim's axis."""
-    return f"{AXES}/" + re.sub(r"[^\w.-]", "_", f"{row['notebook']}_{row['id']}.svg")
-
-
-def _line(row: Mapping[str, Any], corrections: Sequence[float]) -> list[str]:
+def _line(row: Mapping[str, Any], axis: str, corrections: Sequence[float]) -> list[str]:
     """Return the cells of one claim."""
     evidence = [f"fidelity {row['fidelity']}", f"{row['units']} unit{'s' * (row['units'] != 1)}"]
     evidence += [row["profile"], row["dataset"] * (row["dataset"] not in row["scale"])]
@@ -125,7 +112,7 @@ def _line(row: Mapping[str, Any], corrections: Sequence[float]) -> list[str]:
         _cell(row["statement"], f"{row['kind']}, {row['status']}", row["figure"]),
         _cell(row["paper_value"]),
         _cell(claims.ours(row), row["note"]),
-        f"![]({_axis(row)})",
+        f"![]({axis})",
         f"{_SYMBOLS[row['verdict']]} {row['verdict']}",
         _cell(*evidence, row["scale"], between="; "),
         "; ".join(f"{number:.2g}" for number in numbers),
@@ -138,8 +125,7 @@ def _line(row: Mapping[str, Any], corrections: Sequence[float]) -> list[str]:
 def write(figures_folder: str | os.PathLike | None = None) -> Path:
     """Write ``SCORECARD.md`` and its axes into the figures folder, atomically; return its path.
 
-    It holds what `select` gives, with a warning on top where that is no evidence. The same claims
-    give the same bytes. It raises what `collect` does.
+    It holds what `select` gives, the same claims in the same bytes. It raises what `collect` does.
     """
     folder = paths.figures() if figures_folder is None else Path(figures_folder)
     rows = select(collect(folder))
@@ -149,15 +135,14 @@ def write(figures_folder: str | os.PathLike | None = None) -> Path:
     text += [summary(rows), _INTRODUCTION]
     inferred = [i for i, r in enumerate(rows) if r["kind"] == "empirical" and r["p"] is not None]
     corrections = dict(zip(inferred, adjusted([rows[i]["p"] for i in inferred]), strict=True))
-    lines = [_line(row, corrections.get(i, ())) for i, row in enumerate(rows)]
-    for paper in sorted({row["paper"] for row in rows}, key=_natural):
-        lines = [
-            _line(r, corrections.get(i, ())) for i, r in enumerate(rows) if r["paper"] == paper
-        ]
-        text += [f"## {_cell(paper)}\n", _table(_HEADER, lines)]
-    for row in rows:
-        with rc_context(_SVG), atomic(folder / _axis(row)) as temporary:
+    lines: dict[str, list] = {}  # by paper, in order
+    for i, row in enumerate(rows):
+        axis = f"{AXES}/" + re.sub(r"[^\w.-]", "_", f"{row['notebook']}_{row['id']}.svg")
+        with rc_context(_SVG), atomic(folder / axis) as temporary:
             claims.draw(row).savefig(temporary, format="svg", metadata={"Date": None})
+        lines.setdefault(row["paper"], []).append(_line(row, axis, corrections.get(i, ())))
+    for paper, own in lines.items():
+        text += [f"## {_cell(paper)}\n", _table(_HEADER, own)]
     with atomic(folder / FILE) as temporary:
         temporary.write_text("\n".join(text), encoding="utf-8")
     return folder / FILE

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -45,11 +45,9 @@ class Claim:
     rule: Rule | tuple[Rule, ...]  #: of several the main one first
     figure: str = ""  #: the paper's figure or section
     paper_value: str = "not reported"  #: what the paper reports, in words
-    #: "sanity": a method does what it says; "theorem": holds to rounding
-    kind: Literal["empirical", "sanity", "theorem"] = "empirical"
+    kind: str = "empirical"  #: or "sanity": a method does what it says; "theorem": to rounding
     gate: Gate | None = None  #: when the claim can be tested at all
-    #: "confirmatory" where the rule was committed before its evidence
-    status: Literal["exploratory", "confirmatory"] = "exploratory"
+    status: str = "exploratory"  #: or "confirmatory": the rule is older than its evidence
     corrected: str = ""  #: why the rule was corrected after that
     why: str = ""  #: why it is not reproduced: a hypothesis, with what would test it
 
@@ -74,8 +72,8 @@ class Claim:
     @property
     def sentences(self) -> str:
         """The rules in words, numbered where there are several, and the gate."""
-        texts = [f"({i}) {rule}" for i, rule in enumerate(self.rules, 1)]
-        text = " ".join(texts) if len(texts) > 1 else str(self.rules[0])
+        several = " ".join(f"({i}) {rule}" for i, rule in enumerate(self.rules, 1))
+        text = several if len(self.rules) > 1 else str(self.rules[0])
         return f"{text} Testable with {self.gate}." if self.gate else text
 
 
@@ -111,8 +109,8 @@ class Settled:
     @property
     def p(self) -> float | None:
         """One-sided p value of the claim, the largest of its parts'; None where it has none."""
-        known = self.verdict != NOT_TESTABLE and all(part.p is not None for part in self.parts)
-        return max(part.p for part in self.parts) if known else None
+        values = [part.p for part in self.parts]
+        return None if None in values or self.verdict == NOT_TESTABLE else max(values)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the object that `save` writes: plain JSON types, None for NaN."""
@@ -145,23 +143,17 @@ def settle(
 ) -> Settled:
     """Compute the verdict on a claim from the numbers of its units.
 
+    ``ValueError`` if these are not as below, not one series a rule, or outside of a rule's range.
+
     Parameters
     ----------
-    claim
-        The claim, its rules fixed.
-    values
-        One number a unit, NaN or None where undefined; ``{cluster: numbers}``, averaged within
-        clusters; for "correlation" also one over pairs, ``{"r": 0.8, "n": 24}``, with ``"rank":
-        True`` for Spearman's. For a claim whose `rule` is a tuple, a list of such.
-    note, gate
-        What was seen, in words; the measured number of the claim's gate.
-    where
-        ``dataset``, ``profile``, ``notebook`` and perhaps ``scale`` and ``fidelity`` of `Settled`.
-
-    Raises
-    ------
-    ValueError
-        If `values` are not such, not one series a rule, or outside of a rule's range.
+    claim, values
+        The claim, its rules fixed; one number a unit, NaN or None where undefined, or ``{cluster:
+        numbers}``, averaged within clusters; for "correlation" also one over pairs, ``{"r": 0.8,
+        "n": 24}``, with ``"rank": True`` for Spearman's. For a tuple of rules a list of such.
+    note, gate, where
+        What was seen, in words; the measured number of the claim's gate; the other fields of
+        `Settled`: ``dataset``, ``profile``, ``notebook`` and perhaps ``scale`` and ``fidelity``.
 
     Examples
     --------
@@ -193,11 +185,7 @@ def settle(
 
 
 def settle_all(
-    claims: Sequence[Claim],
-    values: Mapping[str, Any],
-    notes: Mapping[str, str],
-    gates: Mapping[str, float] | None = None,
-    **where: str | Mapping[str, str],
+    claims: Sequence[Claim], values: Mapping, notes: Mapping, gates: Mapping | None = None, **where
 ) -> list[Settled]:
     """Settle every claim of a notebook: `settle` with what is under its id in each mapping.
 

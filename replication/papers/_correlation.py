@@ -55,3 +55,19 @@ def parts_by_seed(table: pd.DataFrame, statistic: Callable, parts: int) -> list[
     """Return, for a statistic of that many parts, a list a part, as `by_seed` has one."""
     values = [statistic(rows) for _, rows in table.groupby("seed")]
     return [list(part) for part in zip(*values, strict=True)] or [[math.nan]] * parts
+
+
+def by_network(pairs: pd.DataFrame | None, statistic: Callable, parts: int) -> list[list[float]]:
+    """Return, for a statistic of that many parts, a value a network, their mean that of all pairs.
+
+    `pairs` has networks as ``seed`` and ``other``. With m the mean over pairs and m_i that over
+    those without network i, n m - (n - 1) m_i: the jackknife's pseudo-values (Arvesen 1969, Annals
+    of Mathematical Statistics 40, 2076-2100), as pairs that share a network are not independent.
+    NaN for fewer than 3 networks.
+    """
+    if pairs is None or len(seeds := sorted({*pairs.seed, *pairs.other})) < 3:
+        return [[math.nan]] * parts
+    values = {pair: np.array(statistic(own)) for pair, own in pairs.groupby(["seed", "other"])}
+    means = [np.mean([v for pair, v in values.items() if i not in pair], 0) for i in seeds]
+    whole, n = np.mean(list(values.values()), 0), len(seeds)
+    return np.transpose([n * whole - (n - 1) * mean for mean in means]).tolist()

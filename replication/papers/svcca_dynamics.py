@@ -1,16 +1,14 @@
 """Raghu et al. 2017 (SVCCA): which directions of a layer matter, and when they are learned.
 
-Settles V1 to V8. Similarities are mean correlations: of SVCCA, positions counting as examples, for
-one layer in two networks or at two times; of DFT-CCA for different layers. A null is the same with
-the examples of one side permuted. Accuracies are on test images. For claims about two networks a
-seed is a network and the one with the next seed, so that each network is in two pairs.
-
-Measuring functions take a spec of `plan` and return rows. Trained networks are kept beside these.
+A layer in two networks or at two times is compared by SVCCA, positions counting as examples;
+different layers by DFT-CCA; means over the correlations. Accuracies are on test images.
 """
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import combinations, product
+from pydoc_data.topics import topics
 
 import numpy as np
 import pandas as pd
@@ -20,135 +18,159 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from replication import activations, data, models, similarity, training
-from replication._core.inputs import choose_device, generator
-from replication._core.profiles import PROFILES
-from replication.claims import Claim, Rule
-from replication.directions.projection import onto_directions, onto_neurons, projected
-from replication.papers import Experiment, cifar10, runs
-from replication.papers._correlation import by_seed, correlation, parts_by_seed
-from replication.training.trainer import Trainer
+from replication._core.inputs import derive_seed, generator
+from replication._core.profiles import EVIDENCE, PROFILES
+from replication.claims import Claim, Gate, Rule
+from replication.directions.projection import Projection, onto_directions, onto_neurons, projected
+from replication.models.sequences import LSTMLayer
+from replication.papers import Experiment, cifar10, correlation, runs
+from replication.papers._correlation import by_network
 
 NOTEBOOK = "03_svcca_dynamics"
 _SHARES = (0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.27, 0.35, 0.45, 0.6, 0.75, 0.87, 1)
-_SCALES = {  # smoke, quick, full, and the paper's, whose ResNet's depth and steps are not stated
-    "images": ((320, 100), (600, 300), (5000, 2000), (None, None)),  # training and test
-    "width": (1 / 16, 1 / 8, 1 / 4, 1.0),  # multiplies the convnet's channels and units
-    "epochs": (2, 6, 25, 100),  # of the convnet
-    # depth, width and epochs
-    "resnet": ((8, 1 / 8, 1), (8, 1 / 4, 3), (14, 1 / 2, 12), (20, 1.0, 100)),
-    "seeds": ((2, 1), (2, 2), (10, 3), (5, 5)),  # of the convnet and the toy; of the ResNet
-    "shown": ((100, 20), (300, 20), (700, 100), (5000, 1000)),  # compared; at every position
-    "toy": ((30, 60), (300, 200), (3000, 200), (20_000, 200)),  # steps and neurons
-    "pooled": (4, 4, 8, 8),  # side to which maps are pooled for flattened CCA
-    "shares": ((0, 1), (0, 0.05, 0.15, 0.35, 0.75, 1), _SHARES, _SHARES),  # of training, looked at
+_SCALES = {  # smoke, quick, full, and the paper's where it is stated
+    "images": ((320, 100), (500, 200), (50_000, 10_000), (50_000, 10_000)),  # training, test
+    "convnet": ((1 / 16, 2), (1 / 8, 4), (1.0, 40), (1.0, 205)),  # width; epochs of 64 a step
+    "resnet": ((8, 1 / 8, 1), (8, 1 / 8, 2), (32, 1.0, 30), (32, 1.0, 205)),  # depth first
+    "seeds": ((2, 1), (2, 1), (5, 3), (10, 10)),  # of the convnet, of the ResNet
+    "precision": ("float32", "float32", "bfloat16", "float32"),
+    "shares": ((0, 1), (0, 0.35, 1), _SHARES, _SHARES),  # of training, looked at
+    "panes": ((80, 80), (150, 120), (2500, 1000), (10_000, 10_000)),  # images, by network
+    "examples": ((16, 200), (20, 500), (1000, 10_000), (2000, 50_000)),  # of maps, dense layers
+    "flat": (320, 500, 25_000, 50_000),  # images on which p2 is reduced
+    "toy": ((2, 20, 60), (2, 100, 80), (10, 3000, 200), (10, 20_000, 200)),  # seeds, steps, units
+    "lstm": ((2, 4, 8), (2, 15, 24), (5, 2000, 128), (5, 10_000, 200)),
 }
 SETTINGS = {p: {k: v[i] for k, v in _SCALES.items()} for i, p in enumerate(PROFILES)}
-BATCH = 50  # divides the numbers of training images
-CLASSES = {  # alike because they look alike; fixed before any run
-    "cifar10": {"alike": ["cat", "dog"], "unlike": ["truck", "ship", "airplane"]},
-    "mnist": {"alike": ["4", "9"], "unlike": ["0", "1", "6"]},
-}
-CONVNET_DEPTH = ("c1", "c2", "c3", "c4", "c5", "fc1", "fc2")  # each affine layer but the logits
-CONV_LAYERS = ["c1", "c2", "bn1", "p1", "c3", "c4", "c5", "bn2", "p2"]
-CONV_LAYERS += ["fc1", "bn3", "fc2", "bn4", "logits"]
-GROUPS = ("c1", "c2 bn1", "c3", "c4", "c5 bn2", "fc1 bn3", "fc2 bn4", "logits")  # frozen in turn
-DENSE = {"p2": "p2", "fc1": "act6", "fc2": "act7"}  # in the paper's figure: module
-LAST = {"c3": "act3", "c4": "act4", "p2": "p2", "fc1": "act6", "fc2": "act7"}
-SHOWN_CURVES = (2, 6, 15, 30)  # directions of the toy network that are drawn
-LIVELY = 9  # aligned directions: one less than classes
-THRESHOLD = 0.9  # similarity to the final representation from which a layer counts as final
-DIRECTIONS = {"keep": 25, "few": 20}  # of the first dense layer
-NEURONS = 0.2  # share of the neurons of that layer that the few directions are compared with
-TOY_DIRECTIONS = 30
-WIDTH = 0.35  # share of the directions that compression keeps
-COMPRESSED = 5  # layers
+LATE = 0.1  # share of training at whose end accuracies are averaged
+PANES = (0, 0.35, 0.75, 1)  # of training
+MAPS = ["c1", "c2", "bn1", "p1", "c3", "c4", "c5", "bn2", "p2"]
+DENSE = ["fc1", "bn3", "fc2", "bn4", "logits"]
+WEIGHTED = ["c1", "c2", "c3", "c4", "c5", "fc1", "fc2", "logits"]
+GROUPS = ["c1", "c2 bn1", "c3", "c4", "c5 bn2", "fc1 bn3", "fc2 bn4", "logits"]  # frozen in turn
+COMPRESSED = ["p2", "fc1", "bn3", "fc2", "bn4"]
+COUNTS = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 100, 200, 400)  # directions or neurons
+NEURONS = {"p2": (150 / 4096, 300 / 4096), "fc1": (50 / 512, 100 / 512), "fc2": ()}  # Fig. 2b
+SPREAD = (10, 20, 30, 50)  # directions that are brought onto so many neurons
+KEPT = (0.1, 0.22, 0.35, 0.45, 0.63, 0.8)  # share of directions
+RANKED = ("weights", "shared variance", "random")  # how neurons are chosen
+TOY = (1, 2, 4, 6, 10, 15, 20, 30, 40, 50)
+FILLS = ("variance", "chance")  # what takes the directions that ten logits leave open
+CHANCE = 0.1
 
 
 def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str, Experiment]:
-    """Return the notebook's experiments by name, in order.
-
-    ValueError if the data set has not the classes of `CLASSES`.
-    """
+    """Return the notebook's experiments by name, in order: networks first."""
     settings = SETTINGS[profile]
-    split = cifar10(profile, dataset, settings["images"])
-    classes = CLASSES["cifar10" if split.name == "cifar10" else "mnist"]
-    if missing := {name for names in classes.values() for name in names} - set(split.classes):
-        text = f"no classes {sorted(missing)} in {split.name!r}; CIFAR-10 or MNIST"
-        raise ValueError(f"dataset: {text}")
-    train_count, test_count = len(split.train), len(split.test)
-    channels, size = split.train.images.shape[1:3]
-    depth, width, resnet_epochs = settings["resnet"]
-    steps, units = settings["toy"]
-    images, positions = shown = list(settings["shown"])
+    name, shape, counts = "cifar10", (3, 32), settings["images"]
+    if profile not in EVIDENCE or dataset not in ("auto", name):  # else nothing need be there
+        split = cifar10(profile, dataset, counts)
+        name, shape = split.name, split.train.images.shape[1:3]
+        counts = len(split.train), len(split.test)
+    (width, epochs), (depth, narrow, fewer) = settings["convnet"], settings["resnet"]
+    count, fewest = settings["seeds"]
 
-    def networks(model: str, epochs: int, seeds: int, **options) -> list[dict]:
-        spec = {"dataset": split.name, "images": [train_count, test_count], "model": model}
-        checkpoints = [round(share * epochs, 3) for share in settings["shares"]]
-        spec |= {"options": options, "epochs": epochs, "batch": BATCH, "checkpoints": checkpoints}
-        return [spec | {"seed": seed} for seed in range(seeds)]
+    def networks(model: str, options: dict, length: int, seeds: int) -> tuple[list[dict], list]:
+        spec = {"dataset": name, "images": list(counts), "precision": settings["precision"]}
+        spec |= {"model": model, "options": options | {"channels": shape[0]}, "epochs": length}
+        plain = [spec | {"shares": list(settings["shares"]), "seed": n} for n in range(seeds)]
+        return plain, [s | {"shares": [], "frozen": True} for s in plain]
 
-    def each(specs: Sequence[dict], **more) -> list[dict]:
-        return [spec | more for spec in specs]
+    def scale(seeds: int, length: int, **changed: float) -> dict[str, float]:
+        steps = counts[0] / 64 * length / 160_000
+        ours = {"images": counts[0] / 50_000, "width": width, "training": steps, "networks": seeds}
+        return {key: min(1, value) for key, value in (ours | changed).items()}
 
-    convnet = {"width": settings["width"], "channels": channels, "size": size}
-    resnet = {"depth": depth, "width": width, "channels": channels}
-    convnets = networks("convnet", settings["epochs"], settings["seeds"][0], **convnet)
-    resnets = networks("resnet", resnet_epochs, settings["seeds"][1], **resnet)
-    following = {spec["seed"]: convnets[(spec["seed"] + 1) % len(convnets)] for spec in convnets}
-    pairs = [spec | {"next": following[spec["seed"]]["seed"]} for spec in convnets]
-    crossed = [s | {"convnet": following[s["seed"]]} for s in resnets + convnets[:3]]
-    experiments = {
-        train: resnets + convnets,  # longest first
-        toy: [{"seed": seed, "steps": steps, "width": units} for seed in range(len(convnets))],
-        low_dimension: pairs,
-        dynamics: each(resnets + convnets, shown=shown),
-        freeze: convnets,
-        class_sensitivity: each(resnets, shown=min(train_count, 5 * images), classes=classes),
-        same_layers: each(pairs, shown=shown),
-        across: each(crossed, shown=shown),
-        agreement: each(pairs[:3], pooled=min(settings["pooled"], size // 4)),  # the side of p2
-        alignment: each(pairs, columns=min(500, test_count)),
-        compression: each(pairs, positions=positions, kept=[0.1, 0.2, WIDTH, 0.5, 0.75]),
+    convnets, frozen = networks("svcca_convnet", {"width": width, "size": shape[1]}, epochs, count)
+    resnets, kept = networks("resnet", {"depth": depth, "width": narrow}, fewer, fewest)
+    partners = [s | {"other": (s["seed"] + 1) % count} for s in convnets]  # once on each side
+    pairs = [s | {"other": other} for s in convnets for other in range(s["seed"] + 1, count)]
+    crossed = [s | {"convnet": convnets[s["seed"]]} for s in resnets]
+    toys, lstms = (
+        [{"seed": seed, "steps": steps, "units": units} for seed in range(seeds)]
+        for seeds, steps, units in (settings["toy"], settings["lstm"])
+    )
+    shown, (wide, deep) = {"examples": list(settings["examples"])}, settings["panes"]
+    dense, net, both = settings["examples"][1], scale(count / 3, epochs), scale(fewest / 3, fewer)
+    imagenet = scale(fewest / 3, fewer, images=counts[0] / 1_281_167)
+    table = {  # what is measured, of what, more of the spec, ours over the paper's
+        "convnets": (train, convnets, {}, scale(count / 10, epochs)),
+        "frozen convnets": (train, frozen, {}, scale(count / 10, epochs)),
+        "resnets": (train, resnets, {}, scale(fewest / 10, fewer)),
+        "frozen resnets": (train, kept, {}, scale(fewest / 10, fewer)),
+        "toy": (toy, toys, {}, {"training": min(1, settings["toy"][1] / 3000)}),
+        "restriction": (restriction, partners, {"flat": settings["flat"]}, net),
+        "convnet dynamics": (dynamics, convnets, shown | {"panes": wide}, net),
+        "resnet dynamics": (dynamics, resnets, shown | {"panes": deep}, both),
+        "initialisations": (initialisations, pairs, shown, net),
+        "architectures": (architectures, crossed, {"panes": deep}, both),
+        "classes": (classes, crossed, {"shown": dense}, imagenet),
+        "covariance": (covariance, convnets, {"shown": dense // 2}, imagenet),
+        "language": (language, lstms, {}, {}),
     }
     return {
-        measure.__name__: Experiment(measure, specs, options={"device": device})
-        for measure, specs in experiments.items()
+        key: Experiment(measure, [s | more for s in specs], None, {"device": device}, ratios)
+        for key, (measure, specs, more, ratios) in table.items()
     }
 
 
-def training_spec(spec: Mapping) -> training.Spec:
-    """Return what `training` needs to know: Adam on images shifted by up to 4 pixels."""
-    return training.Spec(
-        model={"convnet": "svcca_convnet", "resnet": "resnet"}[spec["model"]],
+def freezing(spec: Mapping) -> dict[str, float]:
+    """Return the share of training from which each module of a frozen network stays.
+
+    Layer l of L of the convnet at l / L, with its batch norm; residual block b of B at b / B.
+    """
+    if not spec.get("frozen"):
+        return {}
+    groups = GROUPS
+    if spec["model"] == "resnet":
+        blocks = layers_of(spec)[1][1:]
+        groups = [f"conv1 bn1 {blocks[0]}", *blocks[1:]]
+    shares = {n: i / len(groups) for i, group in enumerate(groups, 1) for n in group.split()}
+    return {name: share for name, share in shares.items() if share < 1}
+
+
+def trained(spec: Mapping, split: data.Split, device: str) -> training.Run:
+    """Return the run of a spec, trained if it is not kept: SGD, a cosine, shifts of 4 pixels."""
+    epochs = spec["epochs"]
+    recipe = training.Spec(
+        model=spec["model"],
         model_options=spec["options"],
-        optimizer="Adam",
-        learning_rate=1e-3,
-        batch_size=spec["batch"],
-        epochs=spec["epochs"],
+        optimizer_options={"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
+        learning_rate=0.05,
+        schedule="cosine",
+        batch_size=64,
+        epochs=epochs,
         augment={"shift": 4},
-        checkpoints=tuple(spec["checkpoints"]),
-        evaluate_every=spec["epochs"] / min(10, spec["epochs"]),
-        evaluation_images=500,
+        freeze={name: share * epochs for name, share in freezing(spec).items()},
+        checkpoints=tuple(share * epochs for share in spec["shares"]),
+        evaluate_every=max(1, epochs / 20),
+        evaluation_images=5000,
         seed=spec["seed"],
+        precision=spec["precision"],
     )
+    return training.fit(recipe, split, store=runs() / "networks", device=device, progress=False)
 
 
-def trained(spec: Mapping, images: data.Split, device: str = "auto") -> training.Run:
-    """Return the run of a spec, trained if it is not kept."""
-    store = runs() / NOTEBOOK / "networks"
-    return training.fit(training_spec(spec), images, store=store, device=device, progress=False)
+@cache
+def _images(dataset: str, counts: tuple[int, int], device: str) -> data.Split:
+    return data.standardise(data.load(dataset, counts, device=device))[0]
 
 
-def loaded(spec: Mapping, device: str = "auto") -> data.Split:
-    """Return the images of a spec, standardised."""
-    return data.standardise(data.load(spec["dataset"], subset=spec["images"], device=device))[0]
+def loaded(spec: Mapping, device: str, *seeds: int) -> tuple:
+    """Return the images of a spec, standardised, and its trained networks of those seeds."""
+    split = _images(spec["dataset"], tuple(spec["images"]), device)
+    specs = [spec | {"seed": seed} for seed in seeds]
+    return split, *(trained(s, split, device).model(device=device) for s in specs)
 
 
-def pair_of(spec: Mapping, device: str) -> tuple[data.Split, list[nn.Module]]:
-    """Return the images, and the trained networks of a spec and of the next seed."""
-    images = loaded(spec, device)
-    specs = spec, spec | {"seed": spec["next"]}
-    return images, [trained(each, images, device).model(device=device) for each in specs]
+def layers_of(spec: Mapping) -> tuple[list[str], list[str]]:
+    """Return the layers of the panes, and those that are followed: no last bn, no logits."""
+    if spec["model"] == "svcca_convnet":
+        return MAPS + DENSE, MAPS + DENSE[:3]
+    number = (spec["options"]["depth"] - 2) // 6
+    blocks = [f"block{stage}_{i + 1}" for stage in (1, 2, 3) for i in range(number)]
+    inside = [part for block in blocks for part in (f"{block}.bn1", block)]
+    return ["act1", *inside, "fc"], ["act1", *blocks]
 
 
 def behind(model: nn.Sequential, layer: str) -> nn.Sequential:
@@ -163,572 +185,480 @@ def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
 
 
 def train(spec: dict, device: str = "auto") -> pd.DataFrame:
-    """Train one network; return its history."""
-    return trained(spec, loaded(spec, device), device).history
+    """Train one network; return its history with the multiply-adds done."""
+    split = loaded(spec, device)[0]
+    history = trained(spec, split, device).history
+    model = models.build(spec["model"], **spec["options"])
+    frozen, done = freezing(spec), [0.0]
+    ends = [*sorted(set(frozen.values())), 1.0]
+    for start, end in zip([0.0, *ends], ends, strict=False):
+        for name in (name for name, share in frozen.items() if share <= start):
+            model.get_submodule(name).requires_grad_(False)
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros_like(split.train.images[:2], device="cpu")).sum().backward()
+        images = (end - start) * spec["epochs"] * len(split.train)
+        done.append(done[-1] + images * counter.get_total_flops() / 4)  # two images, half a FLOP
+    operations = np.interp(history.epoch / spec["epochs"], [0.0, *ends], done)
+    return history.assign(operations=operations)
 
 
 def toy(spec: dict, device: str = "auto") -> list[dict]:
-    """Train two toy networks; return the output that projections keep, and curves to draw."""
+    """Train two toy networks; return the output that projections of the last layer keep."""
     x = torch.linspace(-1, 1, 1000)
     draw = torch.randn(2, 4, 4, generator=generator(0, "toy targets"))
     waves = torch.arange(1, 5) * x[:, None, None] * torch.pi + torch.pi * draw[0]
     y = (draw[1] / torch.arange(1, 5) * waves.sin()).sum(2)
-    nets = [_toy_network(spec, number, x, y) for number in range(2)]
-    (first, output), (second, _) = (
-        activations.record(net, x[:, None], ["act4", "fc5"]).values() for net in nets
-    )
-    hidden = first, second
-    svcca = similarity.svcca(first, second, null=5)
-    singular = [torch.linalg.svd(z - z.mean(0), full_matrices=False).Vh.mT for z in hidden]
-    active = [z.abs().mean(0).argsort(descending=True).tolist() for z in hidden]
-    shuffled = torch.randperm(len(active[0]), generator=generator(spec["seed"], "random")).tolist()
-    rows, total = [], (output - output.mean(0)).square().sum()
-    for k in (1, 2, 4, 6, 10, 15, 20, 30, 40, 50):
+    nets = []
+    for number in range(2):
+        options = {"inputs": 1, "widths": [spec["units"]] * 4, "classes": 4}
+        nets.append(models.build("mlp", 2 * spec["seed"] + number, **options))
+        optimizer = torch.optim.Adam(nets[-1].parameters(), lr=1e-3)
+        for step in range(spec["steps"]):
+            order = torch.randperm(1000, generator=generator(spec["seed"], f"toy/{number}", step))
+            optimizer.zero_grad()
+            F.mse_loss(nets[-1](x[order[:200], None]), y[order[:200]]).backward()
+            optimizer.step()
+    first, second = (activations.record(n, x[:, None], ["act4"])["act4"] for n in nets)
+    output = nets[0](x[:, None]).detach()
+    active = first.abs().mean(0).argsort(descending=True).tolist()
+    shared, rows = similarity.svcca(first, second).x_directions, []
+    for k in TOY:
         for method, project in {
-            "SVCCA": onto_directions(first, svcca.x_directions[:, :k]),
-            "SVD": onto_directions(first, singular[0][:, :k]),
-            "most active": onto_neurons(first, active[0][:k]),
-            "random": onto_neurons(first, shuffled[:k]),
+            "SVCCA": onto_directions(first, shared[:, :k]),
+            "SVD": onto_directions(first, torch.linalg.svd(first - first.mean(0))[2][:k].mT),
+            "most active": onto_neurons(first, active[:k]),
         }.items():
-            with torch.no_grad():
-                shown = nets[0][-1:](project(first))
-            kept = 1 - ((shown - output).square().sum() / total).item()
-            row = {"what": "projected", "method": method, "k": k, "kept": kept}
-            rows.append(row | {"curves": shown[::5].mT.tolist() if k in SHOWN_CURVES else []})
-    for method, pair in {
-        "most active neurons": [z[:, order[:3]] for z, order in zip(hidden, active, strict=True)],
-        "top SVD directions": [z @ w[:, :3] for z, w in zip(hidden, singular, strict=True)],
-        "top SVCCA directions": [svcca.x_variates[:, :3], svcca.y_variates[:, :3]],
-    }.items():
-        for net, z in enumerate(pair):
-            curves = ((z - z.mean(0)) / z.std(0).clamp(min=1e-9))[::5].mT.tolist()
-            rows.append({"what": "directions", "method": method, "k": net, "curves": curves})
-    rows.append({"what": "target", "method": "", "k": 0, "curves": y[::5].mT.tolist()})
-    error = F.mse_loss(output, y).item() / y.var(0).mean().item()
-    summary = {"error": error, "mean": svcca.mean.item(), "null": svcca.null.mean().item()}
-    return [row | summary for row in rows]
+            shown = nets[0][-1](project(first)).detach()
+            kept = 1 - (shown - output).square().sum() / (output - output.mean(0)).square().sum()
+            rows.append({"method": method, "k": k, "kept": kept.item()})
+            rows[-1]["curves"] = shown[::5].mT.tolist() if method == "SVCCA" else []
+    error = (F.mse_loss(output, y) / y.var(0).mean()).item()
+    return [row | {"error": error, "target": y[::5].mT.tolist()} for row in rows]
 
 
-def _toy_network(spec: Mapping, number: int, x: Tensor, y: Tensor) -> nn.Sequential:
-    """Return an MLP of four hidden layers fitted to y (points, 4) at x (points,)."""
-    options = {"inputs": 1, "widths": [spec["width"]] * 4, "classes": 4}
-    model = models.build("mlp", 2 * spec["seed"] + number, **options)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for step in range(spec["steps"]):
-        order = torch.randperm(len(x), generator=generator(spec["seed"], f"toy/{number}", step))
-        batch = order[:200]
-        optimizer.zero_grad()
-        F.mse_loss(model(x[batch, None]), y[batch]).backward()
-        optimizer.step()
-    return model
-
-
-def low_dimension(spec: dict, device: str = "auto") -> list[dict]:
-    """Measure the accuracy of a convnet with one layer on a few directions or neurons."""
-    images, nets = pair_of(spec, device)
-    modules, labels = list(DENSE.values()), images.test.labels
-    first, second = (activations.record(net, images.train.images, modules) for net in nets)
-    test = activations.record(nets[0], images.test.images, modules)
-    rows = []
-    for layer, module in DENSE.items():
-        x, y, rest = first[module].flatten(1), second[module].flatten(1), behind(nets[0], module)
-        width, shared = x.shape[1], similarity.svcca(x, y).x_directions
-        axes = torch.eye(width, device=x.device)
-        active = x.abs().mean(0).argsort(descending=True).tolist()
-        sources = [generator(spec["seed"], f"neurons/{layer}", draw) for draw in range(3)]
-        shuffled = [torch.randperm(width, generator=source).tolist() for source in sources]
-        row = {"layer": layer, "width": width}
-        counts = {1, 2, 5, 10, 15, 20, 25, 50, 100, 200, 400, round(NEURONS * width)}
-        for k in sorted(k for k in counts if k < width):
-            for method, project in (
-                ("SVCCA", onto_directions(x, shared[:, :k])),
-                ("most active", onto_neurons(x, active[:k])),
-                ("most active, fitted", onto_directions(x, axes[:, active[:k]])),
-                *[("random", onto_neurons(x, order[:k])) for order in shuffled],
-            ):
-                value = accuracy(rest, project(test[module]), labels)
-                rows.append(row | {"method": method, "k": k, "accuracy": value})
-        value = accuracy(rest, test[module], labels)
-        rows.append(row | {"method": "all neurons", "k": width, "accuracy": value})
+def restriction(spec: dict, device: str = "auto") -> list[dict]:
+    """Measure a convnet's accuracy with a layer on few directions or neurons, or compressed."""
+    split, net, second = loaded(spec, device, spec["seed"], spec["other"])
+    images, labels = split.train.images[: spec["flat"]], split.test.labels
+    x, y = (
+        activations.record(n, images, [*COMPRESSED, "logits"], reduction="flatten")
+        for n in (net, second)
+    )
+    test = activations.record(net, split.test.images, COMPRESSED, reduction="flatten")
+    rest, rows, shared = behind(net, "p2"), [], {"second net": {}, "logits": {}}
+    for layer in COMPRESSED:
+        shared["second net"][layer] = similarity.svcca(x[layer], y[layer]).x_directions
+        shared["logits"][layer] = similarity.svcca(x[layer], x["logits"]).x_directions
+        if layer in NEURONS:
+            row = {"what": "projection", "layer": layer, "width": x[layer].shape[1]}
+            directions = shared["second net"][layer]
+            for more, steps in _projections(x[layer], directions, spec["seed"], NEURONS[layer]):
+                inputs = test[layer]
+                for step in steps:
+                    inputs = step(inputs)
+                value = accuracy(behind(net, layer), inputs, labels)
+                rows.append(row | more | {"accuracy": value})
+    for partner, directions in shared.items():
+        for fill in FILLS:
+            bases = {n: _filled(x[n], w, fill, spec["seed"]) for n, w in directions.items()}
+            for share in KEPT:
+                cut = {n: q[:, : max(1, round(share * len(q)))] for n, q in bases.items()}
+                maps = {n: Projection(x[n].mean(0), q, q.mT) for n, q in cut.items()}
+                start = maps.pop("p2")(test["p2"])
+                with projected(rest, maps):
+                    value = accuracy(rest, start, labels)
+                row = {"what": "compression", "method": partner, "fill": fill, "share": share}
+                rows.append(row | {"accuracy": value})
     return rows
 
 
-def layers_of(spec: Mapping) -> tuple[list[str], list[str]]:
-    """Return the layers of the panes, and those whose approach to the end is followed."""
-    if spec["model"] == "convnet":
-        return CONV_LAYERS, [*CONVNET_DEPTH, "logits"]
-    a_stage = (spec["options"]["depth"] - 2) // 6
-    blocks = [f"block{stage}_{i + 1}" for stage in (1, 2, 3) for i in range(a_stage)]
-    inside = [part for block in blocks for part in (f"{block}.act1", block)]
-    return ["act1", *inside, "fc"], ["act1", *blocks, "fc"]
+def _projections(x: Tensor, directions: Tensor, seed: int, shares: Sequence[float]) -> Iterator:
+    """Yield (what it is, projections in their order) of a layer (examples, neurons)."""
+    width, axes = x.shape[1], torch.eye(x.shape[1], device=x.device)
+    active = x.abs().mean(0).argsort(descending=True).tolist()
+    draws = [torch.randperm(width, generator=generator(seed, "neurons", i)) for i in range(3)]
+    yield {"method": "all neurons", "k": width}, ()
+    for k in (k for k in COUNTS if k < width):
+        top = onto_directions(x, directions[:, :k])
+        yield {"method": "SVCCA", "k": k}, (top,)
+        yield {"method": "most active", "k": k}, (onto_neurons(x, active[:k]),)
+        fitted = onto_directions(x, axes[:, active[:k]])
+        yield {"method": "most active, others fitted", "k": k}, (fitted,)
+        for draw in draws:
+            yield {"method": "random", "k": k}, (onto_neurons(x, draw[:k].tolist()),)
+        weights = (top.encode.abs() * x.std(0)[:, None]).sum(1)
+        scores = zip(RANKED, (weights, top.decode.square().sum(0), draws[0]), strict=True)
+        for (rule, score), share in product(scores, shares if k in SPREAD else ()):
+            # The directions' activity is replaced by its least-squares fit by the neurons'.
+            chosen = score.argsort(descending=True)[: max(1, round(share * width))].to(x.device)
+            row = {"method": f"by {rule}", "k": k, "neurons": len(chosen)}
+            yield row, (onto_directions(x, axes[:, chosen]), top)
 
 
-def _same_layer(x: Tensor, y: Tensor, images: int, null: int) -> pd.DataFrame:
-    """Return SVCCA of one layer in two networks; positions of the first images are examples."""
-    sides = ({"": z[:images] if z.ndim == 4 else z} for z in (x, y))
-    return similarity.compare(*sides, "svcca", conv="positions", null=null).to_frame()
+def _filled(x: Tensor, directions: Tensor, fill: str, seed: int) -> Tensor:
+    """Return an orthonormal basis (neurons, neurons): the directions, then their complement."""
+    first = torch.linalg.qr(directions)[0]
+    if fill == "chance":
+        more = torch.randn(len(first), len(first), generator=generator(seed, "complement")).to(x)
+    else:
+        rest = x - x.mean(0)
+        rest = rest - rest @ first @ first.mT
+        more = torch.linalg.eigh(rest.mT @ rest).eigenvectors.flip(1)
+    return torch.linalg.qr(torch.cat([first, more], 1))[0]
+
+
+def _recorded(model: nn.Module, images: Tensor, layers: Sequence[str], counts: list[int]) -> dict:
+    """Return layers: maps of the first few images, dense ones of many."""
+    parts = [[n for n in layers if (n in DENSE) == dense] for dense in (False, True)]
+    pairs = [(images[:count], part) for count, part in zip(counts, parts, strict=True) if part]
+    return {n: z for some, part in pairs for n, z in activations.record(model, some, part).items()}
+
+
+def _same(first: dict, second: dict, layers: Sequence[str], null: int = 0) -> pd.DataFrame:
+    """Return SVCCA of layers with themselves, positions being examples."""
+    pairs = [({"": first[n]}, {"": second[n]}) for n in layers]
+    grids = [similarity.compare(*p, "svcca", conv="positions", null=null).to_frame() for p in pairs]
+    return pd.concat(grids, ignore_index=True).assign(layer=layers, depth=range(len(layers)))
 
 
 def dynamics(spec: dict, device: str = "auto") -> pd.DataFrame:
     """Compare layers during training with all layers at its end, and each with its own end."""
-    split = loaded(spec, device)
-    run, images = trained(spec, split, device), split.train.images[: spec["shown"][0]]
+    split, end = loaded(spec, device, spec["seed"])
+    run, images = trained(spec, split, device), split.train.images
     layers, followed = layers_of(spec)
-    end = activations.record(run.model(device=device), images, layers)
-    tables = []
-    for epoch in run.checkpoints:
-        last = epoch == max(run.checkpoints)
-        now = end if last else activations.record(run.model(epoch, device), images, layers)
-        grid = similarity.compare(now, end, "dft_cca", null=int(last))
-        tables.append(grid.to_frame().assign(what="pane", epoch=epoch))
-        for depth, layer in enumerate(followed):
-            own = _same_layer(now[layer], end[layer], spec["shown"][1], int(last))
-            row = own.assign(what="curve", epoch=epoch, row=layer, column=layer)
-            tables.append(row.assign(depth=depth))
+    last = _recorded(end, images, followed, spec["examples"])
+    final, tables = activations.record(end, images[: spec["panes"]], layers), []
+    for share in spec["shares"]:
+        now = run.model(share * spec["epochs"], device)
+        if share in PANES:
+            there = activations.record(now, images[: spec["panes"]], layers)
+            grid = similarity.compare(
+                there, final, "dft_cca", null=int(share == 1 and spec["seed"] == 0)
+            ).to_frame()
+            tables.append(grid.assign(what="pane", share=share))
+        own = _same(_recorded(now, images, followed, spec["examples"]), last, followed)
+        tables.append(own.assign(what="curve", share=share))
     return pd.concat(tables, ignore_index=True)
 
 
-def freeze(spec: dict, device: str = "auto") -> pd.DataFrame:
-    """Train a convnet, freezing from the bottom up; return its history and the plain one's.
-
-    Layer l of L is frozen, with its batch norm, when the share l / L of training is over.
-    Operations are multiply-adds, counted in one step of each stage; seconds are of the CPU.
-    """
-    images = loaded(spec, device)
-    run = Trainer(training_spec(spec | {"checkpoints": []}), images, choose_device(device))
-    stops = {round(run.last_step * i / len(GROUPS)): g for i, g in enumerate(GROUPS[:-1], 1)}
-    operations = seconds = 0.0
-    per_step, log, first = None, [], {}
-    while True:
-        if run.at_event({}):
-            run.evaluate()
-            spent = {"frozen": True, "operations": operations, "seconds": seconds}
-            log.append(run.rows[-1] | spent)
-        if run.status():
-            break
-        for name in stops.get(run.step, "").split():
-            _freeze_layer(run.model.get_submodule(name))
-            first = first or {"operations": operations / run.step, "seconds": seconds / run.step}
-            per_step = None
-        start = time.process_time()
-        if per_step is None:
-            with FlopCounterMode(display=False) as counter:
-                run.advance()
-            per_step = counter.get_total_flops() / 2
-        else:
-            run.advance()
-            seconds += time.process_time() - start
-        operations += per_step
-    plain = trained(spec, images, device).history
-    plain = plain[plain.step.isin([row["step"] for row in log])]
-    spent = {name: value * plain.step for name, value in first.items()}
-    return pd.concat([pd.DataFrame(log), plain.assign(frozen=False, **spent)], ignore_index=True)
+def initialisations(spec: dict, device: str = "auto") -> pd.DataFrame:
+    """Compare each layer of a convnet with itself in another convnet."""
+    split, *nets = loaded(spec, device, spec["seed"], spec["other"])
+    sides = [_recorded(net, split.train.images, WEIGHTED, spec["examples"]) for net in nets]
+    return _same(*sides, WEIGHTED, null=2)
 
 
-def _freeze_layer(layer: nn.Module) -> None:
-    layer.requires_grad_(False).eval()
-    layer.train = lambda mode=True: layer  # stays so when the network is put in training mode
+def architectures(spec: dict, device: str = "auto") -> pd.DataFrame:
+    """Compare the layers of a ResNet with the maps of a convnet."""
+    split, first = loaded(spec, device, spec["seed"])
+    second = trained(spec["convnet"], split, device).model(device=device)
+    images, (*layers, _) = split.train.images[: spec["panes"]], layers_of(spec)[0]
+    sides = activations.record(first, images, layers), activations.record(second, images, MAPS)
+    table = similarity.compare(*sides, "dft_cca", null=1).to_frame()
+    return table.assign(depth=table.column.map(MAPS.index))
 
 
-def class_sensitivity(spec: dict, device: str = "auto") -> list[dict]:
-    """Compare single logits of a ResNet with every layer."""
-    images, layers = loaded(spec, device), layers_of(spec)[0]
-    model = trained(spec, images, device).model(device=device)
-    recorded = activations.record(model, images.train.images[: spec["shown"]], layers)
-    rows = []
-    for role, names in spec["classes"].items():
-        for name in names:
-            logit = recorded["fc"][:, [images.classes.index(name)]]
-            for depth, layer in enumerate(layers[:-1]):
-                cca = similarity.dft_cca(recorded[layer], logit, null=3)
-                row = {"role": role, "name": name, "layer": layer, "depth": depth}
-                rows.append(row | {"value": cca.mean.item(), "null": cca.null.mean().item()})
+def classes(spec: dict, device: str = "auto") -> pd.DataFrame:
+    """Compare single logits of a ResNet with every layer; and which classes a convnet confuses."""
+    split, net = loaded(spec, device, spec["seed"])
+    layers, labels = layers_of(spec)[0], split.test.labels
+    images = split.train.images[: spec["shown"]]
+    # A logit meets a map at its zero frequency only: the channels' spatial means.
+    shown = activations.record(net, images, layers, reduction="spatial_mean")
+    logits, other = shown.pop("fc"), trained(spec["convnet"], split, device).model(device=device)
+    named = activations.record(other, split.test.images, ["logits"])["logits"].argmax(1)
+    confused = torch.zeros(len(split.classes), len(split.classes), device=labels.device)
+    confused.index_put_((labels, named), torch.ones_like(labels, dtype=torch.float), True)
+    confused = (confused + confused.mT).fill_diagonal_(0) / len(labels)
+    grids = []
+    for index, name in enumerate(split.classes):
+        grid = similarity.compare(shown, {name: logits[:, [index]]}, "cca", null=3).to_frame()
+        row = [confused[index].tolist()] * len(grid)
+        grids.append(grid.assign(depth=range(len(grid)), confused=row))
+    return pd.concat(grids, ignore_index=True).rename(columns={"row": "layer", "column": "name"})
+
+
+def covariance(spec: dict, device: str = "auto") -> list[dict]:
+    """Measure how dense the covariance of p2's positions is, and of its frequencies, by channel."""
+    split, net = loaded(spec, device, spec["seed"])
+    maps = activations.record(net, split.train.images[: spec["shown"]], ["p2"])["p2"].double()
+    maps, rows = (maps - maps.mean(0)).movedim(1, 0), []
+    maps = maps[maps.flatten(1).square().sum(1).argsort(descending=True)]
+    maps = maps[maps.flatten(1).any(1)]  # channels that live
+    for kind, z in {"positions": maps, "frequencies": torch.fft.fft2(maps)}.items():
+        squares = (z.flatten(2).mH @ z.flatten(2)).abs().square()
+        off = 1 - squares.diagonal(dim1=1, dim2=2).sum(1) / squares.sum((1, 2))
+        busiest = (squares[0] / squares[0].max()).sqrt().tolist()
+        rows.append({"of": kind, "off": off.mean().item(), "matrix": busiest})
     return rows
 
 
-def same_layers(spec: dict, device: str = "auto") -> pd.DataFrame:
-    """Compare each layer of a convnet with itself in the convnet of the next seed."""
-    split, nets = pair_of(spec, device)
-    images, positions = spec["shown"]
-    shown, layers = split.train.images[: 3 * images], [*CONVNET_DEPTH, "logits"]
-    first, second = (activations.record(net, shown, layers) for net in nets)
+def language(spec: dict, device: str = "auto") -> list[dict]:
+    """Train an LSTM of three layers on the characters of Python's manual; compare with its end."""
+    text = torch.tensor(list("".join(topics.values()).encode()))
+    symbols, text = text.unique(return_inverse=True)
+    held = text[-5120:].view(80, 64)
+    units, names = spec["units"], ["lstm1", "lstm2", "lstm3"]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(spec["seed"], "language"))
+        parts = {"embedding": nn.Embedding(len(symbols), units)}
+        parts |= {n: LSTMLayer(units, units) for n in names}
+        model = nn.Sequential()
+        for name, part in (parts | {"logits": nn.Linear(units, len(symbols))}).items():
+            model.add_module(name, part)
+    optimizer, states = torch.optim.Adam(model.parameters(), lr=2e-3), {}
+    for step in range(spec["steps"] + 1):
+        if step in {round(share * spec["steps"]) for share in _SHARES}:
+            layers = activations.record(model, held, names)
+            states[step] = {name: z.flatten(0, 1) for name, z in layers.items()}
+        source = generator(spec["seed"], "text", step)
+        starts = torch.randint(len(text) - 5200, (32, 1), generator=source)
+        batch = text[starts + torch.arange(65)]
+        loss = F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        loss = F.cross_entropy(model(held[:, :-1]).flatten(0, 1), held[:, 1:].flatten()).item()
     tables = [
-        _same_layer(first[layer], second[layer], positions, 2).assign(layer=layer, depth=depth)
-        for depth, layer in enumerate(layers)
+        _same(now, states[spec["steps"]], names).assign(share=step / spec["steps"], loss=loss)
+        for step, now in states.items()
     ]
     return pd.concat(tables, ignore_index=True)
 
 
-def across(spec: dict, device: str = "auto") -> pd.DataFrame:
-    """Compare all layers of a network with all of a convnet of the next seed."""
-    split = loaded(spec, device)
-    images = split.train.images[: spec["shown"][0]]
-    first, second = (
-        activations.record(
-            trained(each, split, device).model(device=device), images, layers_of(each)[0]
-        )
-        for each in (spec, spec["convnet"])
-    )
-    table = similarity.compare(first, second, "dft_cca", null=1).to_frame()
-    return table.assign(depth=table.column.map(CONV_LAYERS.index))
+OURS, ABOVE = "ours: the paper has no number", " minus of the middle layers, beyond the null"
+CONVNETS = Gate("mean test accuracy of the convnets", least=0.8)
+PLATEAU = Gate("mean test accuracy beyond 0.8 (convnets), 0.88 (ResNets), the lesser", least=0)
+FITTED = Gate("training minus test accuracy of the convnets at their end", least=0.05)
+_DEPTH = "Spearman correlation of depth with the area above a layer's similarity to its own end"
+_AREA = "area above a layer's similarity to its own end, top minus bottom layer"
+_WIDE = "accuracy on 20 directions of fc1 minus on these as 100 of 512 neurons fit them, chosen by"
 
 
-def rolled(images: Tensor, seed: int) -> Tensor:
-    """Return every image (N, C, H, W) translated at random, wrapping around."""
-    source, device = generator(seed, "translations"), images.device
-    n, _, height, width = images.shape
-    rows, columns = (
-        (torch.arange(side) + torch.randint(side, (n, 1), generator=source)).to(device) % side
-        for side in (height, width)
-    )
-    index = torch.arange(n, device=device)[:, None, None]
-    return images.movedim(1, -1)[index, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+def _rules(smallest: float | None, source: str, *texts: str, test: str = "t") -> tuple[Rule, ...]:
+    return tuple(Rule(text, smallest, source, test) for text in texts)
 
 
-def agreement(spec: dict, device: str = "auto") -> list[dict]:
-    """Compare pooled maps of two convnets by CCA of flattened maps and by DFT-CCA, timed."""
-    split, nets = pair_of(spec, device)
-    images, pool = split.train.images, nn.AdaptiveAvgPool2d(spec["pooled"])
-    rows = []
-    for text, shown in {"natural": images, "translated": rolled(images, spec["seed"])}.items():
-        both = [activations.record(net, shown, ["p1", "p2"], reduction=pool) for net in nets]
-        for layer, maps in both[0].items():
-            sides = [{"": layers[layer]} for layers in both]
-            for method, conv in (("flattened", "flatten"), ("DFT", "dft")):
-                start = time.process_time()
-                value = similarity.compare(*sides, "cca", conv=conv).values.item()
-                seconds = time.process_time() - start
-                null = similarity.compare(*sides, "cca", conv=conv, null=1).null.item()
-                row = {"layer": layer, "data": text, "method": method, "seconds": seconds}
-                rows.append(row | {"value": value, "null": null, "neurons": maps[0].numel()})
-    return rows
-
-
-def alignment(spec: dict, device: str = "auto") -> list[dict]:
-    """Correlate units, and aligned directions, of fc2 in two convnets; what classes explain."""
-    images, nets = pair_of(spec, device)
-    test, labels = images.test.images, images.test.labels
-    x, y = (activations.record(net, images.train.images, ["act7"])["act7"] for net in nets)
-    units = [activations.record(net, test, ["act7"])["act7"].double() for net in nets]
-    svcca = similarity.svcca(x, y)
-    directions = [
-        (unit - z.double().mean(0)) @ w[:, :LIVELY].double()
-        for unit, z, w in zip(units, (x, y), (svcca.x_directions, svcca.y_directions), strict=True)
-    ]
-    order = torch.randperm(len(test), generator=generator(spec["seed"], "null")).to(labels.device)
-    mixed = [directions[0], directions[1][order]]
-    member = F.one_hot(labels, images.num_classes).double()
-    shown = labels[: spec["columns"]].argsort(stable=True)
-    rows = []
-    for kind, pair in {"unit": units, "direction": directions, "null": mixed}.items():
-        a, b = (z - z.mean(0) for z in pair)
-        length_a, length_b = (z.square().sum(0).sqrt() for z in (a, b))
-        means = (member.mT @ a) / member.sum(0)[:, None]
-        between = (member.sum(0)[:, None] * means.square()).sum(0)
-        for i in range(a.shape[1]):
-            if min(length_a[i], length_b[i]) < 1e-9:
-                continue  # a dead unit
-            row = {"kind": kind, "index": i}
-            row["correlation"] = abs((a[:, i] @ b[:, i] / (length_a[i] * length_b[i])).item())
-            row["class_share"] = (between[i] / length_a[i] ** 2).item()
-            for side, z, length in (("first", a, length_a), ("second", b, length_b)):
-                values = z[shown, i] / length[i] * len(z) ** 0.5
-                row[side] = values.float().tolist() if i < LIVELY else []
-            rows.append(row)
-    return rows
-
-
-def compression(spec: dict, device: str = "auto") -> list[dict]:
-    """Measure the accuracy with the last layers projected together on shared directions."""
-    images, nets = pair_of(spec, device)
-    labels, modules = images.test.labels, list(LAST.values())
-    first, second = (
-        activations.record(net, images.train.images, [*modules, "logits"]) for net in nets
-    )
-    start = activations.record(nets[0], images.test.images, ["p1"])["p1"]
-    rest = behind(nets[0], "p1")
-
-    def vectors(layer: Tensor) -> Tensor:  # of maps, every position of the first images
-        return layer[: spec["positions"]].movedim(1, -1).flatten(0, 2) if layer.ndim == 4 else layer
-
-    x = {m: vectors(first[m]) for m in modules}
-    partners = {
-        "network": {m: similarity.svcca(x[m], vectors(second[m])) for m in modules},
-        "logits": {
-            m: similarity.svcca(activations.spatial_mean(first[m]), first["logits"])
-            for m in modules
-        },
-    }
-    rows = []
-    for partner, svcca in partners.items():
-        for count in range(1, len(modules) + 1):
-            for share in spec["kept"]:
-                maps = {}
-                for m in modules[-count:]:
-                    k = max(1, round(share * x[m].shape[1]))
-                    maps[m] = onto_directions(x[m], svcca[m].x_directions[:, :k])
-                with projected(rest, maps):
-                    value = accuracy(rest, start, labels)
-                row = {"partner": partner, "layers": count, "share": share}
-                rows.append(row | {"accuracy": value})
-        value = accuracy(rest, start, labels)
-        rows.append({"partner": partner, "layers": 0, "share": 1.0, "accuracy": value})
-    return rows
-
-
-def _claim(id: str, statement: str, *rules: str | Rule, figure: str, shown: str) -> Claim:
-    rules = tuple(Rule.read(rule) if isinstance(rule, str) else rule for rule in rules)
-    rule = rules[0] if len(rules) == 1 else rules
-    return Claim(id, "Raghu et al. 2017", statement, rule, figure, shown)
-
-
-CLAIMS = (
-    _claim(
-        "V1",
-        "A few SVCCA directions of a layer carry the network's accuracy, and many more neurons do "
-        "not",
-        f"accuracy with fc1 projected on its top {DIRECTIONS['keep']} SVCCA directions minus "
-        "with all neurons > -0.02",
-        f"accuracy on {DIRECTIONS['few']} SVCCA directions minus on {NEURONS:.0%} of the "
-        "neurons, the most active or random ones, whichever is better > 0",
-        figure="Fig. 2",
-        shown="25 of 512 directions keep the accuracy, 100 neurons fall short of 20 directions",
-    ),
-    _claim(
-        "V2",
-        f"{TOY_DIRECTIONS} of 200 SVCCA directions give the full output of the toy network",
-        f"share of the output's variance kept on {TOY_DIRECTIONS} directions of the last "
-        "hidden layer > 0.99",
-        figure="Figs. 1, 3",
-        shown="curves, no number",
-    ),
-    _claim(
-        "V3",
-        "Layers reach their final representation from the bottom up; batch norm resembles the "
-        "layer before it, and residual networks show grids",
-        "convnet: Spearman correlation of depth with the epoch from which similarity to the "
-        f"final layer stays above {THRESHOLD:g}, logits left out > 0",
-        "ResNet: the same, over outputs of blocks > 0",
-        "convnet: similarity of batch norm and the layer before it, minus the greater one of "
-        "the two with a layer around them, mean over batch norm layers > 0",
-        "ResNet: similarity of successive blocks' outputs minus of the first output and the "
-        "second's inside, mean over blocks that keep the size > 0",
-        figure="Fig. 4",
-        shown="panes, no number",
-    ),
-    _claim(
-        "V4",
-        "Freezing layers from the bottom up during training costs no accuracy and less compute",
-        "test accuracy with freeze training minus without > -0.01",
-        Rule.read(
-            "multiply-adds of forward and backward passes, share of those without freezing < 1",
-            "every",
-        ),
-        figure="Fig. 5",
-        shown="curves; slightly higher accuracy",
-    ),
-    _claim(
-        "V5",
-        "Between two initialisations first and last layers are alike and middle ones less; between "
-        "a ResNet and a convnet low layers are alike and similarity falls with depth",
-        "similarity beyond the null, first layer minus mean of the middle ones > 0",
-        "similarity beyond the null, logits minus mean of the middle ones > 0",
-        "Spearman correlation of depth in the convnet with the similarity beyond the null of "
-        "the best matching layer of the ResNet < 0",
-        figure="Fig. 7, App. 3",
-        shown="heatmaps, no number",
-    ),
-    _claim(
-        "V6",
-        "Logits of like classes have nearly one curve of similarity over layers; an unlike class "
-        "differs and rises earlier",
-        "mean distance over layers of the two like classes' curves minus of the unlike ones' "
-        "to their mean < 0",
-        "unlike minus like classes, mean over the lower half of the layers > 0",
-        figure="Fig. 6",
-        shown="curves, no number",
-    ),
-    _claim(
-        "V7",
-        f"The last {COMPRESSED} layers are cut to {WIDTH:g} of their width with little loss",
-        "accuracy with the layers projected together on their SVCCA directions minus with none "
-        "projected > -0.05",
-        figure="App. Fig.",
-        shown="curve, no number",
-    ),
-    _claim(
-        "V8",
-        "Units of two initialisations look unrelated; aligned directions match and switch on for "
-        "whole classes",
-        "|correlation| of units of equal number in two networks, on held-out examples, mean < 0.3",
-        "|correlation| of the top 9 aligned directions, as above > 0.8",
-        "share of variance that classes explain, top 9 directions minus units, mean > 0",
-        figure="reference page",
-        shown="pictures, no number",
-    ),
+_TABLE = {  # id: experiment, statement, rules, figure, gate, corrected, why
+    "V1": ("restriction",
+        "25 SVCCA directions do nearly as well as all 512 neurons of fc1; as few neurons do not",
+        _rules(0.95, OURS, "share kept by 25 directions of the accuracy above chance") +
+        _rules(0.2, "a tick of Fig. 2a", "accuracy on k directions minus on the k most active or "
+               "random neurons, the better; mean over k up to 50"),
+        "Fig. 2a", CONVNETS, "neurons were compared at Fig. 2b's numbers",
+        "directions shared with a second net need not be those the readout uses; rank by logits"),
+    "V2": ("toy",
+        "30 of 200 directions of a toy network's last layer give its output, and 2 do not",
+        _rules(0.99, OURS, "share of the output's variance that 30 directions keep") +
+        _rules(0.1, OURS, "the same on 30 directions minus on 2"),
+        "Fig. 3", None, "", "the functions are not stated; simpler ones need fewer directions"),
+    "V3": ("resnet dynamics",
+        "Layers reach their end from the bottom up but the very top; batch norm is nearly the "
+        "layer before it; sums of residual blocks are alike",
+        _rules(0.5, OURS, *(f"{net}: {_DEPTH}{how}" for net in ("convnet", "ResNet") for how in
+               ("", ", relative to its start")), test="correlation") +
+        _rules(0.1, OURS, "convnet: similarity of batch norm to the layer before it minus to the "
+               "next best neighbour", "ResNet: similarity of successive sums minus of the first "
+               "to the inside of the second's block, where the size stays"),
+        "Fig. 4", PLATEAU, "no threshold; relative to the start too; smallest effects",
+        "what holds for areas but not relative to the start is due to the initial weights"),
+    "V4": ("frozen resnets",
+        "Freezing layers from the bottom up improves test accuracy",
+        _rules(None, "", *(f"{net}: final test accuracy frozen minus not, by seed" for net in
+               ("convnet", "ResNet"))),
+        "Fig. 5", FITTED, "the paper claims a gain, in both nets",
+        "a gain needs a base that overfits; longer training at a constant rate would test it"),
+    "V5": ("architectures",
+        "Between two initialisations first and last layers are alike, middle ones less; between "
+        "a ResNet and a convnet low layers are alike, and less so with height",
+        _rules(0.1, "a tick of the colour bar", *(f"similarity of {end}{ABOVE}" for end in
+               ("the first layer", "the logits")), "best match among the ResNet's layers, of c1 "
+               "minus of p2") +
+        _rules(0.5, OURS, "minus the Spearman correlation of depth (c1 to p2) with the best match",
+               test="correlation"),
+        "App. 4, Fig. 7", PLATEAU, "neither dense layers nor logits are in Fig. 7",
+        "pooled maps meet at few, low frequencies, where all nets agree; unpooled ones differ"),
+    "V6": ("classes",
+        "Logits of like classes share a curve over layers; an unlike class rises earlier",
+        _rules(0.05, "half a tick of Fig. 6", "distance of curves to the unlike class minus within "
+               "a pair, mean of two pairs", "unlike minus like classes, lower half of the layers") +
+        _rules(None, "", "distance of any two classes minus within the two pairs"),
+        "Fig. 6", PLATEAU, "two pairs, those that a convnet confuses most",
+        "CIFAR-10's classes are not as near as two terriers; an ImageNet network would test it"),
+    "V7": ("restriction",
+        "p2, fc1, bn3, fc2, bn4 together at 0.35 of their directions towards the logits hardly "
+        "lose accuracy, and lose less than at 0.45 towards a second network",
+        _rules(None, "", *(f"accuracy at 0.35, others by {fill}, minus uncompressed, plus 0.05 (a "
+               "tick)" for fill in FILLS), *(f"accuracy at 0.35, others by {fill}, minus at 0.45 "
+               "towards a second network" for fill in FILLS)),
+        "App. 5", CONVNETS, "the directions towards the logits; p2 flat",
+        "ten logits leave most directions open, on which all depends; the paper's code would tell"),
+    "V9": ("restriction",
+        "Important directions are spread over many neurons",
+        _rules(0.1, "a tick of Fig. 2b", f"{_WIDE} weights", f"{_WIDE} shared variance"),
+        "Fig. 2b", CONVNETS, "", "a least-squares fit is kinder to neurons than a cut of weights"),
+    "V11": ("covariance",
+        "The Fourier transform makes the covariance of a channel's positions nearly diagonal",
+        _rules(0.5, OURS, "squared covariance off the diagonal, share, positions minus "
+               "frequencies, mean over channels of p2"),
+        "App. 2", None, "", "zero padding and centred objects break the translations"),
+    "V12": ("language",
+        "Lower layers of a stacked LSTM reach their end first",
+        _rules(0.1, "a tick of Morcos et al. 2018b, Fig. 6", _AREA, f"{_AREA}, relative to start"),
+        "App. 6", None, "", "a manual's text is small and soon memorised; a corpus would test it"),
+}  # fmt: skip
+CLAIMS = tuple(
+    Claim(id, "Raghu et al. 2017", *texts, gate=gate, corrected=corrected, why=why)
+    for id, (_, *texts, gate, corrected, why) in _TABLE.items()
 )
+MEASURED = {id: row[0] for id, row in _TABLE.items()}  # the experiment whose fidelity is a claim's
 
 
-def statistics(tables: Mapping[str, pd.DataFrame]) -> dict[str, list]:
-    """Return, for every claim, one number a seed; a list of such lists for several rules.
+def statistics(tables: Mapping[str, pd.DataFrame]) -> dict[str, list[list[float]]]:
+    """Return for every claim a list a rule, with a value a unit: a seed, or for V5 a network.
 
-    NaN says that a statistic is undefined for a seed. Every table has the column seed.
-
-    Parameters
-    ----------
-    tables : mapping of name to DataFrame
-        ``projected`` (V1): layer, width, method ("SVCCA", "most active", "random", "all neurons"),
-        k, accuracy. ``toy`` (V2): method, k, kept. ``curves`` (V3): model ("convnet", "resnet"),
-        layer, depth, epoch, value; without logits and layers that repeat others. ``panes`` (V3):
-        model, row, column, value, at the end of training. ``freezing`` (V4): frozen, step,
-        test_accuracy, operations (so far). ``pairs`` (V5): layer, depth, value, null. ``cross``
-        (V5): row (ResNet), column, depth (of the column), value, null. ``classes`` (V6): role
-        ("alike" for two classes, "unlike"), name, layer, depth, value. ``compressed`` (V7): partner
-        ("network"), layers, share, accuracy. ``alignment`` (V8): kind ("unit", "direction"),
-        correlation, class_share; one row a unit or direction.
+    `tables` has the rows of experiments by name; NaN stands for what is not there.
     """
-    convnet, resnet = (
-        {name: tables[name][tables[name].model == model] for name in ("curves", "panes")}
-        for model in ("convnet", "resnet")
-    )
+
+    def units(name: str, statistic: Callable, parts: int = 1) -> list[list[float]]:
+        if name not in tables:
+            return [[math.nan]] * parts
+        return np.transpose([statistic(own) for _, own in tables[name].groupby("seed")]).tolist()
+
+    restricted = units("restriction", _restriction, 8)
+    gains = [
+        (ended(tables, f"frozen {net}") - ended(tables, net)).test_accuracy.dropna().tolist()
+        for net in ("convnets", "resnets")
+    ]
     return {
-        "V1": parts_by_seed(tables["projected"], _few_directions, 2),
-        "V2": by_seed(tables["toy"], _toy_output),
+        "V1": restricted[:2],
+        "V2": units("toy", _toy, 2),
         "V3": [
-            by_seed(convnet["curves"], bottom_up),
-            by_seed(resnet["curves"], bottom_up),
-            by_seed(convnet["panes"], _batch_norm),
-            by_seed(resnet["panes"], _grid),
+            *units("convnet dynamics", _bottom_up, 2),
+            *units("resnet dynamics", _bottom_up, 2),
+            *units("convnet dynamics", _batch_norm),
+            *units("resnet dynamics", _stripes),
         ],
-        "V4": parts_by_seed(tables["freezing"], _freezing, 2),
+        "V4": [gain or [math.nan] for gain in gains],
         "V5": [
-            *parts_by_seed(tables["pairs"], _initialisations, 2),
-            by_seed(tables["cross"], _architectures),
+            *by_network(tables.get("initialisations"), _ends, 2),
+            *units("architectures", _architectures, 2),
         ],
-        "V6": parts_by_seed(tables["classes"], _class_curves, 2),
-        "V7": by_seed(tables["compressed"], _compressed),
-        "V8": parts_by_seed(tables["alignment"], _interpretability, 3),
+        "V6": units("classes", _classes, 3),
+        "V7": restricted[4:],
+        "V9": restricted[2:4],
+        "V11": units("covariance", lambda rows: [np.diff(rows.sort_values("of").off)[0]]),
+        "V12": units("language", lambda rows: [a.iloc[-1] - a.iloc[0] for a in areas(rows)], 2),
     }
 
 
-def _means(rows: pd.DataFrame, keys: list[str], number: str = "value") -> Callable[..., float]:
-    """Return a look-up of the mean of a number by the values of some columns; NaN for none."""
-    means = rows.groupby(keys)[number].mean()
-    return lambda *key: float(means.get(key, math.nan))
+def gates(tables: Mapping[str, pd.DataFrame]) -> dict[str, float]:
+    """Return the measured number of each claim's gate, NaN where networks are missing."""
+    convnet, resnet = (ended(tables, net).mean() for net in ("convnets", "resnets"))
+    numbers = {
+        CONVNETS: convnet.test_accuracy,
+        PLATEAU: np.min([convnet.test_accuracy - 0.8, resnet.test_accuracy - 0.88]),  # or NaN
+        FITTED: convnet.train_accuracy - convnet.test_accuracy,
+    }
+    return {claim.id: float(numbers[claim.gate]) for claim in CLAIMS if claim.gate}
 
 
-def _few_directions(rows: pd.DataFrame) -> tuple[float, float]:
-    """V1: accuracy on 25 directions minus on all; on 20 minus on a fifth of the neurons."""
-    rows = rows[rows.layer == "fc1"]
-    accuracy, width = _means(rows, ["method", "k"], "accuracy"), rows.width.iloc[0]
-    neurons = max(accuracy(m, round(NEURONS * width)) for m in ("most active", "random"))
-    keep, few = (accuracy("SVCCA", DIRECTIONS[name]) for name in ("keep", "few"))
-    return keep - accuracy("all neurons", width), few - neurons
+def ended(tables: Mapping[str, pd.DataFrame], name: str) -> pd.DataFrame:
+    """Return the accuracies of networks, a row a seed, mean over the last tenth of training."""
+    accuracies = ["train_accuracy", "test_accuracy"]
+    nothing = pd.DataFrame(columns=["seed", "epoch", "epochs", *accuracies], dtype=float)
+    rows = tables.get(name, nothing)
+    return rows[rows.epoch >= (1 - LATE) * rows.epochs].groupby("seed")[accuracies].mean()
 
 
-def _toy_output(rows: pd.DataFrame) -> float:
-    """V2: share of the output's variance that the SVCCA directions keep."""
-    return _means(rows, ["method", "k"], "kept")("SVCCA", TOY_DIRECTIONS)
+def _restriction(rows: pd.DataFrame) -> list[float]:
+    """V1 (2), V9 (2), V7 (4)."""
+    layer = rows[rows.layer == "fc1"]
+    layer = layer[~(layer.neurons < layer.neurons.max())]
+    on = layer.groupby(["method", "k"]).accuracy.mean().unstack()
+    whole, few = on.loc["all neurons"].max(), on.columns <= 50
+    share = (on[25]["SVCCA"] - CHANCE) / (whole - CHANCE or math.nan)
+    gap = (on.loc["SVCCA"] - on.loc[["most active", "random"]].max())[few].mean()
+    spread = [on[20]["SVCCA"] - on[20][f"by {rule}"] for rule in RANKED[:2]]
+    cut = rows.dropna(subset="share").set_index(["method", "fill", "share"]).accuracy
+    cut, than = (
+        [cut[key][f][s] for f in FILLS] for key, s in (("logits", 0.35), ("second net", 0.45))
+    )
+    return [share, gap, *spread, *(c - whole + 0.05 for c in cut), *np.subtract(cut, than)]
 
 
-def passing(curve: pd.DataFrame, threshold: float = THRESHOLD, relative: bool = False) -> float:
-    """Return the epoch at which a layer's similarity to its final state passes for good.
-
-    Linear between checkpoints; NaN for never. With `relative`, similarity is (s - s_0) / (1 - s_0),
-    so that what a layer has in common with its own initial state does not count.
-    """
-    curve = curve.sort_values("epoch")
-    epoch, value = curve.epoch.to_numpy(float), curve.value.to_numpy(float)
-    if relative:
-        value = (value - value[0]) / max(1 - value[0], 1e-12)
-    below = np.flatnonzero(value < threshold)
-    if not len(below):
-        return float(epoch[0])
-    last = below[-1]
-    if last == len(value) - 1:
-        return math.nan
-    share = (threshold - value[last]) / (value[last + 1] - value[last])
-    return float(epoch[last] + share * (epoch[last + 1] - epoch[last]))
+def _toy(rows: pd.DataFrame) -> list[float]:
+    kept = rows[rows.method == "SVCCA"].set_index("k").kept
+    return [kept[30], kept[30] - kept[2]]
 
 
-def bottom_up(curves: pd.DataFrame, relative: bool = False) -> float:
-    """V3: Spearman's correlation of depth with the epoch at which a layer passes."""
-    threshold = 0.5 if relative else THRESHOLD
-    epochs = {d: passing(curve, threshold, relative) for d, curve in curves.groupby("depth")}
-    return correlation(epochs.keys(), epochs.values())
+def areas(rows: pd.DataFrame) -> list[pd.Series]:
+    """Return by depth the area above a layer's curve over training; and relative to its start."""
+    curves = rows.pivot(index="share", columns="depth", values="value").sort_index()
+    area = pd.Series(np.trapezoid(1 - curves, curves.index, axis=0), curves.columns)
+    return [area, area / (1 - curves.iloc[0])]
 
 
-def _batch_norm(panes: pd.DataFrame) -> float:
-    """V3: mean similarity of batch norm with the layer before it, minus with what lies around."""
-    value = _means(panes, ["row", "column"])
-    # layer before, norm: the layers below and above the two
-    around = {("c2", "bn1"): ("c1", "p1"), ("c5", "bn2"): ("c4", "p2")}
-    around |= {("fc1", "bn3"): ("p2", "fc2"), ("fc2", "bn4"): ("bn3", "logits")}
-    gaps = [
-        value(before, norm) - max(value(lower, before), value(norm, upper))
-        for (before, norm), (lower, upper) in around.items()
-    ]
-    return float(np.mean(gaps))
+def _order(values: pd.Series) -> float:
+    """Return Spearman's correlation with depth; short of 1, where Fisher's z ends."""
+    return float(np.clip(correlation(values.index, values), -0.99, 0.99))
 
 
-def _grid(panes: pd.DataFrame) -> float:
-    """V3: similarity of successive blocks' outputs minus of the block before and what is within.
+def _bottom_up(rows: pd.DataFrame) -> list[float]:
+    return [_order(area) for area in areas(rows[rows.what == "curve"])]
 
-    Over the blocks that keep the size; the output lies further, in layers, than the inside.
-    """
-    value, layers = _means(panes, ["row", "column"]), list(dict.fromkeys(panes.column))
+
+def pane(rows: pd.DataFrame, share: float = 1, value: str = "value") -> pd.DataFrame:
+    """Return the similarity of layers at a time (rows) to those at the end, mean over seeds."""
+    rows = rows[(rows.what == "pane") & (rows.share == share)]
+    names = list(dict.fromkeys(rows.column))
+    return rows.pivot_table(index="row", columns="column", values=value).loc[names, names]
+
+
+def _batch_norm(rows: pd.DataFrame) -> list[float]:
+    value, layers, gaps = pane(rows), MAPS + DENSE, []
+    for norm in ("bn1", "bn2", "bn3", "bn4"):  # with the layer before it, and those around
+        i = layers.index(norm)
+        low, before, above = layers[i - 2], layers[i - 1], layers[i + 1]
+        gaps.append(value[norm][before] - max(value[before][low], value[above][norm]))
+    return [float(np.mean(gaps))]
+
+
+def _stripes(rows: pd.DataFrame) -> list[float]:
+    value, gaps = pane(rows), []
+    for before, inside, block in zip(value, value.columns[1:], value.columns[2:], strict=False):
+        if inside == f"{block}.bn1" and (block == "block1_1" or not block.endswith("_1")):
+            gaps.append(value[block][before] - value[inside][before])
+    return [float(np.mean(gaps))]
+
+
+def _ends(rows: pd.DataFrame) -> list[float]:
+    beyond = (rows.value - rows.null).groupby(rows.depth).mean()
+    return [beyond.iloc[end] - beyond.iloc[1:-1].mean() for end in (0, -1)]
+
+
+def _architectures(rows: pd.DataFrame) -> list[float]:
+    best = rows.groupby("depth").value.max()
+    return [best.iloc[0] - best.iloc[-1], -_order(best)]
+
+
+def like_classes(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Return the two pairs of classes that are confused most, each with the class least so."""
+    often = pd.DataFrame(rows.groupby("name", sort=False).confused.first().to_dict())
+    often.index, chosen = often.columns, []
+    for a, b in sorted(combinations(often, 2), key=lambda pair: -often[pair[0]][pair[1]]):
+        if len(chosen) < 2 and not {a, b} & {name for trio in chosen for name in trio[:2]}:
+            chosen.append((a, b, (often[a] + often[b]).drop([a, b]).idxmin()))
+    return chosen
+
+
+def _classes(rows: pd.DataFrame) -> list[float]:
+    curves = rows.pivot(index="depth", columns="name", values="value")
+    apart = pd.DataFrame({a: curves.sub(curves[a], axis=0).abs().mean() for a in curves})
     gaps = []
-    for before, inside, name in zip(layers, layers[1:], layers[2:], strict=False):
-        if inside == f"{name}.act1" and (name == "block1_1" or not name.endswith("_1")):
-            gaps.append(value(before, name) - value(before, inside))
-    return float(np.mean(gaps)) if gaps else math.nan
-
-
-def _freezing(rows: pd.DataFrame) -> tuple[float, float]:
-    """V4: test accuracy frozen minus not; multiply-adds as a share of those without freezing."""
-    end = rows.sort_values("step").groupby("frozen")[["test_accuracy", "operations"]].last()
-    plain, frozen = end.reindex([False, True]).to_numpy()
-    return float(frozen[0] - plain[0]), float(frozen[1] / plain[1])
-
-
-def _initialisations(pairs: pd.DataFrame) -> tuple[float, float]:
-    """V5: similarity beyond chance of the first layer, and the last, minus of those between."""
-    beyond = (pairs.value - pairs.null).groupby(pairs.depth).mean().sort_index()
-    middle = beyond.iloc[1:-1].mean()
-    return float(beyond.iloc[0] - middle), float(beyond.iloc[-1] - middle)
-
-
-def _architectures(cross: pd.DataFrame) -> float:
-    """V5: correlation of depth in the convnet with the best match among the ResNet's layers."""
-    best = (cross.value - cross.null).groupby(cross.depth).max()
-    return correlation(best.index, best)
-
-
-def _class_curves(rows: pd.DataFrame) -> tuple[float, float]:
-    """V6: distance of the alike classes' curves minus of theirs to the unlike; unlike minus alike.
-
-    Distances are mean absolute differences over layers; the second is the mean over the lower half
-    of the layers.
-    """
-    wide = rows.pivot_table(index="depth", columns=["role", "name"], values="value").sort_index()
-    roles = list(wide.columns.get_level_values(0))
-    if roles.count("alike") != 2 or "unlike" not in roles:
-        return math.nan, math.nan
-    alike, unlike = wide["alike"], wide["unlike"]
-    beyond = unlike.sub(alike.mean(axis=1), axis=0)
-    within = (alike.iloc[:, 0] - alike.iloc[:, 1]).abs().mean()
-    rise = beyond.iloc[: len(wide) // 2].to_numpy().mean()
-    return float(within - beyond.abs().to_numpy().mean()), float(rise)
-
-
-def _compressed(rows: pd.DataFrame) -> float:
-    """V7: accuracy with five layers at 0.35 of their width minus with none projected."""
-    accuracy = _means(rows, ["partner", "layers", "share"], "accuracy")
-    return accuracy("network", COMPRESSED, WIDTH) - accuracy("network", 0, 1.0)
-
-
-def _interpretability(rows: pd.DataFrame) -> tuple[float, float, float]:
-    """V8: |correlation| of raw units, of aligned directions, and what classes explain of both."""
-    mean = rows.groupby("kind")[["correlation", "class_share"]].mean()
-    unit, direction = mean.reindex(["unit", "direction"]).to_numpy()
-    return float(unit[0]), float(direction[0]), float(direction[1] - unit[1])
+    for a, b, odd in like_classes(rows):
+        rise = (curves[odd] - curves[[a, b]].mean(axis=1)).iloc[: len(curves) // 2].mean()
+        any_two = apart.to_numpy().sum() / (len(apart) * (len(apart) - 1))
+        gaps.append([apart.loc[odd, [a, b]].mean() - apart[a][b], rise, any_two - apart[a][b]])
+    return np.mean(gaps, 0).tolist()

@@ -2,8 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from numbers import Real
 
 import torch
@@ -43,8 +44,13 @@ def as_pair(x: Array, y: Array, maps: bool = False) -> tuple[Tensor, Tensor]:
     """Return two layers, checked as above, in the wider of their dtypes."""
     first, second = as_layer(x, "x", maps=maps), as_layer(y, "y", maps=maps)
     require_alike({"x": first, "y": second})
-    dtype = torch.promote_types(first.dtype, second.dtype)
+    dtype = promoted((first, second))
     return first.to(dtype), second.to(dtype)
+
+
+def promoted(layers: Iterable[Tensor]) -> torch.dtype:
+    """Return the widest dtype among the layers."""
+    return reduce(torch.promote_types, [layer.dtype for layer in layers])
 
 
 def warn(

@@ -54,8 +54,8 @@ def linear_regression_r2(x: Array, y: Array) -> Array:
 
         R2 = 1 - |Y - Q Q^T Y|_F^2 / |Y|_F^2.
 
-    It ignores invertible affine maps of x, but of y only orthogonal maps, isotropic scaling and
-    translation. The R2_LR(X, Y) of Kornblith et al. 2019, section 3, is this function of (Y, X).
+    It ignores invertible affine maps of x, but of y only similarities. The R2_LR(X, Y) of Kornblith
+    et al. 2019, section 3, is this function of (Y, X).
 
     Parameters
     ----------
@@ -131,8 +131,7 @@ def normalised(x: Tensor, narrow: bool = False) -> Tensor:
 def distance_of(a: Tensor, b: Tensor, angular: bool = False) -> Tensor:
     """Return 2 - 2 |A^T B|_* of two layers `normalised` and narrow, or the angle.
 
-    Below 0.1 from the residual A Q - B, and the angle as 2 arcsin(sqrt(d) / 2), whose error near 0
-    is about 10 eps of the dtype; that of arccos would be sqrt(eps).
+    Below 0.1 from the residual A Q - B, and the angle by arcsin, as near 0 neither loses digits.
     """
     if a is b:
         # Zero with the right gradient; a constant layer has norm 0.

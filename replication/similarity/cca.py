@@ -23,21 +23,13 @@ from replication.similarity._linalg import (
 
 @dataclass(frozen=True)
 class CCAResult:
-    """Canonical correlations of two layers and what belongs to them.
+    """Canonical correlations of two layers and what belongs to them."""
 
-    Attributes
-    ----------
-    correlations : (k,) in [0, 1], largest first; k is the smaller of the two ranks
-    ranks, widths : pairs of int, the independent directions and the neurons of x and y
-    examples : int
-    null : (permutations,), `mean` for y with its examples permuted, or None
-    """
-
-    correlations: Array
-    ranks: tuple[int, int]
-    widths: tuple[int, int]
+    correlations: Array  #: (k,) in [0, 1], largest first; k is the smaller of the two ranks
+    ranks: tuple[int, int]  #: independent directions of x and y
+    widths: tuple[int, int]  #: neurons of x and y
     examples: int
-    null: Array | None = None
+    null: Array | None = None  #: (permutations,), `mean` for y with its examples permuted
     _sides: tuple[tuple[Subspace, Tensor], tuple[Subspace, Tensor]] | None = field(
         default=None, repr=False
     )

@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from itertools import product as pairs
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from replication.similarity._linalg import (
     as_layer,
     permutation,
     principal_subspace,
+    promoted,
     require_alike,
     subspace,
     warn,
@@ -156,23 +157,14 @@ def find(metric: str | Callable, options: Mapping[str, Any]) -> Metric:
 
 @dataclass(frozen=True)
 class SimilarityGrid:
-    """One number for every pair of layers.
+    """One number for every pair of layers."""
 
-    Attributes
-    ----------
-    values : (rows, columns) or (checkpoints, rows, columns) tensor or array
-    rows, columns : names of the layers
-    metric : str
-    checkpoints : tuple or None
-    null : like `values`, the mean over permutations of the column layers' examples, or None
-    """
-
-    values: Array
-    rows: tuple[str, ...]
+    values: Array  #: (rows, columns) or (checkpoints, rows, columns)
+    rows: tuple[str, ...]  #: names of the layers, as are the columns
     columns: tuple[str, ...]
     metric: str
     checkpoints: tuple | None = None
-    null: Array | None = None
+    null: Array | None = None  #: like `values`, the mean over permutations of y's examples
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a pair: (checkpoint,) row, column, value (and null)."""
@@ -193,23 +185,21 @@ class SimilarityGrid:
 
         values = _flat(self.values).reshape(-1, len(self.rows), len(self.columns))
         low, high = limits or (min(0.0, np.nanmin(values)), max(1.0, np.nanmax(values)))
-        single, across = len(values) == 1, min(4, len(values))
-        down = math.ceil(len(values) / across)
+        count, single, across = len(values), len(values) == 1, min(4, len(values))
+        down = math.ceil(count / across)
         size = (plotting.COLUMN, 2.8) if single else (plotting.PAGE, 0.7 + 1.6 * down)
         with plotting.style():
             fig, axes = plt.subplots(down, across, figsize=size, squeeze=False)
-            for place, (ax, panel) in enumerate(zip(axes.flat, values, strict=False)):
+            for i, (ax, panel) in enumerate(zip(axes.flat, values, strict=False)):
                 image = ax.imshow(panel, vmin=low, vmax=high, cmap="viridis")
                 turned = 90 if not single or len(self.columns) > 4 else 0
                 ax.set_xticks(range(len(self.columns)), self.columns, rotation=turned)
                 ax.set_yticks(range(len(self.rows)), self.rows)
-                outer = {"labelbottom": place + across >= len(values)}
-                outer["labelleft"] = place % across == 0
-                ax.tick_params(labelsize=8 if single else 6, **outer)
+                ax.tick_params(labelbottom=i + across >= count, labelleft=i % across == 0)
+                ax.tick_params(labelsize=8 if single else 6)
                 ax.grid(False)
-                if self.checkpoints is not None:
-                    ax.set_title(str(self.checkpoints[place]))
-            for ax in axes.flat[len(values) :]:
+                ax.set_title("" if self.checkpoints is None else str(self.checkpoints[i]))
+            for ax in axes.flat[count:]:
                 ax.set_axis_off()
             fig.colorbar(image, ax=axes, label=self.metric)
         return fig
@@ -250,11 +240,6 @@ def compare(
     progress : bool, show a progress bar over pairs
     options : of the metric, as in the function of that name, but for the confounder of `cka`
 
-    Raises
-    ------
-    ValueError
-        As all indices, and for an unknown metric or option or no layers.
-
     Examples
     --------
     >>> x, y = torch.randn(2, 200, 5, dtype=torch.float64)
@@ -279,26 +264,26 @@ def compare(
     right = right or named(acts_b, "acts_b")
     start = next(iter(stages.values()))
     rows, kind = tuple(start), like(next(iter(start.values())))
-    if others := [tuple(acts) for acts in stages.values() if tuple(acts) != rows]:
-        raise ValueError(
-            f"acts_a: expected the layers {rows} at every checkpoint, found {others[0]}"
-        )
+    for names in map(tuple, stages.values()):
+        if names != rows:
+            raise ValueError(
+                f"acts_a: expected the layers {rows} at every checkpoint, found {names}"
+            )
     layers = {name: layer for part in (*lefts, right) for name, layer in part.items()}
     by_position = conv == "positions" and metric != "dft_cca"
     require_alike(layers, by_position)
     first = next(iter(layers.values()))
     positions = math.prod(first.shape[2:]) if by_position else 1
-    dtype = reduce(torch.promote_types, [layer.dtype for layer in layers.values()])
+    dtype = promoted(layers.values())
 
     def reduced(part: Mapping[str, Tensor]) -> dict[str, Any]:
         kept = 2 if metric != "dft_cca" else 4
         flat = {name: policy(x) if x.ndim > kept else x for name, x in part.items()}
         return {name: chosen.reduce(x.to(dtype)) for name, x in flat.items()}
 
-    orders = []
-    for draw in range(null):  # the rows of one example stay together
-        order = permutation(len(first), draw, seed)[:, None] * positions + torch.arange(positions)
-        orders.append(order.flatten().to(first.device))
+    draws = [permutation(len(first), draw, seed)[:, None] * positions for draw in range(null)]
+    # The rows of one example stay together.
+    orders = [(draw + torch.arange(positions)).flatten().to(first.device) for draw in draws]
     values, baseline, noted, examples = [], [], {}, len(first) * positions
     steps = (1 + null) * len(lefts) * len(rows)
     with full_precision(), bar(show=progress, total=steps) as done:
@@ -314,16 +299,13 @@ def compare(
         noted |= notes(chosen, b, examples)
     warn_once(noted, examples)
 
-    def finished(grids: list[Tensor]) -> Array:
-        return kind((torch.stack(grids) if staged else grids[0]).to(dtype))
-
+    values, baseline = (
+        kind((torch.stack(z) if staged else z[0]).to(dtype)) for z in (values, baseline)
+    )
+    name = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
+    checkpoints = tuple(stages) if staged else None
     return SimilarityGrid(
-        values=finished(values),
-        rows=rows,
-        columns=tuple(acts_b),
-        metric=metric if isinstance(metric, str) else getattr(metric, "__name__", "metric"),
-        checkpoints=tuple(stages) if staged else None,
-        null=finished(baseline) if null else None,
+        values, rows, tuple(acts_b), name, checkpoints, baseline if null else None
     )
 
 

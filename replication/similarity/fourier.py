@@ -1,10 +1,4 @@
-"""DFT-CCA: canonical correlations of convolutional layers, one frequency at a time.
-
-Where convolutions wrap around and the examples are closed under translation, the discrete Fourier
-transform over space makes a layer's covariance block-diagonal, and CCA of all channels x height x
-width neurons splits into height x width problems of the size of the channels (Raghu et al. 2017,
-section 4). On other data it is an approximation.
-"""
+"""DFT-CCA: canonical correlations of convolutional layers, one frequency at a time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,45 +12,28 @@ from replication._core.precision import full_precision
 from replication.similarity._linalg import as_pair, centred, norm_product, permutation, warn
 from replication.similarity.cca import as_correlations
 
-CHUNK = 2**24
-"""Bytes of the pieces in which layers are transformed, whitened and correlated."""
+CHUNK = 2**24  # bytes of the pieces in which layers are transformed, whitened and correlated
 
 
 @dataclass(frozen=True)
 class FourierCCAResult:
-    """Canonical correlations of two layers at every frequency.
+    """Canonical correlations of two layers at every frequency, in FFT order (0, 1, ..., -1)."""
 
-    Frequencies are in FFT order (0, 1, ..., -1); H and W are the smaller of the two layers' sizes.
-
-    Attributes
-    ----------
-    correlations : (H, W, k) in [0, 1], largest first; 0 beyond the frequency's rank, k at most
-    ranks : (H, W) integers, the smaller of the two layers' ranks at the frequency
-    mean : 0-d, sum of the correlations over that of `ranks`: dead channels change nothing
-    frequency_means : (H, W), the same for each frequency; 0 where its rank is 0
-    null : (permutations,), `mean` for y with its examples permuted, or None
-    """
-
-    correlations: Array
-    ranks: Array
-    mean: Array
-    frequency_means: Array
-    null: Array | None = None
+    correlations: Array  #: (height, width, k) in [0, 1], largest first; 0 beyond the rank
+    ranks: Array  #: (height, width) integers, the smaller of the two layers' ranks
+    mean: Array  #: sum of the correlations over that of the ranks: dead channels change nothing
+    frequency_means: Array  #: (height, width), the same for each frequency; 0 where its rank is 0
+    null: Array | None = None  #: (permutations,), `mean` for y with its examples permuted
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """A layer transformed and whitened: all that its correlations with other layers need.
+    """A layer transformed and whitened; of f and -f, which are conjugate, one of F is held."""
 
-    As f and -f are conjugate, only F frequencies, about half, are held: `bases` (F, examples, r),
-    orthonormal, 0 beyond `ranks` (F,). `index` (height, width) says where each frequency, in FFT
-    order, is held, and `conjugate` (height, width) whether its conjugate is.
-    """
-
-    bases: Tensor
-    ranks: Tensor
-    index: Tensor
-    conjugate: Tensor
+    bases: Tensor  # (F, examples, r), orthonormal, 0 beyond the ranks
+    ranks: Tensor  # (F,)
+    index: Tensor  # (height, width) in FFT order: where the frequency is held
+    conjugate: Tensor  # (height, width): whether its conjugate is
 
 
 def dft_cca(x: Array, y: Array, *, null: int = 0, seed: int = 0) -> FourierCCAResult:
@@ -65,8 +42,10 @@ def dft_cca(x: Array, y: Array, *, null: int = 0, seed: int = 0) -> FourierCCARe
     With X_f (examples, channels) the two-dimensional discrete Fourier transform of x over space at
     frequency f, centred over examples, and Q_{x,f} an orthonormal basis of its columns, they are
 
-        rho_{f,1} >= rho_{f,2} >= ... = singular values of Q_{x,f}^H Q_{y,f}.
+        rho_{f,1} >= rho_{f,2} >= ... = singular values of Q_{x,f}^H Q_{y,f}
 
+    (Raghu et al. 2017, section 4). They are those of all channels x height x width neurons where
+    convolutions wrap around and the examples are closed under translation, else an approximation.
     Layers of different sizes are compared at the frequencies -n/2 <= f < n/2 of the smaller size n
     along each axis, as the published code does; a dense layer has size 1 x 1. A frequency where all
     amplitudes, relative to the rms of the channel's spectrum, are below max(examples, channels,
@@ -190,7 +169,7 @@ def _crop(side: Spectrum, h: int, w: int) -> tuple[Tensor, Tensor]:
 
 
 def _singular_values(x: Tensor, y: Tensor, pairs: Tensor, order: Tensor | None = None) -> Tensor:
-    """Return (P, r): the correlations of bases x[i], conjugated where flipped, and y[j][order].
+    """Return (P, r) correlations of x[i], conjugated where flipped, and y[j][order].
 
     `pairs` (3, P) holds i, j and flipped.
     """

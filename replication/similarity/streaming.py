@@ -1,14 +1,9 @@
-"""Similarity of layers whose examples do not fit in memory.
+"""Similarity of layers whose examples do not fit in memory."""
 
-Indices of inner products between neurons need only the joint covariance of all layers, added up in
-float64 around the mean so far, which keeps its digits when means are large (Chan, Golub and LeVeque
-1979). Factored as R^T R, R takes the place of the examples. A direction below 1e-6 of a layer's
-largest (neurons scaled to unit variance) counts as missing, as a covariance squares it.
-"""
-
-import functools
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +12,7 @@ from torch import Tensor
 from replication._core.inputs import Array, like
 from replication._core.precision import full_precision
 from replication.activations import spatial_mean
-from replication.similarity._linalg import as_layer, require_alike, subspace, warn
+from replication.similarity._linalg import as_layer, promoted, require_alike, subspace, warn
 from replication.similarity.cca import CCAResult, correlate
 from replication.similarity.cka import index, prepare, product, shuffled
 from replication.similarity.compare import SimilarityGrid, find, grid, named, notes, warn_once
@@ -28,10 +23,12 @@ Layers = Array | Mapping[str, Array]
 
 
 class Accumulator:
-    """The joint covariance of several layers, batch by batch.
+    """The joint covariance of several layers, batch by batch: all that some indices need.
 
-    Memory is 16 D^2 bytes for D neurons in all and a batch in float64. Results are float64 and
-    without gradients.
+    It is added up in float64 around the mean so far (Chan, Golub and LeVeque 1979), in 16 D^2 bytes
+    for D neurons in all. Factored as R^T R, R takes the place of the examples. A direction below
+    1e-6 of a layer's largest (neurons scaled to unit variance) counts as missing, as a covariance
+    squares it. Results are float64 and without gradients.
 
     Examples
     --------
@@ -56,11 +53,8 @@ class Accumulator:
 
         Convolutional layers (examples, channels, height, width) are averaged over space.
 
-        Raises
-        ------
-        ValueError
-            As all indices, for squares that leave float64, and for other names, widths or device
-            than before; nothing of the batch is then taken in.
+        A ValueError as of all indices, for squares that leave float64, and for other names, widths
+        or device than before; nothing of the batch is then taken in.
         """
         batch = {"x": x, "y": y} if y is not None else x
         if not isinstance(batch, Mapping) or not batch:
@@ -91,17 +85,16 @@ class Accumulator:
         """Take in all that `other` has seen; a ValueError if its layers or widths differ."""
         if not isinstance(other, Accumulator):
             raise ValueError(f"other: expected an Accumulator, found {type(other).__name__}")
-        if not other.examples:
-            return
-        if not self.widths:
-            self.widths, self._paired, self._sample = other.widths, other._paired, other._sample
-        if list(other.widths.items()) != list(self.widths.items()):
-            raise ValueError(f"other: expected the widths {self.widths}, found {other.widths}")
-        device = other._mean.device if self._mean is None else self._mean.device
-        self._add(other.examples, other._mean.to(device), other._scatter.to(device, copy=True))
+        if not self.examples:
+            vars(self).update(copy.deepcopy(vars(other)))
+        elif other.examples:
+            if list(other.widths.items()) != list(self.widths.items()):
+                raise ValueError(f"other: expected the widths {self.widths}, found {other.widths}")
+            mean, scatter = (z.to(self._mean.device) for z in (other._mean, other._scatter))
+            self._add(other.examples, mean, scatter)
 
     def _add(self, examples: int, mean: Tensor, scatter: Tensor) -> None:
-        """Combine two means (D,) and two scatter matrices (D, D); `scatter` is written over."""
+        """Combine two means (D,) and two scatter matrices (D, D)."""
         if self.examples == 0:
             self.examples, self._mean, self._scatter = examples, mean, scatter
             return
@@ -124,8 +117,8 @@ class Accumulator:
         values, vectors = torch.linalg.eigh(correlation)
         values = values.where(values > TOLERANCE**2 * values[-1], 0)
         root = (values.sqrt() * vectors).mT * (scale * live)
-        # Columns 2, 3, ... of the Householder matrix whose first column is constant. Rows are never
-        # as many as the examples, for which they could be taken.
+        # Columns 2, 3, ... of the Householder matrix whose first is constant give rows of mean 0,
+        # never as many as the examples, for which they could be taken.
         rows = len(root) + 1 + (len(root) + 1 == self.examples)
         mirror = root.new_full((rows, 1), -(rows**-0.5))
         mirror[0] += 1
@@ -140,11 +133,6 @@ class Accumulator:
         ----------
         metric : "cca", "svcca", "pwcca", "cka" (linear, biased), "procrustes" or "regression"
         options : what it takes
-
-        Raises
-        ------
-        ValueError
-            For a metric or option that cannot be streamed, or fewer than 2 examples.
         """
         other = options.get("kernel", "linear") != "linear" or options.get("unbiased", False)
         if metric not in METRICS or other:
@@ -156,8 +144,7 @@ class Accumulator:
             options = {"tolerance": TOLERANCE, **options}
         chosen, kind = find(metric, options), like(self._sample)
         if metric == "cca":  # the stand-ins are roots of a covariance already: take no second root
-            reduce = functools.partial(subspace, tolerance=options["tolerance"])
-            chosen = replace(chosen, reduce=reduce)
+            chosen = replace(chosen, reduce=partial(subspace, tolerance=options["tolerance"]))
         with full_precision():
             layers = {name: chosen.reduce(layer) for name, layer in self._stand_ins().items()}
             if metric in ("cca", "svcca", "pwcca"):
@@ -177,8 +164,7 @@ def minibatch_cka(
     """Return the linear CKA of layers that come in minibatches, a similarity.
 
     mean HSIC(X_i, Y_i) / sqrt(mean HSIC(X_i, X_i) mean HSIC(Y_i, Y_i)) over the minibatches i,
-    weighted by their examples (Nguyen et al. 2021, eqs. 2 and 3). HSIC_1 estimates the same number
-    whatever their size; HSIC_0 (`unbiased=False`) does not. Of one minibatch this is `cka`.
+    weighted by their examples (Nguyen et al. 2021, eqs. 2 and 3).
 
     Parameters
     ----------
@@ -186,15 +172,11 @@ def minibatch_cka(
         Two layers, each (examples, features), or two mappings of names to layers: then all pairs.
         At least 4 examples where unbiased; read once.
     unbiased : bool
+        HSIC_1, which estimates the same number whatever the batches' size; HSIC_0 does not.
 
     Returns
     -------
     0-d tensor, NumPy float or SimilarityGrid in [-1, 1], biased in [0, 1]
-
-    Raises
-    ------
-    ValueError
-        For no minibatch at all, and as all indices, with the minibatch's number.
 
     Examples
     --------
@@ -241,20 +223,18 @@ def _terms(
     In units of `scales`, the layers' sizes in the first minibatch: fourth powers soon overflow.
     """
     require_alike({**x, **y})
-    sides = list(x.values()), list(y.values())
-    n = len(sides[0][0])
-    dtype = functools.reduce(torch.promote_types, [z.dtype for side in sides for z in side])
+    n, dtype = len(next(iter(x.values()))), promoted([*x.values(), *y.values()])
     with full_precision():
-        a, b = ([prepare(z.to(dtype), "linear", unbiased) for z in side] for side in sides)
+        a, b = ([prepare(z.to(dtype), "linear", unbiased) for z in s.values()] for s in (x, y))
         cross, chance = (
             torch.stack([torch.stack([term(p, q) for q in b]) for p in a])
-            for term in (product, functools.partial(shuffled, examples=n))
+            for term in (product, partial(shuffled, examples=n))
         )
     sizes = [torch.stack([z.scale for z in side]) for side in (a, b)]
     scales = scales or [size.where(size > 0, 1) for size in sizes]
     u, v = ((size / scale) ** 2 for size, scale in zip(sizes, scales, strict=True))
     xx, yy = (torch.stack([z.square for z in side]) for side in (a, b))
-    units = torch.outer(u, v), u**2, v**2, torch.outer(u, v)
     weight = n / (n * (n - 3) if unbiased else (n - 1) ** 2)
-    terms = zip((cross, xx, yy, chance), units, strict=True)
+    uv = torch.outer(u, v)
+    terms = zip((cross, xx, yy, chance), (uv, u**2, v**2, uv), strict=True)
     return [term * unit * weight for term, unit in terms], scales

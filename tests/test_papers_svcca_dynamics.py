@@ -1,4 +1,4 @@
-"""The statistics of V1 to V12 on made-up rows: each rule comes out both ways; and the plan."""
+"""The statistics of V1 to V11 on made-up rows: each rule comes out both ways; and the plan."""
 
 import math
 from dataclasses import replace
@@ -33,7 +33,6 @@ HOLDS = {  # the value of each kind in a world in which every claim holds
     "cross": lambda depth: 0.9 - 0.05 * depth + 0.2 * (depth == 4),
     "class": lambda name, depth: 0.5 + 0.2 * (name > 3) * (1 if depth < 4 else 0.5) + name / 1000,
     "off": lambda: 0.8,
-    "lstm": lambda layer: 0.2 + 0.15 * layer,
 }
 
 
@@ -91,8 +90,6 @@ def world(seeds=range(4), **changed):
             add("classes", seed, value=of["class"](i, depth) + w * (i == 9), **row)
         for kind, off in (("frequencies", 0.1), ("positions", of["off"]() + w)):
             add("covariance", seed, of=kind, off=off)
-        for layer in range(3):
-            curve("language", seed, layer, 0.3, of["lstm"](layer) + w * (layer == 2))
     for (seed, other), depth in product(combinations(seeds, 2), range(8)):
         value = of["end"](depth) + (WIGGLE[seed] + WIGGLE[other]) * (depth in (0, 7))
         add("initialisations", seed, other=other, depth=depth, value=value, null=0.1)
@@ -134,7 +131,6 @@ OTHER_WORLDS = [  # claim, the part that decides (from 0), and what is otherwise
     ("V9", 0, {"on neurons": lambda rule: 0.69 if rule == "weights" else 0.4}),
     ("V9", 1, {"on neurons": lambda rule: 0.4 if rule == "weights" else 0.69}),
     ("V11", 0, {"off": lambda: 0.15}),
-    ("V12", 0, {"lstm": lambda layer: 0.5 - 0.1 * layer}),
 ]  # fmt: skip
 
 
@@ -193,7 +189,7 @@ def test_full_needs_no_images_and_trains_each_network_once(monkeypatch):
     monkeypatch.setattr(data, "load", lambda *a, **k: pytest.fail("loads images"))
     plan = svcca.plan("full")
     assert [len(plan[name].specs) for name in list(plan)[:4]] == [5, 5, 3, 3]
-    assert plan["initialisations"].fidelity == "B" and plan["language"].fidelity == "C"
+    assert plan["initialisations"].fidelity == "B" and plan["classes"].fidelity == "C"
     assert len(plan["initialisations"].specs) == 10
     used = [s for name in list(plan)[5:12] for s in plan[name].specs]
     known = [set(s) for s in plan["convnets"].specs + plan["resnets"].specs]

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import combinations, product
-from pydoc_data.topics import topics
 
 import numpy as np
 import pandas as pd
@@ -18,11 +17,10 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from replication import activations, data, models, similarity, training
-from replication._core.inputs import derive_seed, generator
+from replication._core.inputs import generator
 from replication._core.profiles import EVIDENCE, PROFILES
 from replication.claims import Claim, Gate, Rule
 from replication.directions.projection import Projection, onto_directions, onto_neurons, projected
-from replication.models.sequences import LSTMLayer
 from replication.papers import Experiment, cifar10, correlation, runs
 from replication.papers._correlation import by_network
 
@@ -30,16 +28,15 @@ NOTEBOOK = "03_svcca_dynamics"
 _SHARES = (0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.27, 0.35, 0.45, 0.6, 0.75, 0.87, 1)
 _SCALES = {  # smoke, quick, full, and the paper's where it is stated
     "images": ((320, 100), (500, 200), (50_000, 10_000), (50_000, 10_000)),  # training, test
-    "convnet": ((1 / 16, 2), (1 / 8, 4), (1.0, 40), (1.0, 205)),  # width; epochs of 64 a step
+    "convnet": ((1 / 16, 2), (1 / 8, 3), (1.0, 40), (1.0, 205)),  # width; epochs of 64 a step
     "resnet": ((8, 1 / 8, 1), (8, 1 / 8, 2), (32, 1.0, 30), (32, 1.0, 205)),  # depth first
     "seeds": ((2, 1), (2, 1), (5, 3), (10, 10)),  # of the convnet, of the ResNet
     "precision": ("float32", "float32", "bfloat16", "float32"),
     "shares": ((0, 1), (0, 0.35, 1), _SHARES, _SHARES),  # of training, looked at
-    "panes": ((80, 80), (150, 120), (2500, 1000), (10_000, 10_000)),  # images, by network
+    "panes": ((60, 60), (120, 100), (2500, 1000), (10_000, 10_000)),  # images, by network
     "examples": ((16, 200), (20, 500), (1000, 10_000), (2000, 50_000)),  # of maps, dense layers
     "flat": (320, 500, 25_000, 50_000),  # images on which p2 is reduced
     "toy": ((2, 20, 60), (2, 100, 80), (10, 3000, 200), (10, 20_000, 200)),  # seeds, steps, units
-    "lstm": ((2, 4, 8), (2, 15, 24), (5, 2000, 128), (5, 10_000, 200)),
 }
 SETTINGS = {p: {k: v[i] for k, v in _SCALES.items()} for i, p in enumerate(PROFILES)}
 LATE = 0.1  # share of training at whose end accuracies are averaged
@@ -86,10 +83,8 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
     partners = [s | {"other": (s["seed"] + 1) % count} for s in convnets]  # once on each side
     pairs = [s | {"other": other} for s in convnets for other in range(s["seed"] + 1, count)]
     crossed = [s | {"convnet": convnets[s["seed"]]} for s in resnets]
-    toys, lstms = (
-        [{"seed": seed, "steps": steps, "units": units} for seed in range(seeds)]
-        for seeds, steps, units in (settings["toy"], settings["lstm"])
-    )
+    number, steps, units = settings["toy"]
+    toys = [{"seed": seed, "steps": steps, "units": units} for seed in range(number)]
     shown, (wide, deep) = {"examples": list(settings["examples"])}, settings["panes"]
     dense, net, both = settings["examples"][1], scale(count / 3, epochs), scale(fewest / 3, fewer)
     imagenet = scale(fewest / 3, fewer, images=counts[0] / 1_281_167)
@@ -98,7 +93,7 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
         "frozen convnets": (train, frozen, {}, scale(count / 10, epochs)),
         "resnets": (train, resnets, {}, scale(fewest / 10, fewer)),
         "frozen resnets": (train, kept, {}, scale(fewest / 10, fewer)),
-        "toy": (toy, toys, {}, {"training": min(1, settings["toy"][1] / 3000)}),
+        "toy": (toy, toys, {}, {"training": min(1, steps / 3000)}),
         "restriction": (restriction, partners, {"flat": settings["flat"]}, net),
         "convnet dynamics": (dynamics, convnets, shown | {"panes": wide}, net),
         "resnet dynamics": (dynamics, resnets, shown | {"panes": deep}, both),
@@ -106,7 +101,6 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
         "architectures": (architectures, crossed, {"panes": deep}, both),
         "classes": (classes, crossed, {"shown": dense}, imagenet),
         "covariance": (covariance, convnets, {"shown": dense // 2}, imagenet),
-        "language": (language, lstms, {}, {}),
     }
     return {
         key: Experiment(measure, [s | more for s in specs], None, {"device": device}, ratios)
@@ -173,15 +167,11 @@ def layers_of(spec: Mapping) -> tuple[list[str], list[str]]:
     return ["act1", *inside, "fc"], ["act1", *blocks]
 
 
-def behind(model: nn.Sequential, layer: str) -> nn.Sequential:
-    """Return the part of a network behind a layer."""
-    return model[list(dict(model.named_children())).index(layer) + 1 :]
-
-
 @torch.no_grad()
-def accuracy(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    """Return the share of examples whose largest logit is the label's."""
-    return (model.eval()(inputs).argmax(1) == labels).double().mean().item()
+def _accuracy(model: nn.Sequential, layer: str, outputs: Tensor, labels: Tensor) -> float:
+    """Return the accuracy of a network that goes on from a layer's outputs."""
+    rest = model[list(dict(model.named_children())).index(layer) + 1 :]
+    return (rest(outputs).argmax(1) == labels).double().mean().item()
 
 
 def train(spec: dict, device: str = "auto") -> pd.DataFrame:
@@ -222,10 +212,11 @@ def toy(spec: dict, device: str = "auto") -> list[dict]:
     output = nets[0](x[:, None]).detach()
     active = first.abs().mean(0).argsort(descending=True).tolist()
     shared, rows = similarity.svcca(first, second).x_directions, []
+    singular = torch.linalg.svd(first - first.mean(0), full_matrices=False)[2].mT
     for k in TOY:
         for method, project in {
             "SVCCA": onto_directions(first, shared[:, :k]),
-            "SVD": onto_directions(first, torch.linalg.svd(first - first.mean(0))[2][:k].mT),
+            "SVD": onto_directions(first, singular[:, :k]),
             "most active": onto_neurons(first, active[:k]),
         }.items():
             shown = nets[0][-1](project(first)).detach()
@@ -245,7 +236,7 @@ def restriction(spec: dict, device: str = "auto") -> list[dict]:
         for n in (net, second)
     )
     test = activations.record(net, split.test.images, COMPRESSED, reduction="flatten")
-    rest, rows, shared = behind(net, "p2"), [], {"second net": {}, "logits": {}}
+    rows, shared = [], {"second net": {}, "logits": {}}
     for layer in COMPRESSED:
         shared["second net"][layer] = similarity.svcca(x[layer], y[layer]).x_directions
         shared["logits"][layer] = similarity.svcca(x[layer], x["logits"]).x_directions
@@ -256,7 +247,7 @@ def restriction(spec: dict, device: str = "auto") -> list[dict]:
                 inputs = test[layer]
                 for step in steps:
                     inputs = step(inputs)
-                value = accuracy(behind(net, layer), inputs, labels)
+                value = _accuracy(net, layer, inputs, labels)
                 rows.append(row | more | {"accuracy": value})
     for partner, directions in shared.items():
         for fill in FILLS:
@@ -265,8 +256,8 @@ def restriction(spec: dict, device: str = "auto") -> list[dict]:
                 cut = {n: q[:, : max(1, round(share * len(q)))] for n, q in bases.items()}
                 maps = {n: Projection(x[n].mean(0), q, q.mT) for n, q in cut.items()}
                 start = maps.pop("p2")(test["p2"])
-                with projected(rest, maps):
-                    value = accuracy(rest, start, labels)
+                with projected(net, maps):
+                    value = _accuracy(net, "p2", start, labels)
                 row = {"what": "compression", "method": partner, "fill": fill, "share": share}
                 rows.append(row | {"accuracy": value})
     return rows
@@ -304,7 +295,7 @@ def _filled(x: Tensor, directions: Tensor, fill: str, seed: int) -> Tensor:
         rest = x - x.mean(0)
         rest = rest - rest @ first @ first.mT
         more = torch.linalg.eigh(rest.mT @ rest).eigenvectors.flip(1)
-    return torch.linalg.qr(torch.cat([first, more], 1))[0]
+    return torch.linalg.qr(torch.cat([first, more], 1)[:, : len(first)])[0]
 
 
 def _recorded(model: nn.Module, images: Tensor, layers: Sequence[str], counts: list[int]) -> dict:
@@ -332,9 +323,8 @@ def dynamics(spec: dict, device: str = "auto") -> pd.DataFrame:
         now = run.model(share * spec["epochs"], device)
         if share in PANES:
             there = activations.record(now, images[: spec["panes"]], layers)
-            grid = similarity.compare(
-                there, final, "dft_cca", null=int(share == 1 and spec["seed"] == 0)
-            ).to_frame()
+            null = int(share == 1 and spec["seed"] == 0)
+            grid = similarity.compare(there, final, "dft_cca", null=null).to_frame()
             tables.append(grid.assign(what="pane", share=share))
         own = _same(_recorded(now, images, followed, spec["examples"]), last, followed)
         tables.append(own.assign(what="curve", share=share))
@@ -393,46 +383,11 @@ def covariance(spec: dict, device: str = "auto") -> list[dict]:
     return rows
 
 
-def language(spec: dict, device: str = "auto") -> list[dict]:
-    """Train an LSTM of three layers on the characters of Python's manual; compare with its end."""
-    text = torch.tensor(list("".join(topics.values()).encode()))
-    symbols, text = text.unique(return_inverse=True)
-    held = text[-5120:].view(80, 64)
-    units, names = spec["units"], ["lstm1", "lstm2", "lstm3"]
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(spec["seed"], "language"))
-        parts = {"embedding": nn.Embedding(len(symbols), units)}
-        parts |= {n: LSTMLayer(units, units) for n in names}
-        model = nn.Sequential()
-        for name, part in (parts | {"logits": nn.Linear(units, len(symbols))}).items():
-            model.add_module(name, part)
-    optimizer, states = torch.optim.Adam(model.parameters(), lr=2e-3), {}
-    for step in range(spec["steps"] + 1):
-        if step in {round(share * spec["steps"]) for share in _SHARES}:
-            layers = activations.record(model, held, names)
-            states[step] = {name: z.flatten(0, 1) for name, z in layers.items()}
-        source = generator(spec["seed"], "text", step)
-        starts = torch.randint(len(text) - 5200, (32, 1), generator=source)
-        batch = text[starts + torch.arange(65)]
-        loss = F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    with torch.no_grad():
-        loss = F.cross_entropy(model(held[:, :-1]).flatten(0, 1), held[:, 1:].flatten()).item()
-    tables = [
-        _same(now, states[spec["steps"]], names).assign(share=step / spec["steps"], loss=loss)
-        for step, now in states.items()
-    ]
-    return pd.concat(tables, ignore_index=True)
-
-
 OURS, ABOVE = "ours: the paper has no number", " minus of the middle layers, beyond the null"
 CONVNETS = Gate("mean test accuracy of the convnets", least=0.8)
 PLATEAU = Gate("mean test accuracy beyond 0.8 (convnets), 0.88 (ResNets), the lesser", least=0)
 FITTED = Gate("training minus test accuracy of the convnets at their end", least=0.05)
 _DEPTH = "Spearman correlation of depth with the area above a layer's similarity to its own end"
-_AREA = "area above a layer's similarity to its own end, top minus bottom layer"
 _WIDE = "accuracy on 20 directions of fc1 minus on these as 100 of 512 neurons fit them, chosen by"
 
 
@@ -503,10 +458,6 @@ _TABLE = {  # id: experiment, statement, rules, figure, gate, corrected, why
         _rules(0.5, OURS, "squared covariance off the diagonal, share, positions minus "
                "frequencies, mean over channels of p2"),
         "App. 2", None, "", "zero padding and centred objects break the translations"),
-    "V12": ("language",
-        "Lower layers of a stacked LSTM reach their end first",
-        _rules(0.1, "a tick of Morcos et al. 2018b, Fig. 6", _AREA, f"{_AREA}, relative to start"),
-        "App. 6", None, "", "a manual's text is small and soon memorised; a corpus would test it"),
 }  # fmt: skip
 CLAIMS = tuple(
     Claim(id, "Raghu et al. 2017", *texts, gate=gate, corrected=corrected, why=why)
@@ -549,7 +500,6 @@ def statistics(tables: Mapping[str, pd.DataFrame]) -> dict[str, list[list[float]
         "V7": restricted[4:],
         "V9": restricted[2:4],
         "V11": units("covariance", lambda rows: [np.diff(rows.sort_values("of").off)[0]]),
-        "V12": units("language", lambda rows: [a.iloc[-1] - a.iloc[0] for a in areas(rows)], 2),
     }
 
 

@@ -7,7 +7,8 @@ at any step therefore goes on as if nothing had happened.
 
 from replication.training.fit import Run, fit
 from replication.training.population import fit_population
-from replication.training.spec import VERSION, Spec
+from replication.training.spec import VERSION as VERSION
+from replication.training.spec import Spec
 from replication.training.trainer import evaluate, training_labels
 
-__all__ = ["VERSION", "Run", "Spec", "evaluate", "fit", "fit_population", "training_labels"]
+__all__ = ["Run", "Spec", "evaluate", "fit", "fit_population", "training_labels"]

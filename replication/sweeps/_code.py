@@ -66,7 +66,7 @@ def _read(fn: Any, read: dict[str, Any]) -> None:
     if name in read:
         return
     tree = _tree(fn)
-    read[name] = _bytecode(code) if tree is None else ast.dump(tree)
+    read[name] = _bytecode(code) if tree is None else _dump(tree)
     if isinstance(fn, FunctionType):
         read[f"{name} defaults"] = _value([fn.__defaults__, fn.__kwdefaults__], read)
     known = {**vars(sys.modules[fn.__module__]), **getattr(fn, "__globals__", {}), **enclosed}
@@ -149,6 +149,17 @@ def _tree(fn: Callable) -> ast.AST | None:
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 node.body = node.body[1:] or [ast.Pass()]
     return tree
+
+
+def _dump(node: Any) -> Any:
+    """Return a syntax tree as JSON knows it, the same in all versions of Python.
+
+    `ast.dump` has the fields that a version added also where they are empty.
+    """
+    if isinstance(node, ast.AST):
+        known = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, [])]
+        return [type(node).__name__, *([name, _dump(value)] for name, value in known)]
+    return [_dump(entry) for entry in node] if isinstance(node, list) else repr(node)
 
 
 def _bytecode(code: CodeType | None) -> list:

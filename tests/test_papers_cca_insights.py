@@ -1,207 +1,233 @@
-"""The statistics of P1 to P7 on made-up tables: each verdict must come out both ways."""
+"""The statistics of P1 to P12 on made-up results: each verdict must come out both ways."""
 
 import math
-from itertools import permutations, product
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
 import pytest
-from _settling import settle_all
+import torch
+from numpy.testing import assert_allclose
 
-from replication.papers import cca_insights as cca
-from replication.papers.cca_insights import CLAIMS, GENERALISING, MEMORISING
+from replication import claims, sweeps
+from replication.papers import cca_insights as paper
+from replication.papers.cca_insights import CLAIMS, CONTROLS, MAIN, MIXED, PERMUTED, SOFTMAX, TRUE
 
-SEEDS = range(4)
-JITTER = [0.0, 0.003, -0.003, 0.001]
-LAYERS = range(1, 12)
-EPOCHS = (0, 1, 5, 10, 11, 15, 20)
-HOLDS = {  # the value of each kind in a world in which every claim holds
-    # distances of a pair in a layer: (is it late?, seed)
-    "generalising": lambda late, s: 0.3 if late else 0.1,
-    "memorising": lambda late, s: 0.5 + JITTER[s] if late else 0.11,
-    "mixed": lambda late, s: 0.51 if late else 0.12,
-    "train_accuracy": lambda labels, s: 1.0,
-    "width": lambda w, trained, s: (0.5 - 0.2 * w if trained else 0.65 - 0.04 * w) + JITTER[s] * w,
-    "test_accuracy": lambda w, s: 0.6 + 0.1 * w + JITTER[s],
-    "place": lambda i, s: float(i // 4),  # of a network on a line along which distances are taken
-    "rate": lambda i, s: 0.002 * 1.3**i,
-    "most": lambda e, s: 0.2,
-    "least": lambda e, s: 0.0 if e == 10 else 0.7 + JITTER[s],
-    "layer": lambda depth, s: 0.1 * depth + JITTER[s] * depth,
-    "toy": {"mean CCA": 0.5, "SVCCA": 0.3, "PWCCA": 0.1},
+SEEDS, LAYERS = range(10), (1, 9, 11, SOFTMAX)
+WIDTHS, SHARES = (1 / 8, 1 / 2, 1), (0, 0.05, 0.1, 0.2, 0.4, 0.5, 0.7, 0.9, 1)
+
+
+def distance(metric, kind, layer, probe):
+    """Return the distance of a pair of networks where P1 and P9 to P11 hold."""
+    if layer == SOFTMAX:
+        return 0.5 if probe == "test" and kind != TRUE else 0.1
+    if metric in CONTROLS:
+        return 0.4
+    if layer < 9 or kind != TRUE:
+        return {MAIN: 0.2, "SVCCA": 0.4, "mean CCA": 0.5}[metric] if layer < 9 else 0.7
+    return 0.4 - 0.1 * (layer - 9) if metric != "mean CCA" else 0.5
+
+
+HOLDS = {  # the numbers of a world in which every claim holds
+    "distance": distance,
+    "fitted": lambda labels: 1,
+    "width": lambda w, end, metric: 0.5 - (0.2 * w if end else 0.02 * w) * (metric == "PWCCA"),
+    "accuracy": lambda w: 0.5 + 0.1 * w,
+    "place": lambda rate: 10.0 * rate,  # of a network on a line along which distances are taken
+    "curve": lambda rate: 10.0 * rate,
+    "most": lambda share: 0.1,
+    "least": lambda share: 0.7 * (share != 0.5),
+    "below": lambda share: 0.5 if share < 0.8 else 0.0,
+    "final": lambda share: 7 if share >= 0.4 else 3,
+    "layer": lambda layer, share: (0.2 + 0.2 * layer) * (1 - share ** (1 + layer)),
+    "toy": lambda metric: {"PWCCA": 0.1, "SVCCA": 0.3, "mean CCA": 0.5}[metric],
+    "CCA": lambda step: 0.0,
+    "control": lambda step: 0.9,
 }
+MEMBERS = list(product((TRUE, PERMUTED), SEEDS))
+PAIRS = [(a[0] if a[0] == b[0] else MIXED, (a[1], b[1])) for a, b in combinations(MEMBERS, 2)]
+NETS = [(kind, pair, *rest) for (kind, pair), *rest in product(
+    PAIRS, LAYERS, (MAIN, "SVCCA", "mean CCA", *CONTROLS), ("train", "test"), (1,))]  # fmt: skip
+WIDE = product(WIDTHS, (True, False), ("PWCCA", *CONTROLS), combinations(SEEDS, 2))
+METRICS, CASE = ("PWCCA", "SVCCA", "mean CCA"), ("characters",)
+TABLES = {  # experiment: columns, their values, and columns by number and what it is made of
+    "groups": ("kind pair layer metric probe width", NETS,
+               {"distance": "distance metric kind layer probe"}),
+    "widths": ("width trained metric pair", list(WIDE),
+               {"distance": "width width trained metric", "accuracy": "accuracy width"}),
+    "networks": ("labels seed width", [(*m, 1) for m in MEMBERS],
+                 {"train_accuracy": "fitted labels"}),
+    "recurrent": ("seed layer share data", list(product(SEEDS, (1, 2, 3), SHARES, CASE)),
+                  {"PWCCA": "layer layer share"}),
+    "toy": ("seed signal noise metric", list(product(SEEDS, (20, 199), (0.1, 0.3), METRICS)),
+            {"distance": "toy metric"}),
+    "rotation": ("seed alpha step steps", list(product(SEEDS, (0, 1), (0, 9), (9,))),
+                 {"CCA": "CCA step", "cosine": "control step", "Euclidean": "control step"}),
+    "directions": ("seed layer share early width",
+                   list(product(SEEDS, (9, 10, 11), SHARES, (math.nan, 0.05, 0.1), (1,))),
+                   {"most": "most share", "least": "least share", "accuracy": "final share",
+                    "below": "below share"}),
+    "population": ("population rate network", list(product(range(3), range(1, 5), range(6))),
+                   {"place": "place rate", "curve": "curve rate", "train_accuracy": "fitted rate"}),
+}  # fmt: skip
 
 
-def population_of(seed, of):
-    """Return twenty networks on a line, five clusters of four where the claim holds."""
-    at = np.array([of["place"](i, seed) for i in range(20)]) / 10
-    at = at + np.random.default_rng(seed).uniform(0, 0.01, 20)
-    rates = [of["rate"](i, seed) for i in range(20)]
-    distances = np.abs(at[:, None] - at).tolist()
-    rows = {"seed": seed, "network": range(20), "learning_rate": rates, "distances": distances}
-    return pd.DataFrame(rows)
-
-
-def tables(**changed):
-    """Return the tables of a world in which every claim but those changed holds."""
-    of = HOLDS | changed
-
-    def table(columns, rows):
-        return pd.DataFrame(list(rows), columns=columns.split())
-
-    members = list(product((GENERALISING, MEMORISING), SEEDS))
-    kinds = [(a, b, of[a[0] if a[0] == b[0] else "mixed"]) for a, b in permutations(members, 2)]
-    return {
-        "pairs": table(
-            "labels_a seed_a labels_b seed_b layer distance",
-            (
-                (*a, *b, layer, kind(layer > 8, a[1]) / 2 + kind(layer > 8, b[1]) / 2)
-                for (a, b, kind), layer in product(kinds, LAYERS)
-            ),
-        ),
-        "networks": table(
-            "labels seed train_accuracy", ((*m, of["train_accuracy"](*m)) for m in members)
-        ),
-        "widths": table(
-            "seed width trained distance test_accuracy",
-            (
-                (s, w, end, of["width"](w, end, s), of["test_accuracy"](w, s))
-                for s, w, end in product(SEEDS, (0.25, 0.5, 1.0), (True, False))
-            ),
-        ),
-        "populations": pd.concat([population_of(s, of) for s in SEEDS]),
-        "directions": table(
-            "seed layer epoch group distance",
-            (  # only the last three layers may be looked at
-                (s, layer, e, group, of[group](e, s) if layer > 8 else 9.0)
-                for s, layer, e, group in product(SEEDS, LAYERS, EPOCHS, ("most", "least"))
-            ),
-        ),
-        "recurrent": table(
-            "seed layer epoch distance",
-            (
-                (s, layer, e, of["layer"](layer, s) if 0 < e < 20 else 1.0 / layer)
-                for s, layer, e in product(SEEDS, (1, 2, 3), EPOCHS)
-            ),
-        ),
-        "toy": table(
-            "seed signal metric distance",
-            (
-                (s, k, metric, distance * (1 + JITTER[s]))
-                for s, k, (metric, distance) in product(SEEDS, (20, 100), of["toy"].items())
-            ),
-        ),
-    }
+def results(*names, **changed):
+    """Return the experiments of those names in a world where all claims but the changed hold."""
+    of, source, frames = HOLDS | changed, np.random.default_rng(0), {}
+    for name in names or TABLES:
+        columns, levels, made = TABLES[name]
+        rows = frames[name] = pd.DataFrame(levels, columns=columns.split())
+        for column, (key, *arguments) in ((c, text.split()) for c, text in made.items()):
+            values = pd.Series([of[key](*v) for v in zip(*(rows[a] for a in arguments))])  # noqa: B905
+            varies = values.dtype == float  # integers do not
+            rows[column] = values + source.normal(0, 0.01, len(rows)) * varies
+        if "pair" in rows:
+            rows["a"], rows["b"] = zip(*rows.pop("pair"), strict=True)
+        if name == "directions":
+            cut = (100 * rows.pop("below")).round().astype(int).clip(0)
+            rows["rho"] = [[0.5] * n + [0.99] * (100 - n) for n in cut]
+        if name == "population":
+            rows.loc[24, "place"] += 10  # a network or two in another cluster
+            rows.loc[48, "curve"] += 10
+            places = rows.groupby("population").place.transform(lambda p: [p.to_numpy()] * len(p))
+            rows["distances"] = [abs(at - own) for at, own in zip(places, rows.place, strict=True)]
+            rows["curve"], rows["rate"] = [[v, 0.0] for v in rows.curve], np.exp(rows.rate)
+    return pd.concat(frames)
 
 
 def verdicts(world):
-    settled = settle_all(CLAIMS, cca.statistics(**world))
-    return {id: claim.verdict for id, claim in settled.items()}
+    gates, where = paper.gates(world), {"dataset": "made up", "profile": "full", "notebook": "06"}
+    settled = claims.settle_all(CLAIMS, paper.statistics(world), {}, gates, **where)
+    return {item.claim.id: item.verdict for item in settled}
 
 
 def test_all_claims_hold_in_a_world_made_for_them():
-    assert verdicts(tables()) == {f"P{i}": "reproduced" for i in range(1, 8)}
+    assert verdicts(results()) == {f"P{i}": "reproduced" for i in range(1, 13)}
 
 
+def moved(by, *kinds, layers=LAYERS, metric=None, probe=None):
+    """Return the distances of pairs where those of some kinds, layers, a metric are larger."""
+
+    def shifted(name, kind, layer, images):
+        chosen = kind in (kinds or (kind,)) and layer in layers
+        chosen &= name == (metric or name) and images == (probe or images)
+        return distance(name, kind, layer, images) + by * chosen
+
+    return {"distance": shifted}
+
+
+RESTS_ON = {
+    "P2": "widths",
+    "P3": "widths",
+    "P4": "population",
+    "P5": "directions",
+    "P6": "recurrent",
+}
+RESTS_ON |= {"P7": "toy", "P8": "rotation", "P12": "directions"}
+LATE = (9, 11)
+BACKWARDS = {"layer": lambda layer, share: (0.8 - 0.2 * layer) * (1 - share ** (4 - layer))}
 OTHER_WORLDS = [
-    ("P1", {"memorising": lambda late, s: 0.28 + JITTER[s]}),
-    ("P1", {"mixed": lambda late, s: 0.7 if late else 0.1}),
-    ("P1", {"memorising": lambda late, s: (0.5 if late else 0.3) + JITTER[s]}),
-    ("P2", {"width": lambda w, end, s: 0.3 + (0.2 * w if end else 0.1) + JITTER[s] * w}),
-    ("P2", {"width": lambda w, end, s: 0.6 - (0.1 if end else 0.2) * w + JITTER[s] * w}),
-    ("P3", {"test_accuracy": lambda w, s: 0.7 - 0.1 * w + JITTER[s]}),
-    ("P4", {"place": lambda i, s: np.random.default_rng(i).normal()}),
-    ("P4", {"rate": lambda i, s: 0.002 * 1.3 ** (i % 4)}),
-    ("P5", {"most": lambda e, s: 0.8 + JITTER[s]}),
-    ("P5", {"least": lambda e, s: 0.35 + (0.6 + JITTER[s]) * (e == 20) - 0.35 * (e == 10)}),
-    ("P6", {"layer": lambda depth, s: 0.5 - 0.1 * depth + JITTER[s] * depth}),
-    ("P7", {"toy": {"mean CCA": 0.5, "SVCCA": 0.1, "PWCCA": 0.2}}),
-    ("P7", {"toy": {"mean CCA": 0.3, "SVCCA": 0.4, "PWCCA": 0.2}}),
+    ("P1", "not reproduced", moved(-0.4, PERMUTED, layers=LATE)),
+    ("P1", "partly", moved(0.2, MIXED, layers=LATE)),
+    ("P1", "partly", moved(0.2, PERMUTED, layers=(1,))),
+    ("P2", "not reproduced", {"width": lambda w, end, metric: 0.5 - 0.2 * w}),
+    ("P2", "not reproduced", {"width": lambda w, end, metric: 0.5 + 0.1 * w * end}),
+    ("P3", "not reproduced", {"accuracy": lambda w: 0.7 - 0.1 * w}),
+    ("P4", "not reproduced", {"place": lambda rate: 0.0, "curve": lambda rate: 0.0}),
+    ("P5", "partly", {"most": lambda share: 0.8}),
+    ("P5", "partly", {"most": lambda share: 0.5 * share}),
+    ("P5", "partly", {"least": lambda share: 0.7 * share**2}),
+    ("P6", "not reproduced", BACKWARDS),
+    ("P7", "not reproduced", {"toy": lambda metric: 0.3}),
+    ("P8", "not reproduced", {"CCA": lambda step: 0.9}),
+    ("P9", "not reproduced", moved(0.9, PERMUTED, metric="cosine")),
+    ("P10", "partly", moved(-0.4, metric="mean CCA", layers=(1,))),
+    ("P10", "partly", moved(-0.3, metric="SVCCA")),
+    ("P10", "partly", moved(-0.3, metric="mean CCA", layers=(11,))),
+    ("P11", "not reproduced", moved(0.6, TRUE, layers=(SOFTMAX,), probe="test")),
+    ("P12", "not reproduced", {"below": lambda share: 0.5}),
 ]
 
 
-@pytest.mark.parametrize(("id", "changed"), OTHER_WORLDS)
-def test_each_claim_is_refuted_where_it_does_not_hold(id, changed):
-    assert verdicts(tables(**changed))[id] in ("partly", "not reproduced")
+@pytest.mark.parametrize(("id", "verdict", "changed"), OTHER_WORLDS)
+def test_each_claim_is_refuted_where_it_does_not_hold(id, verdict, changed):
+    assert verdicts(results("networks", RESTS_ON.get(id, "groups"), **changed))[id] == verdict
 
 
-def test_two_seeds_settle_nothing():
-    few = {
-        name: rows[(rows.filter(regex="^seed") < 2).all(axis=1)] for name, rows in tables().items()
-    }
-    assert set(verdicts(few).values()) == {"inconclusive"}
+def test_nothing_is_settled_by_networks_that_did_not_fit_or_that_are_not_there():
+    closed = verdicts(results("networks", "groups", "population", fitted=lambda labels: 0))
+    names = ("P1", "P4", "P9", "P10", "P11")
+    assert {closed[id] for id in names} == {claims.NOT_TESTABLE}
+    missing = verdicts(results("toy"))
+    gated = {claim.id for claim in CLAIMS if claim.gate}
+    assert {missing[id] for id in gated} == {claims.NOT_TESTABLE}
+    assert {missing[id] for id in set(missing) - gated - {"P7"}} == {claims.INCONCLUSIVE}
 
 
-def test_networks_that_did_not_fit_their_labels_do_not_count():
-    world = tables(
-        train_accuracy=lambda labels, s: 0.9 if labels == MEMORISING and s == 1 else 1.0,
-        memorising=lambda late, s: 9.0 if s == 1 else 0.5 if late else 0.1,
+def test_the_widest_groups_that_are_measured_settle_the_claims():
+    narrow, wide = results("groups"), results("groups", **moved(0.2, PERMUTED))
+    both = pd.concat([narrow, wide.assign(width=2).rename({"groups": "wide groups"})])
+    assert paper.statistics(both)["P1"] == paper.statistics(wide)["P1"]
+
+
+def test_jackknife_has_the_mean_of_all_pairs_and_the_spread_of_networks():
+    a, b = zip(*combinations(range(6), 2), strict=True)
+    own = np.random.default_rng(0).normal(size=6)  # a pair's distance is the sum of two networks'
+    pairs = pd.DataFrame({"a": a, "b": b, "distance": own[list(a)] + own[list(b)]})
+    values = paper.jackknife(pairs, lambda rows: rows.distance.mean())
+    assert_allclose(values, 2 * own)
+    assert np.isnan(paper.jackknife(pairs[:1], lambda rows: rows.distance.mean())).all()
+
+
+def test_closeness_is_the_correlation_over_pairs_and_within_widths_another():
+    rows = results("widths").droplevel(0)
+    chosen = rows[(rows.trained == True) & (rows.metric == "PWCCA")]  # noqa: E712
+    assert paper.closeness(rows).mean() == pytest.approx(
+        -chosen.distance.corr(chosen.accuracy), abs=0.05
     )
-    assert cca.statistics(**world)["P1"][0] == pytest.approx([0.2] * 3)
-    none = tables(train_accuracy=lambda labels, s: 0.5)
-    assert all(math.isnan(v) for series in cca.statistics(**none)["P1"] for v in series)
-    assert verdicts(none)["P1"] == "inconclusive"
+    assert abs(paper.closeness(rows, within=True).mean()) < 0.5
 
 
-def test_statistics_are_the_ones_their_rules_name():
-    values = cca.statistics(**tables())
-    # seed 0, without jitter of its own; its partners' counts half
-    partners = np.mean(JITTER[1:]) / 2
-    first = {id: [part[0] for part in values[id]] for id in ("P1", "P2", "P5", "P7")}
-    assert first["P1"] == pytest.approx([0.2 + partners, abs(0.01 - partners), 0.01])
-    assert first["P2"] == pytest.approx([-1, 0.15 - 0.03])
-    assert values["P3"][0] == pytest.approx(-1)
-    assert first["P5"] == pytest.approx([0.5, 1])
-    assert values["P6"][0] == pytest.approx(0.2)
-    assert first["P7"] == pytest.approx([0.2, 0.2])
+def test_clusters_are_found_where_there_are_some_and_not_in_one_cloud():
+    source = np.random.default_rng(0)
+    cloud = source.normal(size=(40, 3))
+    groups = cloud + 20 * np.repeat(np.eye(3), [14, 14, 12], axis=0)
+    for points, several in ((cloud, False), (groups, True)):
+        distances = np.linalg.norm(points[:, None] - points, axis=2)
+        labels, score = paper.clusters(distances)
+        assert (score > paper.one_cluster(distances)) == several
+    assert [len(set(part)) for part in np.split(labels, [14, 28])] == [1, 1, 1]
+    assert labels.max() == 3
 
 
-def test_mean_over_pairs_takes_both_orders_and_no_pair_twice():
-    pairs = pd.DataFrame({"seed_a": [0, 1, 1], "seed_b": [1, 0, 1], "distance": [0.2, 0.4, 9.0]})
-    pairs = pairs.assign(labels_a="x", labels_b="x", layer=1)  # the last, with itself, is no pair
-    networks = pd.DataFrame({"labels": "x", "seed": [0, 1], "train_accuracy": 1.0})
-    assert cca.by_network(pairs, networks).distance.tolist() == pytest.approx([0.3, 0.3])
+def test_threshold_keeps_what_holds_99_percent_and_controls_are_by_hand():
+    x = torch.randn(200, 4, dtype=torch.float64)
+    faint = torch.cat([x, 1e-4 * torch.randn(200, 2, dtype=torch.float64)], 1)
+    assert torch.linalg.matrix_rank(paper.thresholded(faint)) == 4
+    assert_allclose(paper.thresholded(x), x - x.mean(0))
+    first, second = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[0.0, 1.0], [0.0, 2.0]])
+    assert paper.cosine(first, second) == pytest.approx(0.5)
+    assert paper.euclidean(first, second) == pytest.approx(math.sqrt(2) / 2 / 1.5)
+    values = paper.distances([x, x @ torch.randn(4, 4, dtype=torch.float64)], "PWCCA")
+    assert values[0, 0, 1] == pytest.approx(0, abs=1e-6) and values[1, 0, 1] > 0.7
 
 
-def test_two_widths_are_too_few():
-    world = tables()
-    world["widths"] = world["widths"].query("width < 1")
-    values = cca.statistics(**world)
-    assert np.isnan(values["P2"]).all() and np.isnan(values["P3"]).all()
+def test_text_windows_are_followed_by_their_next_character():
+    split = paper.letters((50, 20))
+    assert split.train.images.shape == (50, 1, paper.LENGTH, paper.SYMBOLS)
+    assert (split.train.images.sum(3) == 1).all() and split.num_classes == paper.SYMBOLS
+    text = "".join(paper.topics.values()).lower()
+    codes = [*split.train.images[0, 0].argmax(1), split.train.labels[0]]
+    shown = "".join(split.classes[c] if c < paper.SYMBOLS - 1 else "?" for c in codes)
+    assert all(a in (b, "?") for a, b in zip(shown, text, strict=False))
 
 
-def test_clusters_and_silhouette_of_blocks():
-    at = np.repeat([0.0, 1.0, 5.0], [3, 2, 1])
-    distances = np.abs(at[:, None] - at)
-    labels = cca.clusters(distances, 3)
-    assert pd.Series(labels).groupby(at).nunique().tolist() == [1, 1, 1]
-    # members of a block lie on each other: 1, but for the cluster of one
-    assert cca.silhouette(distances, labels) == pytest.approx(5 / 6)
-    assert math.isnan(cca.silhouette(distances, np.ones(6)))
-    assert cca.silhouette(np.zeros((4, 4)), [1, 1, 2, 2]) == 0
-
-
-def test_silhouette_by_hand():
-    at = np.array([0.0, 1.0, 4.0, 6.0])
-    # a, b of the four: (1, 5), (1, 4), (2, 3.5), (2, 5.5)
-    expected = np.mean([4 / 5, 3 / 4, 1.5 / 3.5, 3.5 / 5.5])
-    assert cca.silhouette(np.abs(at[:, None] - at), [1, 1, 2, 2]) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("labels", "values", "share"),
-    [
-        ([1, 1, 2, 2], [1.0, 2.0, 3.0, 6.0], 9 / 14),
-        ([1, 2, 3, 4], [1.0, 2.0, 3.0, 6.0], 1),
-        ([1, 1, 2, 2], [1.0] * 4, math.nan),
-    ],
-)
-def test_explained_share_is_that_of_an_analysis_of_variance(labels, values, share):
-    assert cca.explained_share(labels, values) == pytest.approx(share, nan_ok=True)
-
-
-def test_permuted_shares_are_those_of_chance_and_repeat():
-    labels = np.repeat([1, 2, 3, 4, 5], 6)
-    shares = cca.permuted_shares(labels, np.arange(30.0))
-    assert shares.mean() == pytest.approx(4 / 29, abs=0.01)  # (groups - 1) / (n - 1)
-    np.testing.assert_array_equal(shares, cca.permuted_shares(labels, np.arange(30.0)))
+def test_full_plan_needs_no_data_and_its_code_is_known(monkeypatch):
+    monkeypatch.setattr(paper.data, "load", None)
+    experiments = paper.plan("full")
+    assert all(sweeps.fingerprint(e.measure) for e in experiments.values())
+    assert experiments["wide groups"].fidelity == "B" and experiments["toy"].fidelity == "A"
+    spec = experiments["groups"].specs[0]
+    assert 20 * 512 * spec["width"] <= spec["images"][1]  # images a filter
+    assert list(experiments)[-1] == "wide widths"

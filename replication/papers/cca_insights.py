@@ -1,224 +1,248 @@
 """Morcos, Raghu and Bengio 2018: what canonical correlations tell about networks.
 
-Settles P1 to P7. Distances are 1 minus a similarity. Unless a rule says otherwise they are PWCCA's,
-of spatial means of feature maps after the nonlinearity, on training images. Of a group of networks,
-a seed's distance is the mean over its pairs with the other networks, in both orders, so that seeds
-of one group share pairs and their intervals are somewhat too narrow. A network has fitted its
-labels when its train accuracy, on the labels it was given, is at least 99%; P1 leaves out those
-that have not.
-
-Measuring functions take a spec of `plan` and return rows. Trained convnets are kept beside these.
+Settles P1 to P12. Distances are 1 minus a similarity, of spatial means of feature maps after the
+nonlinearity. Of groups of several widths the widest that are measured settle the claims. Pairs
+share networks: a statistic over pairs has one value a seed by the jackknife, which allows for that.
 """
 
-import dataclasses
-import itertools
+import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations, product
+from pydoc_data.topics import topics
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
-from scipy.stats import spearmanr
-from sklearn.metrics import silhouette_score
-from torch import Tensor, nn
+from scipy.spatial.distance import pdist, squareform
+from sklearn.metrics import adjusted_rand_score, silhouette_score
+from torch import Tensor
 from torch.nn import functional as F
 
-from replication import activations, data, directions, similarity, training
-from replication._core.inputs import derive_seed
-from replication._core.profiles import PROFILES
-from replication.claims import Claim, Rule
+from replication import activations, data, similarity, sweeps, training
+from replication._core.inputs import generator
+from replication._core.profiles import EVIDENCE
+from replication.claims import Claim, Gate, Rule
+from replication.directions import cumulative_ablation
 from replication.papers import Experiment, cifar10, runs
-from replication.papers._correlation import by_seed, parts_by_seed
+from replication.papers.experiment import by_profile
 
 NOTEBOOK = "06_cca_insights"
-_SIGNALS = (20, 40, 60, 80, 100, 120, 140, 160, 180, 199)
-_EARLY_ON = (0, 0.02, 0.04, 0.1, 0.2, 0.3, 0.4, 0.5, 0.52, 0.6, 0.7, 0.8, 0.9, 0.98, 1)
-_SCALES = {  # smoke, quick, full, and the paper's, whose recurrent networks are language models
-    # Convnets: training and test images; side of the pixels averaged into one; width of the groups
-    # and widths of figure 4, as shares of the paper's; networks a group; networks on true labels
-    # that are followed over training, at these shares of it.
-    "images": ((100, 60), (300, 300), (1000, 1000), (50_000, 10_000)),
-    "shrink": (2, 2, 2, 1),
-    "width": (1 / 16, 1 / 8, 1 / 4, 1.0),
-    "widths": (
-        (1 / 32, 1 / 16),
-        (1 / 16, 1 / 8, 1 / 4),
-        (1 / 16, 1 / 8, 1 / 4, 1 / 2),
-        (0.25, 0.5, 1.0, 2.0, 4.0, 7.0),
-    ),
-    "group": (2, 3, 5, 5),
-    "followed": (2, 3, 10, 10),
-    "shares": ((0, 0.25, 0.5, 0.75, 1), _EARLY_ON, _EARLY_ON, _EARLY_ON),
-    "epochs": (2, 12, 50, 100),
-    # signal dimensions of 200, draws
-    "toy": (((20, 199), 1), ((20, 100, 180), 3), (_SIGNALS, 5), (_SIGNALS, 10)),
-    # training and test images, populations, networks in each, epochs
-    "population": (
-        ((100, 60), 1, 10, 4),
-        ((500, 500), 3, 24, 20),
-        ((1000, 1000), 4, 80, 40),
-        ((10_000, 10_000), 4, 200, 60),
-    ),
-    # training and test images, units, epochs, seeds
-    "lstm": (
-        ((60, 60), 8, 2, 1),
-        ((500, 150), 32, 5, 2),
-        ((2000, 500), 64, 16, 5),
-        ((50_000, 2000), 128, 30, 5),
-    ),
-}
-SETTINGS = {p: {k: v[i] for k, v in _SCALES.items()} for i, p in enumerate(PROFILES)}
-LEARNING_RATE, BATCH = 1e-3, 32  # with Adam, as in the paper
-PROBES = 10_000  # at most as many images are probes, on which layers are compared
-CONV = [f"act{i}" for i in range(1, 12)]
-TOY_DIMENSIONS, TOY_POINTS, TOY_NOISE = 200, 2000, 0.1  # the last, a standard deviation, is ours
-SHARE = 0.2  # of directions in "most" and "least converged"; the paper's 100 of 512
-DRAWS = 5  # of random filters of each network, in figure 4
-RATES = (0.002, 0.1)  # learning rates of the population, log-uniform
-MLP = (64, 64, 64)
-MLP_LAYERS, LSTM = ["act1", "act2", "act3"], ["lstm1", "lstm2", "lstm3"]
-METRICS = ("mean CCA", "SVCCA", "PWCCA")
-GENERALISING, MEMORISING = "generalising", "memorising"
-FITTED = 0.99  # train accuracy
-EARLY = LATE = 3  # layers at either end
-CLUSTERS = 5  # as in the paper's Figure 5
-PERMUTATIONS = 1999
+_FEW, _SIGNALS = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1), (20, 50, 70, 80, 100, 120, 140, 160, 180, 199)
+_MANY = (0, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
+_PAPERS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0)
+_WIDTHS, _ALL, _TEN = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), (50_000, 10_000), (10_000, 10_000)
+SETTINGS = by_profile(
+    {  # smoke, quick, full, and the paper's where it is stated; images: training and test
+        "groups": {
+            "images": ((100, 60), (250, 200), (20_000, 10_000), _ALL),
+            "epochs": (2, 6, 60, 100),
+            "widths": ((1 / 32,), (1 / 16,), (1 / 4, 1 / 2), (1.0,)),  # over the paper's
+            "networks": (3, 3, 5, 5),  # on true labels, and as many on permuted ones
+            "followed": (_FEW, _FEW, _MANY, _MANY),  # shares of training
+        },
+        "widths": {
+            "images": ((100, 60), (200, 200), _TEN, _ALL),
+            "epochs": (1, 5, 30, 100),
+            "widths": ((1 / 32, 1 / 16), (1 / 32, 1 / 16, 1 / 8), _WIDTHS, _PAPERS),
+            "networks": (3, 3, 5, 5),
+        },
+        "population": {  # the paper: one of 200; rates and images are not stated
+            "images": ((60, 60), (100, 100), _TEN, _ALL),
+            "epochs": (1, 3, 30, 100),
+            "widths": ((1 / 32,), (1 / 32,), (1 / 8,), (1.0,)),
+            "networks": (1, 1, 8, 8),  # of each learning rate, in each population
+            "populations": (3, 3, 5, 5),
+        },
+        "recurrent": {  # the paper: language models on Penn Treebank, of 3 layers too
+            "characters": ((100, 40), (200, 60), (40_000, 500), (40_000, 500)),  # windows
+            "rows": ((100, 40), (200, 60), (10_000, 500), (60_000, 500)),  # images of MNIST
+            "epochs": (1, 2, 10, 500),
+            "units": (8, 16, 200, 1150),
+            "networks": (1, 3, 3, 3),
+        },
+        "toys": {
+            "signals": ((20, 199), (20, 100), _SIGNALS, _SIGNALS),  # of 200 dimensions
+            "draws": (1, 3, 10, 10),
+            "units": (20, 30, 100, 100),  # of the vanilla network; the paper's are not stated
+            "steps": (50, 300, 1000, 1000),
+        },
+    }
+)
+RECIPE = {"optimizer": "Adam", "learning_rate": 1e-3, "batch_size": 32}  # the paper's
+RATES = (3e-4, 6e-4, 1.2e-3, 2.5e-3, 5e-3)  # of the population
+SYMBOLS, LENGTH = 48, 32  # the commonest characters, the last for others; of a window
+CONV, LSTM = [f"act{i}" for i in range(1, 12)], ["lstm1", "lstm2", "lstm3"]
+FIRST, LAST, SOFTMAX = (1, 2, 3), (9, 10, 11), 12  # layers by number
+PROBES = 10_000  # most images, or states, on which layers are compared
+EARLY, SHARE = (0.05, 0.1, 0.2), 0.2  # when directions are chosen, and how many (paper: 100 of 512)
+NOISES = (0.1, 0.1**0.5)  # standard deviations: the paper's N(0, 0.1) read both ways
+BLENDS = (0.0, 1.0, 10.0, 100.0)  # alpha of the vanilla network
+CONVERGED, PLATEAU, FITTED = 0.9, 0.01, 0.99  # a correlation; accuracy to come; training accuracy
+TRUE, PERMUTED, MIXED = KINDS = ("generalising", "memorising", "mixed")
+MAIN = "PWCCA, 99%"  # after SVCCA's cut: the paper's threshold is not stated
 
 
 def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str, Experiment]:
-    """Return the notebook's experiments by name, in order: of convnets, the toy, digits.
+    """Return the notebook's experiments by name, in the order of the issue; wide ones last."""
+    scales, experiments = SETTINGS[profile], {}
+    name, channels, digits = "cifar10", 3, "mnist"
+    if profile not in EVIDENCE or dataset not in ("auto", name):  # else nothing need be there
+        split = cifar10(profile, dataset, scales["groups"]["images"])
+        name, channels = split.name, split.train.images.shape[1]
+        digits = data.load(dataset, subset=scales["recurrent"]["rows"]).name
+    own = {"data": name, "channels": channels, "shrink": 1 if profile in EVIDENCE else 4}
+    own |= {"labels": TRUE, "followed": []}
+    schedule = {"schedule": "constant" if profile == "paper" else "cosine"}
 
-    ValueError if a data set has not ten classes.
-    """
-    settings = SETTINGS[profile]
-    pictures = cifar10(profile, dataset, settings["images"])
-    digits, read = (data.load(dataset, subset=settings[k][0]) for k in ("population", "lstm"))
-    if pictures.num_classes != 10 or digits.num_classes != 10:
-        raise ValueError(f"dataset: expected ten classes, found {pictures.num_classes}")
-    group, followed = range(settings["group"]), range(settings["followed"])
-    main, epochs = settings["width"], settings["epochs"]
-    setup = {
-        "data": pictures.name,
-        "images": [len(pictures.train), len(pictures.test)],
-        "shrink": settings["shrink"],
-        "epochs": epochs,
-        # kept of the networks on true labels at the groups' width
-        "followed": [round(float(epochs) * share, 2) for share in settings["shares"]],
-        "main": main,
-        "rate": LEARNING_RATE,
-        "batch": BATCH,
-        "probes": PROBES,
-    }
-    networks = [
-        setup | {"labels": GENERALISING, "width": width, "seed": seed}
-        for width in sorted({*settings["widths"], main}, reverse=True)  # longest first
-        for seed in (followed if width == main else group)
-    ]
-    networks += [setup | {"width": main, "labels": MEMORISING, "seed": seed} for seed in group]
-    groups = [
-        setup | {"probe": probe, "trained": end, "groups": labels, "members": len(group)}
-        for end, labels in ((True, [GENERALISING, MEMORISING]), (False, [GENERALISING]))
-        for probe in ("train", "test")
-    ]
-    narrowest = max(1, round(512 * min(settings["widths"])))
-    subsets = {"members": len(group), "filters": narrowest, "draws": DRAWS}
-    signals, draws = settings["toy"]
-    point_clouds = {"dimensions": TOY_DIMENSIONS, "points": TOY_POINTS}
-    _, repeats, size, population_epochs = settings["population"]
-    population = {
-        "data": digits.name,
-        "images": [len(digits.train), len(digits.test)],
-        "rates": list(RATES),
-        "widths": list(MLP),
-        "networks": size,
-        "epochs": population_epochs,
-        "probes": 1000,
-    }
-    _, units, lstm_epochs, lstm_seeds = settings["lstm"]
-    parts = (0, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8, 1)
-    lstm = {
-        "data": digits.name,
-        "images": [len(read.train), len(read.test)],
-        "units": units,
-        "epochs": lstm_epochs,
-        "followed": [lstm_epochs * part for part in parts],
-        "rate": LEARNING_RATE,
-        "batch": BATCH,
-        "probes": 500,
-        "share": SHARE,
-    }
-    experiments = {
-        train: networks,
-        converge: [setup | {"share": SHARE, "seed": seed} for seed in followed],
-        toy: [
-            {"signal": k, **point_clouds, "noise": noise, "seed": seed}
-            for noise in (TOY_NOISE, 1.0)
-            for k in signals
-            for seed in range(draws)
-        ],
-        compare_groups: groups,
-        compare_widths: [
-            setup | {"width": width} | subsets for width in sorted(settings["widths"], reverse=True)
-        ],
-        populate: [population | {"seed": seed} for seed in range(repeats)],
-        recur: [lstm | {"seed": seed} for seed in range(lstm_seeds)],
-    }
-    return {
-        measure.__name__: Experiment(measure, specs, options={"device": device})
-        for measure, specs in experiments.items()
-    }
+    def network(part: str, width: float) -> dict:
+        images, epochs = scales[part]["images"], scales[part]["epochs"]
+        recipe = RECIPE | schedule | {"model": "morcos_convnet", "epochs": epochs}
+        recipe |= {"evaluate_every": max(1, epochs / 10), "evaluation_images": min(5000, images[0])}
+        return own | {"images": list(images), "recipe": recipe, "width": width}
+
+    def add(name: str, measure: Callable, specs: Sequence[dict], nets: float = 1, base=(1, 100)):
+        scale, largest = {"networks": nets}, specs[-1]
+        if "recipe" in largest:
+            scale |= {"width": largest.get("width", largest.get("units")) / base[0]}
+            scale |= {"training": largest["recipe"]["epochs"] / base[1]}
+        if "width" in largest:
+            scale |= {"images": largest["images"][0] / 50_000}
+        scale = {key: min(1.0, value) for key, value in scale.items()}
+        experiments[name] = Experiment(measure, specs, None, {"device": device}, scale)
+
+    def seeds(specs: Sequence[dict], count: int) -> list[dict]:
+        return [spec | {"seed": seed} for spec in specs for seed in range(count)]
+
+    def add_groups(width: float, prefix: str = "") -> None:
+        count, spec = scales["groups"]["networks"], network("groups", width)
+        both = [
+            spec | {"followed": list(scales["groups"]["followed"])},
+            spec | {"labels": PERMUTED},
+        ]
+        early = {"chosen at": [share for share in EARLY if share in both[0]["followed"]]}
+        pairs = [both[0] | {"members": count, "probe": probe} for probe in ("train", "test")]
+        add(f"{prefix}networks", train, seeds(both, count), count / 5)
+        add(f"{prefix}groups", compare_groups, pairs, count / 5)
+        chosen = both[0] | early | {"share of directions": SHARE}
+        add(f"{prefix}directions", follow, seeds([chosen], count), count / 5)
+
+    def add_widths(widths: Sequence[float], prefix: str = "") -> None:
+        count, nets = scales["widths"]["networks"], [network("widths", w) for w in widths]
+        filters = {"filters": round(512 * min(scales["widths"]["widths"])), "draws": 5}
+        add(f"{prefix}width networks", train, seeds(nets, count), count / 5, (7, 100))
+        members = [spec | filters | {"members": count} for spec in nets]
+        add(f"{prefix}widths", compare_widths, members, count / 5, (7, 100))
+
+    small, draws = scales["toys"], scales["toys"]["draws"]
+    cloud = {"dimensions": 200, "points": 2000}
+    clouds = [cloud | {"signal": k, "noise": e} for k in small["signals"] for e in NOISES]
+    add("toy", toy, seeds(clouds, draws))
+    vanilla = {"units": small["units"], "examples": 20 * small["units"], "steps": small["steps"]}
+    add("rotation", rotate, seeds([vanilla | {"alpha": alpha} for alpha in BLENDS], draws))
+    first, *wider = scales["groups"]["widths"]
+    add_groups(first)
+    affordable = [w for w in scales["widths"]["widths"] if w < 1 or profile == "paper"]
+    add_widths(affordable)
+
+    recurrent, followed = scales["recurrent"], list(scales["groups"]["followed"])
+    lstm = {"recipe": RECIPE | {"model": "row_lstm", "epochs": recurrent["epochs"]}}
+    lstm["recipe"] |= {"evaluation_images": min(1000, recurrent["rows"][0])}
+    lstm |= {"units": recurrent["units"], "followed": followed}
+    sizes = {"characters": recurrent["characters"], digits: recurrent["rows"]}
+    cases = [lstm | {"data": case, "images": list(size)} for case, size in sizes.items()]
+    add("recurrent", recur, seeds(cases, recurrent["networks"]), base=(1150, 500))
+
+    many, sample = scales["population"], []
+    one, count = network("population", many["widths"][0]), many["networks"]
+    for i in range(many["populations"]):
+        members = [[rate, 100 + i * count + j] for j in range(count) for rate in RATES]
+        sample.append(one | {"population": i, "members": members})
+    nets = [one | {"rate": rate, "seed": seed} for p in sample for rate, seed in p["members"]]
+    add("population networks", train, nets, len(nets) / 200)
+    add("population", populate, sample, len(nets) / 200)
+    for width in wider:
+        add_groups(width, "wide ")
+    if wide := [w for w in scales["widths"]["widths"] if w not in affordable]:
+        add_widths(wide, "wide ")
+    return experiments
 
 
 def images_of(spec: Mapping, labels: str, device: str) -> data.Split:
-    """Return the images of a spec, made smaller and standardised, with true or random labels."""
-    split = data.load(spec["data"], subset=spec["images"], device=device)
-    train, test = (
-        data.Examples(F.avg_pool2d(part.images, spec["shrink"]), part.labels)
-        for part in (split.train, split.test)
-    )
-    split = data.standardise(dataclasses.replace(split, train=train, test=test))[0]
-    if labels == MEMORISING:  # one labelling for all networks
-        drawn = data.corrupt_labels(split.train.labels, 1.0, split.num_classes, seed=0)
-        split = dataclasses.replace(split, train=data.Examples(split.train.images, drawn))
+    """Return the images of a spec, standardised, with true labels or one permutation of them."""
+    return _images(spec["data"], tuple(spec["images"]), spec.get("shrink", 1), labels, device)
+
+
+@functools.lru_cache(maxsize=2)
+def _images(name: str, counts: tuple, shrink: int, labels: str, device: str) -> data.Split:
+    if name == "characters":
+        return letters(counts)
+    split = data.load(name, subset=counts, device=device)
+    split = data.standardise(split.with_images(lambda x: F.avg_pool2d(x, shrink)))[0]
+    if labels == PERMUTED:
+        options = {"num_classes": split.num_classes, "seed": 0, "keep_marginal": True}
+        split.train.labels.copy_(data.corrupt_labels(split.train.labels, 1.0, **options))
     return split
 
 
-def digits_of(spec: Mapping, device: str) -> data.Split:
-    """Return the images of a spec of a population or an LSTM, standardised."""
-    return data.standardise(data.load(spec["data"], subset=spec["images"], device=device))[0]
+@sweeps.named_by_spec  # the text is that of the Python at hand
+def letters(counts: Sequence[int]) -> data.Split:
+    """Return windows of Python's manual, (N, 1, LENGTH, SYMBOLS) of 0 and 1, and what comes next.
+
+    The last tenth of the text is for tests. Its wording differs a little between versions.
+    """
+    text = "".join(topics.values()).lower()
+    known = [c for c, _ in Counter(text).most_common(SYMBOLS - 1)]
+    place = {c: i for i, c in enumerate(known)}
+    codes = torch.tensor([place.get(c, len(known)) for c in text])
+    halves, cut = [], len(codes) * 9 // 10
+    for part, count in zip((codes[:cut], codes[cut:]), counts, strict=True):
+        starts = torch.linspace(0, len(part) - LENGTH - 1, count).long()
+        windows = part[starts[:, None] + torch.arange(LENGTH + 1)]
+        images = F.one_hot(windows[:, None, :-1], SYMBOLS).float()
+        halves.append(data.Examples(images, windows[:, -1]))
+    return data.Split(*halves, "characters", (*known, "other"), "pydoc_data of Python")
 
 
-def trained(spec: Mapping, labels: str, width: float, seed: int, device: str) -> training.Run:
-    """Return a trained convnet: from its stored weights, or trained now."""
-    split = images_of(spec, labels, device)
-    follow = labels == GENERALISING and width == spec["main"]
+def trained(spec: Mapping, split: data.Split, device: str) -> training.Run:
+    """Return the network of a spec: from its stored weights, or trained now."""
+    recipe, memorises = dict(spec["recipe"]), spec.get("labels") == PERMUTED
+    recipe["learning_rate"] = spec.get("rate", recipe["learning_rate"])
+    if recipe["model"] == "row_lstm":
+        options = {"units": spec["units"], "layers": 3, "size": split.train.images.shape[-1]}
+        options |= {"classes": split.num_classes}
+    else:
+        options = {"width": spec["width"], "channels": spec["channels"]}
     settings = training.Spec(
-        model="morcos_convnet",
-        model_options={"width": width, "channels": split.train.images.shape[1]},
-        optimizer="Adam",
-        learning_rate=spec["rate"],
-        batch_size=spec["batch"],
-        epochs=spec["epochs"],
-        evaluate_every=spec["epochs"],
-        checkpoints=tuple(spec["followed"]) if follow else (),
-        # Other initial weights and minibatches for random labels: no pair shares them.
-        seed=seed + (1000 if labels == MEMORISING else 0),
+        **recipe,
+        model_options=options,
+        checkpoints=tuple(share * recipe["epochs"] for share in spec["followed"]),
+        seed=spec["seed"] + 1000 * memorises,  # no pair shares initial weights and minibatches
     )
-    store = runs() / NOTEBOOK / "networks"
-    return training.fit(settings, split, store=store, device=device, progress=False)
+    return training.fit(settings, split, store=runs() / "networks", device=device, progress=False)
 
 
-def train(spec: dict, device: str = "auto") -> dict:
-    """Train one convnet on true or random labels; return how well it does."""
-    run = trained(spec, spec["labels"], spec["width"], spec["seed"], device)
-    return run.history.iloc[-1].drop(["step", "epoch"]).to_dict()
+def train(spec: dict, device: str = "auto") -> pd.DataFrame:
+    """Train one convnet on true or permuted labels; return its history."""
+    return trained(spec, images_of(spec, spec["labels"], device), device).history
 
 
-def recorded(model: nn.Module, images: Tensor, layers: Iterable[str] = CONV) -> dict[str, Tensor]:
-    """Return the layers as the paper represents them, (examples, filters)."""
-    return activations.record(model, images, layers, reduction="spatial_mean")
+def recorded(
+    run: training.Run, images: Tensor, layers: Sequence[str], share: float = 1
+) -> list[Tensor]:
+    """Return layers at a share of training as the paper represents them, (examples, filters)."""
+    epoch = share * run.spec.epochs
+    model = run.model(epoch, str(images.device))
+    if run.checkpoints[epoch] < 50:  # batch norm's running averages know nothing yet
+        for module in model.modules():
+            module.momentum = 1.0
+        with torch.no_grad():
+            model.train()(images[:1000])
+            model.eval()
+    return [*activations.record(model, images, layers, reduction="spatial_mean").values()]
 
 
 def cosine(x: Tensor, y: Tensor) -> Tensor:
@@ -232,464 +256,492 @@ def euclidean(x: Tensor, y: Tensor) -> Tensor:
 
 
 CONTROLS = {"cosine": cosine, "Euclidean": euclidean}
-DISTANCES = dict(zip(METRICS, ("cca", "svcca", "pwcca"), strict=True)) | CONTROLS
+METRICS = {"mean CCA": "cca", "SVCCA": "svcca", "PWCCA": "pwcca", MAIN: "pwcca"} | CONTROLS
 
 
-def distances(layers: Mapping[str, Tensor], metric: str) -> np.ndarray:
-    """Return (networks, networks) distances of one layer in several networks."""
-    values = similarity.compare(layers, metric=DISTANCES[metric]).values.cpu().double().numpy()
+def thresholded(x: Tensor) -> Tensor:
+    """Return the centred layer on the singular directions that SVCCA keeps at 99%."""
+    u, s, vh = torch.linalg.svd(x - x.mean(0), full_matrices=False)
+    kept = int((s.cumsum(0) < 0.99 * s.sum()).sum()) + 1
+    return (u[:, :kept] * s[:kept]) @ vh[:kept]
+
+
+def distances(layers: Sequence[Tensor], metric: str) -> np.ndarray:
+    """Return (2, networks, networks): symmetric distances of a layer, and those of unrelated ones.
+
+    Unrelated: the examples of one of the two are permuted.
+    """
+    named = {str(i): thresholded(z) if metric == MAIN else z for i, z in enumerate(layers)}
+    grid = similarity.compare(named, metric=METRICS[metric], null=1)
+    values = torch.stack([grid.values, grid.null]).cpu().double().numpy()
+    values = (values + values.swapaxes(1, 2)) / 2
     return values if metric in CONTROLS else 1 - values
 
 
-def follow(stages: Mapping[float, Mapping[str, Tensor]], share: float) -> pd.DataFrame:
-    """Return, for every epoch and layer, how it compares with the same layer at the end.
-
-    Of the canonical directions between the layer half-way and at the end, the `share` that has
-    converged most, and least, are followed as signals over the examples: 1 minus the mean
-    correlation with what the layer can express at each epoch.
-    """
-    last = max(stages)
+def _pairs(values: np.ndarray, names: Sequence[dict]) -> list[dict]:
+    """Return a row a pair of networks: what tells the two, their distance and its null."""
     rows = []
-    for index, (layer, final) in enumerate(stages[last].items(), start=1):
-        half = similarity.cca(stages[last / 2][layer], final).x_variates
-        count = max(1, round(share * half.shape[1]))
-        ends = {"most": half[:, :count], "least": half[:, -count:]}
-        chance = 1 - similarity.cca(ends["most"], final, null=5).null.mean().item()
-        for epoch, layers in stages.items():
-            now = layers[layer]
-            row = {"layer": index, "epoch": epoch, "chance": chance}
-            row["rho"] = similarity.cca(now, final).correlations.tolist()
-            row["pwcca"] = 1 - similarity.pwcca(now, final, symmetric=True).item()
-            row |= {"cosine": cosine(now, final).item(), "euclidean": euclidean(now, final).item()}
-            row |= {k: 1 - similarity.cca(v, now).mean.item() for k, v in ends.items()}
-            rows.append(row)
-    return pd.DataFrame(rows)
+    for i, j in combinations(range(len(names)), 2):
+        kinds = {names[i]["kind"], names[j]["kind"]}
+        row = {"kind": MIXED if len(kinds) > 1 else min(kinds), "a": names[i]["seed"]}
+        row |= {"b": names[j]["seed"], "distance": values[0, i, j], "null": values[1, i, j]}
+        rows.append(row | {"accuracy": (names[i]["accuracy"] + names[j]["accuracy"]) / 2})
+    return rows
 
 
-def converge(spec: dict, device: str = "auto") -> pd.DataFrame:
-    """Follow the layers of one convnet, and their directions, over training."""
-    run = trained(spec, GENERALISING, spec["main"], spec["seed"], device)
-    probes = images_of(spec, GENERALISING, device).train.images[: spec["probes"]]
-    stages = {epoch: recorded(run.model(epoch, device), probes) for epoch in spec["followed"]}
-    return follow(stages, spec["share"])
-
-
-def toy(spec: dict, device: str = "auto") -> list[dict]:
-    """Measure the three distances of shared signals among noise dimensions."""
-    source = torch.Generator().manual_seed(derive_seed(spec["seed"], "toy", spec["signal"]))
-    size, points, k = spec["dimensions"], spec["points"], spec["signal"]
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=source, dtype=torch.float64)
-
-    signal = normal(points, k)
-    rotation = torch.linalg.qr(normal(size, size)).Q
-    x, y = (torch.cat([signal, spec["noise"] * normal(points, size - k)], dim=1) for _ in "xy")
-    y = y @ rotation
-    values = similarity.cca(x, y).mean, similarity.svcca(x, y).mean, similarity.pwcca(x, y)
-    return [{"metric": m, "distance": 1 - float(v)} for m, v in zip(METRICS, values, strict=True)]
+def _members(spec: Mapping, labels: str, split: data.Split, device: str) -> tuple[list, list]:
+    """Return the networks of a group, and what tells them apart."""
+    own = {"labels": labels, "followed": spec["followed"] if labels == TRUE else []}
+    runs = [trained(spec | own | {"seed": s}, split, device) for s in range(spec["members"])]
+    ends = [run.history.test_accuracy.iloc[-1] for run in runs]
+    return runs, [{"kind": labels, "seed": s, "accuracy": end} for s, end in enumerate(ends)]
 
 
 def compare_groups(spec: dict, device: str = "auto") -> list[dict]:
-    """Compare all ordered pairs of networks, at one time, on one set of images."""
-    split = images_of(spec, GENERALISING, device)
-    probes = getattr(split, spec["probe"]).images[: spec["probes"]]
-    members = [(labels, s) for labels in spec["groups"] for s in range(spec["members"])]
-    acts = {}
-    for labels, seed in members:
-        run = trained(spec, labels, spec["main"], seed, device)
-        epoch = None if spec["trained"] else 0.0
-        acts[f"{labels} {seed}"] = recorded(run.model(epoch, device), probes)
-    rows = []
-    for index, layer in enumerate(CONV, start=1):
-        same = {who: layers[layer] for who, layers in acts.items()}
-        for metric in DISTANCES:
-            values = distances(same, metric)
-            for i, j in itertools.permutations(range(len(members)), 2):
-                (labels_a, a), (labels_b, b) = members[i], members[j]
-                row = {"labels_a": labels_a, "seed_a": a, "labels_b": labels_b, "seed_b": b}
-                row |= {"layer": index, "metric": metric, "distance": values[i, j]}
-                rows.append(row)
+    """Compare all pairs of networks that generalise or memorise, layer by layer."""
+    acts, names, rows = [], [], []
+    for labels in (TRUE, PERMUTED):
+        split = images_of(spec, labels, device)
+        members, own = _members(spec, labels, split, device)
+        probes = getattr(split, spec["probe"]).images[:PROBES]
+        acts += [recorded(run, probes, [*CONV, "fc"]) for run in members]
+        names += own
+    for index, metric in product(range(SOFTMAX), METRICS):
+        same = [z[index].softmax(1) if index == len(CONV) else z[index] for z in acts]
+        more = {"layer": index + 1, "metric": metric}
+        rows += [more | row for row in _pairs(distances(same, metric), names)]
     return rows
 
 
 def compare_widths(spec: dict, device: str = "auto") -> list[dict]:
-    """Compare each network of one width with its group, by random filters and by all."""
-    probes = images_of(spec, GENERALISING, device).train.images[: spec["probes"]]
-    members, late = range(spec["members"]), CONV[-LATE:]
-    runs = [trained(spec, GENERALISING, spec["width"], seed, device) for seed in members]
-    rows = []
-    for end in (True, False):
-        acts = [recorded(run.model(None if end else 0.0, device), probes, late) for run in runs]
-        for layer in late:
-            whole = {str(seed): layers[layer] for seed, layers in enumerate(acts)}
-            matrices = {"subsets": [], "all filters": [distances(whole, "PWCCA")]}
+    """Compare the last layer of networks of one width, by equally many random filters."""
+    split, rows = images_of(spec, TRUE, device), []
+    members, names = _members(spec, TRUE, split, device)
+    for share in (0, 1):
+        whole = [recorded(r, split.train.images[:PROBES], CONV[-1:], share)[0] for r in members]
+        for metric in ("PWCCA", *CONTROLS):
+            draws = []
             for draw in range(spec["draws"]):
-                subsets = {}
-                for seed, values in whole.items():
-                    source = torch.Generator().manual_seed(derive_seed(int(seed), layer, draw))
-                    chosen = torch.randperm(values.shape[1], generator=source)[: spec["filters"]]
-                    subsets[seed] = values[:, chosen.to(values.device)]
-                matrices["subsets"].append(distances(subsets, "PWCCA"))
-            for kind, values in matrices.items():
-                mean = np.mean([(v + v.T) / 2 for v in values], axis=0)
-                apart = (mean.sum(1) - np.diag(mean)) / (len(runs) - 1)
-                row = {"trained": end, "layer": layer, "kind": kind}
-                rows += [row | {"seed": s, "distance": value} for s, value in enumerate(apart)]
+                orders = [
+                    torch.randperm(z.shape[1], generator=generator(i, "filters", draw))
+                    for i, z in enumerate(whole)
+                ]
+                chosen = [
+                    order[: spec["filters"]].to(split.train.images.device) for order in orders
+                ]
+                draws.append(
+                    distances([z[:, c] for z, c in zip(whole, chosen, strict=True)], metric)
+                )
+            more = {"trained": share == 1, "metric": metric}
+            rows += [more | row for row in _pairs(np.mean(draws, axis=0), names)]
+    return rows
+
+
+def follow(spec: dict, device: str = "auto") -> list[dict]:
+    """Follow correlations of late layers with their end, and directions that are chosen early.
+
+    These are canonical ones of the layer early and half-way, chosen on half the images and
+    followed, as signals of the early layer, on the others.
+    """
+    split, rows = images_of(spec, TRUE, device), []
+    run, half = trained(spec, split, device), min(PROBES, len(split.train) // 2)
+    images, accuracy = split.train.images[: 2 * half], run.history.set_index("step").test_accuracy
+    stages = {share: recorded(run, images, CONV[-3:], share) for share in spec["followed"]}
+    for index, layer in enumerate(LAST):
+        now = {share: layers[index] for share, layers in stages.items()}
+        for share, z in now.items():
+            row = {"layer": layer, "share": share, "early": math.nan}
+            row["accuracy"] = float(accuracy[run.checkpoints[share * run.spec.epochs]])
+            rows.append(row | {"rho": similarity.cca(z, now[1]).correlations.tolist()})
+        for early in spec["chosen at"]:
+            signals = now[early] @ similarity.cca(now[early][:half], now[0.5][:half]).x_directions
+            count = max(1, round(spec["share of directions"] * signals.shape[1]))
+            ends = {"most": signals[half:, :count], "least": signals[half:, -count:]}
+            for share, z in now.items():
+                row = {"layer": layer, "share": share, "early": early}
+                for name, chosen in ends.items():
+                    result = similarity.cca(chosen, z[half:], null=1)
+                    row |= {name: 1 - result.mean.item(), "null": 1 - result.null.mean().item()}
+                rows.append(row)
     return rows
 
 
 def populate(spec: dict, device: str = "auto") -> list[dict]:
-    """Train one population of varied learning rate; compare its networks, ablate their units.
-
-    A row a network, with its distances to all others; those that diverged or died have none.
-    """
-    split = digits_of(spec, device)
-    rates = np.geomspace(*spec["rates"], spec["networks"]).round(6).tolist()
-    plans = [
-        training.Spec(
-            model="mlp",
-            model_options={"inputs": split.train.images[0].numel(), "widths": spec["widths"]},
-            optimizer_options={"momentum": 0.9},
-            learning_rate=rate,
-            batch_size=50,
-            epochs=spec["epochs"],
-            evaluate_every=spec["epochs"],
-            seed=derive_seed(spec["seed"], "population", i) % 2**31,
-        )
-        for i, rate in enumerate(rates)
-    ]
-    trained = training.fit_population(plans, split, device=device, progress=False)
-    probes = split.train.images[: spec["probes"]], split.train.labels[: spec["probes"]]
-    counts = np.linspace(0, sum(spec["widths"]), 9).round().astype(int).tolist()
-    rows, layers = [], {}
-    for i, (rate, run) in enumerate(zip(rates, trained, strict=True)):
+    """Compare the eighth layer of networks of several learning rates; ablate all their filters."""
+    split, rows, layers = images_of(spec, TRUE, device), [], []
+    probes = split.train.images[:1000], split.train.labels[:1000]
+    for rate, seed in spec["members"]:
+        run = trained(spec | {"rate": rate, "seed": seed}, split, device)
+        if run.status != "finished":
+            continue  # diverged: it represents nothing
+        layers += recorded(run, split.train.images[:PROBES], CONV[7:8])
         model = run.model(device=device)
-        acts = recorded(model, probes[0], MLP_LAYERS) if run.status == "finished" else None
-        if acts is None or not (acts["act3"].std(0) > 0).any():
-            continue  # diverged or dead: it represents nothing
-        layers[str(i)] = acts["act3"]
-        curve = directions.cumulative_ablation(
-            model, *probes, MLP_LAYERS, orders=3, counts=counts, seed=spec["seed"]
-        )
-        row = {"network": i, "learning_rate": rate, "auc": curve.auc.mean().item()}
-        row["ablated"] = (curve.counts / curve.counts[-1]).tolist()
-        row["curve"] = curve.accuracy.mean(0).tolist()
-        rows.append(row | _accuracies(run))
-    values = distances(layers, "PWCCA")
-    return [row | {"distances": v.tolist()} for row, v in zip(rows, values, strict=True)]
+        units = sum(z.shape[1] for z in recorded(run, probes[0], CONV))
+        counts = np.linspace(0, units, 17).round().astype(int).tolist()
+        curve = cumulative_ablation(model, *probes, CONV, orders=3, counts=counts)
+        ends = run.history.iloc[-1][["train_accuracy", "test_accuracy"]].to_dict()
+        rows.append({"rate": rate, "seed": seed, "curve": curve.accuracy.mean(0).tolist()} | ends)
+    values, null = distances(layers, "PWCCA")
+    more = ({"distances": own.tolist(), "null": null.mean()} for own in values)
+    return [row | own for row, own in zip(rows, more, strict=True)]
 
 
-def _accuracies(run: training.Run) -> dict[str, float]:
-    return run.history.iloc[-1][["train_accuracy", "test_accuracy"]].to_dict()
-
-
-def recur(spec: dict, device: str = "auto") -> pd.DataFrame:
-    """Train one LSTM; follow its layers over training, and its states over the rows."""
-    split = digits_of(spec, device)
-    _, channels, _, side = split.train.images.shape
-    plan = training.Spec(
-        model="row_lstm",
-        model_options={"channels": channels, "size": side, "units": spec["units"], "layers": 3},
-        optimizer="Adam",
-        learning_rate=spec["rate"],
-        batch_size=spec["batch"],
-        epochs=spec["epochs"],
-        evaluate_every=spec["epochs"],
-        checkpoints=tuple(spec["followed"]),
-        seed=spec["seed"],
-    )
-    run = training.fit(plan, split, device=device, progress=False)
-    probes = split.train.images[: spec["probes"]]
-    states = {e: activations.record(run.model(e, device), probes, LSTM) for e in spec["followed"]}
-    every = {e: {k: v.flatten(0, 1) for k, v in layers.items()} for e, layers in states.items()}
-    last = {e: {k: v[:, -1] for k, v in layers.items()} for e, layers in states.items()}
-    tables = [
-        follow(stages, spec["share"]).drop(columns="rho").assign(states=name)
-        for name, stages in (("all rows", every), ("last row", last))
-    ]
-    final = activations.record(run.model(device=device), probes, LSTM)
-    rows = []
-    for index, layer in enumerate(final.values(), start=1):
-        end = layer[:, -1]
-        for step, now in enumerate(layer.unbind(1), start=1):
-            row = {"layer": index, "step": step, "states": "over rows"}
-            if now.std(0).max() > 1e-6:  # the first rows of digits are all blank
-                row["pwcca"] = 1 - similarity.pwcca(now, end, symmetric=True).item()
-            row |= {"cosine": cosine(now, end).item(), "euclidean": euclidean(now, end).item()}
+def recur(spec: dict, device: str = "auto") -> list[dict]:
+    """Train one LSTM; compare its layers over training with their end, states being examples."""
+    split, stages, rows = images_of(spec, TRUE, device), {}, []
+    run = trained(spec, split, device)
+    for share in spec["followed"]:
+        model = run.model(share * run.spec.epochs, device)
+        states = activations.record(model, split.test.images, LSTM)
+        stages[share] = [layer.flatten(0, 1)[:PROBES] for layer in states.values()]
+    for share, layers in stages.items():
+        for layer, pair in enumerate(zip(layers, stages[1], strict=True), 1):
+            row = {"layer": layer, "share": share, "accuracy": run.history.test_accuracy.iloc[-1]}
+            for metric in ("mean CCA", "PWCCA", *CONTROLS):
+                row[metric], row[f"{metric}, null"] = distances(pair, metric)[:, 0, 1]
             rows.append(row)
-    table = pd.concat([*tables, pd.DataFrame(rows)], ignore_index=True)
-    return table.assign(**_accuracies(run))
+    return rows
 
 
-def _claim(id: str, statement: str, *rules: str, figure: str, shown: str) -> Claim:
-    read = tuple(map(Rule.read, rules))
-    rule = read if len(read) > 1 else read[0]
-    return Claim(id, "Morcos, Raghu & Bengio 2018", statement, rule, figure, shown)
+def toy(spec: dict, device: str = "auto") -> list[dict]:
+    """Measure the three distances of shared signals among noise dimensions."""
+    points, k, source = spec["points"], spec["signal"], generator(spec["seed"], "toy")
+    shapes = (points, k), (k, k), *2 * ((points, spec["dimensions"] - k),)
+    signal, turn, *noise = (torch.randn(s, generator=source, dtype=torch.float64) for s in shapes)
+    shared = signal, signal @ torch.linalg.qr(turn).Q
+    x, y = (torch.cat([z, spec["noise"] * e], 1) for z, e in zip(shared, noise, strict=True))
+    values = {"mean CCA": similarity.cca(x, y).mean, "PWCCA": similarity.pwcca(x, y)}
+    values |= {"SVCCA": similarity.svcca(x, y).mean}
+    values |= {"SVCCA, squares": similarity.svcca(x, y, squares=True).mean}
+    return [{"metric": name, "distance": 1 - float(value)} for name, value in values.items()]
 
 
-CLAIMS = (
-    _claim(
-        "P1",
-        "In later layers networks that generalise are closer to each other than networks that "
-        "memorise, which are as far from each other as from those that generalise; early layers "
-        "do not differ",
-        "last three layers: memorising pairs minus generalising pairs > 0",
-        "last three layers: |mixed pairs minus memorising pairs| < 0.05",
-        "first three layers: |memorising pairs minus generalising pairs| < 0.05",
-        figure="Figs. 3, A9, A10",
-        shown="curves, no number",
-    ),
-    _claim(
-        "P2",
-        "Wider networks converge to more similar solutions, and it is training that does it",
-        "Spearman correlation of width with the distance of trained networks, the same number "
-        "of random filters at every width, mean of the last three layers < 0",
-        "that distance at the least minus at the largest width, trained minus at init > 0",
-        figure="Figs. 4, A7",
-        shown="0.47 to 0.28 trained, 0.67 to 0.63 at init",
-    ),
-    _claim(
-        "P3",
-        "Over widths, networks that are closer to each other have the higher test accuracy",
-        "Pearson correlation over widths of test accuracy with the distance of P2 < 0",
-        figure="Fig. 4b",
-        shown="correlation -0.96",
-    ),
-    _claim(
-        "P4",
-        "Networks of one topology and varied learning rate fall into clusters of similar "
-        "solutions, and the clusters track the learning rate",
-        f"mean silhouette of {CLUSTERS} clusters (average linkage) of the last hidden layer, "
-        "a population counts as a seed > 0.25",
-        "share of the variance of log learning rate that lies between the clusters, minus the "
-        "95th percentile of the same with learning rates permuted > 0",
-        figure="Fig. 5",
-        shown="200 networks, five clusters",
-    ),
-    _claim(
-        "P5",
-        "Directions that have converged half-way through training stay, those that have not "
-        "decorrelate quickly",
-        "last three layers: distance of the least minus of the most converged directions to "
-        "the layer at other checkpoints, mean of all but the first, half-way and last > 0",
-        "last three layers: that distance for the least converged at the checkpoint after "
-        "half-way, over the same at the end > 0.5",
-        figure="Fig. 1",
-        shown="curves, no number",
-    ),
-    _claim(
-        "P6",
-        "The layers of a recurrent network converge from the bottom up",
-        "distance of a layer to its final state, states at all rows, mean over the checkpoints "
-        "between first and last: last layer minus first > 0",
-        figure="Fig. 6",
-        shown="curves, no number",
-    ),
-    _claim(
-        "P7",
-        "PWCCA is more robust to noise dimensions than SVCCA, and SVCCA than mean CCA",
-        "toy: distance by SVCCA minus by PWCCA, mean over signal ratios > 0",
-        "toy: distance by mean CCA minus by SVCCA, mean over signal ratios > 0",
-        figure="Fig. 2",
-        shown="curves, no number",
-    ),
+def rotate(spec: dict, device: str = "auto") -> list[dict]:
+    """Run a vanilla network without input: h <- W h + alpha sigmoid(V W h) + b, W a rotation."""
+    size, steps, source = spec["units"], spec["steps"], generator(spec["seed"], "rotation")
+    shapes = (size, size), (size, size), (size,), (spec["examples"], size)
+    turn, v, bias, h = (torch.randn(s, generator=source, dtype=torch.float64) for s in shapes)
+    turn, v, states = torch.linalg.qr(turn).Q, v / size**0.5, {}
+    kept = {0, *np.geomspace(1, steps, 12).round().astype(int).tolist()}
+    for step in range(steps + 1):
+        if step in kept:
+            states[step] = h
+        h = h @ turn.mT
+        if spec["alpha"]:
+            h = h + spec["alpha"] * (h @ v.mT).sigmoid() + bias
+    rows = []
+    for step, now in states.items():
+        row = {"step": step, "CCA": 1 - similarity.cca(now, states[steps]).mean.item()}
+        rows.append(row | {n: d(now, states[steps]).item() for n, d in CONTROLS.items()})
+    return rows
+
+
+_FITS = Gate("least training accuracy of a network, on the labels it was given", least=FITTED)
+_MEM, _GEN = "memorising minus generalising pairs", "generalising pairs: "
+_LATE, _EARLY = "last three layers: ", "first three layers: "
+
+
+def _bars(text: str, test: str = "t") -> Rule:
+    return Rule(f"{text}, in SD over pairs", 1, "the bars of Figs. 3, A5, A9, A10: one SD", test)
+
+
+def _tick(text: str, figure: str, test: str = "t", tick: float = 0.2) -> Rule:
+    return Rule(text, tick, f"a tick of {figure}", test)
+
+
+def _half(text: str) -> Rule:
+    return Rule(text, 0.5, "ours: half")
+
+
+_TABLE = (  # id, statement, rules, figure, the paper's value, gate, why, why the rule was corrected
+    ("P1", "In late layers networks that generalise are closer to each other than networks that "
+     "memorise, and these as far from each other as from those; early layers do not differ",
+     (_bars(f"{_LATE}{_MEM}"), _bars(f"{_LATE}mixed minus memorising pairs", "equivalence"),
+      _bars(f"{_EARLY}{_MEM}", "equivalence")), "Fig. 3", "curves", _FITS,
+     "one permutation of the labels may be learned alike; one a network would test it",
+     "no threshold of variance, absolute gaps, random labels"),
+    ("P2", "Wider networks converge to more similar solutions, and it is training that does it",
+     Rule("distance of the narrowest minus of the widest networks' last layers by equally many "
+          "filters, trained minus at init", 0.075, "half of Fig. 4a's", paper=0.15),
+     "Figs. 4a, A7", "0.47 to 0.28, at init 0.67 to 0.63", Gate("largest over least width", 8),
+     "few filters say little of a wide layer; a wider narrowest network would test it",
+     "three layers were averaged"),
+    ("P3", "Over widths, networks that are closer to each other have the higher test accuracy",
+     Rule("minus the correlation of test accuracy and distance over pairs of one width", 0.5,
+          "ours: half of the paper's", "correlation", paper=0.96), "Fig. 4b", "-0.96",
+     Gate("SD of pairs' test accuracy between widths over that within", 1),
+     "width may move both: the relation within a width would test it", "not over pairs"),
+    ("P4", "Networks of several learning rates fall into clusters of similar solutions, which "
+     "match the learning rates and the clusters of robustness to ablation",
+     (Rule("mean silhouette of the best number of clusters, eighth layer, minus the 95th "
+           "percentile of that of one Gaussian cluster"),
+      _half("share of the variance of log rate between clusters, beyond chance"),
+      _half("adjusted Rand index with clusters of ablation curves")),
+     "Fig. 5", "200 networks, five clusters", Gate("share with training accuracy 0.95", 0.9),
+     "rates that all train well give a continuum; rates further apart would test it",
+     "another layer and kind of network, five clusters forced, no ablation"),
+    ("P5", "Directions that are stable early in training stay; others soon decorrelate",
+     (_tick(f"{_LATE}distance of the least minus the most stable, later but half-way", "Fig. 1"),
+      Rule(f"{_LATE}distance of the least stable at the next checkpoint minus half its plateau"),
+      _tick(f"{_LATE}distance of the most stable, end minus next checkpoint", "Fig. 1",
+            "equivalence")), "Figs. 1d-f", "curves", None,
+     "a rate that decays leaves little to drift by; a constant one would test it",
+     "directions were picked by the end, on the images that judged them"),
+    ("P6", "The layers of a recurrent network converge from the bottom up",
+     (_tick("area under the distance to the end, top minus bottom layer", "Fig. 6", tick=0.1),
+      _tick("the same relative to the distance at init", "Fig. 6", tick=0.1)),
+     "Figs. 6, A8", "curves", None, "few epochs and short windows; longer ones would test it",
+     "a language model; also relative to init"),
+    ("P7", "PWCCA is more robust to noise dimensions than SVCCA, and SVCCA than mean CCA",
+     tuple(Rule(f"{more} minus {less}, at most 100 of 200 signals, the lesser of both readings "
+                "of N(0, 0.1)", 0.1, "half a tick of Fig. 2")
+           for more, less in (("SVCCA", "PWCCA"), ("mean CCA", "SVCCA"))),
+     "Fig. 2", "curves", None, "SVCCA's cut keeps much of such noise; a lower one would test it",
+     "other numbers of signals, another scale of noise"),
+    ("P8", "CCA sees a vanilla network without input as at one place, the controls do not",
+     _half("the lesser of cosine and Euclidean minus CCA distance to the last state, alpha > 0"),
+     "Fig. A2", "curves", None, "a strong sigmoid is no linear map; smaller alpha would tell", ""),
+    ("P9", "Cosine and Euclidean distance show neither P1 nor P2",
+     (_bars(f"{_LATE}{_MEM}, by PWCCA minus by the control that shows more"),
+      _bars("P2's statistic, by PWCCA minus by that control")), "Figs. A5, A6", "curves", _FITS,
+     "controls see mean activations, which differ too; centred ones would test it", ""),
+    ("P10", "Mean CCA and SVCCA overestimate early distances, and mean CCA misses that networks "
+     "which generalise get closer in the last layers",
+     (_bars(f"{_EARLY}{_GEN}mean CCA minus PWCCA"), _bars(f"{_EARLY}{_GEN}SVCCA minus PWCCA"),
+      _bars(f"{_GEN}fall over the last two layers, PWCCA minus mean CCA")), "Fig. A9", "curves",
+     _FITS, "narrow layers have few directions of noise; the paper's width would test it", ""),
+    ("P11", "Softmax outputs of networks that memorise differ on test images only",
+     _bars(f"softmax layer: {_MEM}, on test minus on training images"), "Fig. A10", "curves", _FITS,
+     "outputs may not be one-hot yet; longer training would test it", ""),
+    ("P12", "When the accuracy is final, many directions have not converged",
+     _tick(f"{_LATE}share of correlations with the end below {CONVERGED}, once accuracy stays "
+           f"within {PLATEAU}, minus at the last checkpoint but one", "Fig. 1"), "Figs. 1a, A1",
+     "curves", None, "the rate decays, and accuracy with it; a constant one would test it", ""),
+)  # fmt: skip
+CLAIMS = tuple(
+    Claim(
+        *(id, "Morcos, Raghu & Bengio 2018", statement, rule, figure, value),
+        kind="sanity" if id in ("P7", "P8") else "empirical",
+        gate=gate,
+        corrected=corrected,
+        why=why,
+    )
+    for id, statement, rule, figure, value, gate, why, corrected in _TABLE
 )
 
 
-def statistics(
-    pairs: pd.DataFrame,
-    networks: pd.DataFrame,
-    widths: pd.DataFrame,
-    populations: pd.DataFrame,
-    directions: pd.DataFrame,
-    recurrent: pd.DataFrame,
-    toy: pd.DataFrame,
-) -> dict[str, list]:
-    """Return, for every claim, one number a seed, or one such list for each of its rules.
+def tables(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the rows by experiment, of groups those of the widest networks that are there."""
+    parts: dict[str, list] = {}
+    for name, rows in results.groupby(level=0, sort=False):
+        own = rows.droplevel(0).dropna(axis=1, how="all")
+        parts.setdefault(name.removeprefix("wide "), []).append(own)
+    joined = {name: pd.concat(rows, ignore_index=True) for name, rows in parts.items()}
+    for name in {"networks", "groups", "directions"} & set(joined):
+        joined[name] = joined[name][joined[name].width == joined[name].width.max()]
+    return joined
 
-    NaN says that a statistic is undefined, for example because too few networks fitted.
 
-    Parameters
-    ----------
-    pairs : DataFrame
-        P1. Columns labels_a, seed_a, labels_b, seed_b ("generalising" or "memorising" and a seed),
-        layer (1 is the first), distance: one row a layer and ordered pair of trained networks.
-    networks : DataFrame
-        P1. Columns labels, seed, train_accuracy: one row a network.
-    widths : DataFrame
-        P2, P3. Columns seed, width, trained (bool), distance, test_accuracy: one row a network,
-        trained and at init.
-    populations : DataFrame
-        P4. Columns seed, network, learning_rate, distances (to all networks of the population, in
-        order): one row a network.
-    directions : DataFrame
-        P5. Columns seed, layer, epoch, group ("most", "least"), distance.
-    recurrent : DataFrame
-        P6. Columns seed, layer (1 is the first), epoch, distance.
-    toy : DataFrame
-        P7. Columns seed, signal, metric (of `METRICS`), distance.
+def jackknife(pairs: pd.DataFrame, statistic: Callable[[pd.DataFrame], Any]) -> np.ndarray:
+    """Return a value a seed of a statistic over pairs of networks, whose seeds are a and b.
+
+    Tukey's n T - (n - 1) T(without the seed), whose mean is T. Means over each seed's pairs would
+    vary too little, by (n - 2) / (2 n - 2), as two seeds share a pair.
     """
-    gaps = group_gaps(pairs, networks)
-    return {
-        "P1": [gaps[name].tolist() or [math.nan] for name in ("late", "mixed", "early")],
-        "P2": parts_by_seed(widths, _widths, 2),
-        "P3": by_seed(widths, _accuracy),
-        "P4": parts_by_seed(populations, _population, 2),
-        "P5": parts_by_seed(directions, _stability, 2),
-        "P6": by_seed(recurrent, _bottom_up),
-        "P7": parts_by_seed(toy, _robustness, 2),
+    seeds = sorted({*pairs.a, *pairs.b})
+    if len(seeds) < 3:
+        return np.array(math.nan * statistic(pairs))[None]
+    rest = [statistic(pairs[(pairs.a != seed) & (pairs.b != seed)]) for seed in seeds]
+    return len(seeds) * np.array(statistic(pairs)) - (len(seeds) - 1) * np.array(rest)
+
+
+def over(rows: pd.DataFrame, probe: str, layers: Sequence[int]) -> pd.DataFrame:
+    """Return the mean distance over layers, a row a pair (kind, a, b), a column a metric.
+
+    Mixed pairs of one seed are left out, so that each pair has two seeds.
+    """
+    chosen = (rows.probe == probe) & rows.layer.isin(layers) & (rows.a != rows.b)
+    return rows[chosen].pivot_table("distance", ["kind", "a", "b"], "metric")
+
+
+def spread(pairs: pd.DataFrame) -> pd.Series:
+    """Return the standard deviation over the pairs within a group, by metric: Figure 3's bars."""
+    return pairs.loc[[TRUE, PERMUTED]].groupby("kind").var().mean() ** 0.5
+
+
+def contrast(pairs: pd.DataFrame, more: str = PERMUTED, less: str = TRUE) -> pd.DataFrame:
+    """Return the difference of two kinds of pairs (all of the first for an empty second).
+
+    A row a seed, a column a metric.
+    """
+
+    def difference(rows: pd.DataFrame) -> np.ndarray:
+        means = rows.groupby("kind")[list(pairs)].mean()
+        return (means.loc[more] - (means.loc[less] if less else 0)).to_numpy()
+
+    return pd.DataFrame(jackknife(pairs.reset_index(), difference), columns=list(pairs))
+
+
+def _groups(rows: pd.DataFrame) -> dict[str, list]:
+    """Return P1, P9's first part, P10 and P11, in standard deviations over pairs."""
+    late, early, below = (over(rows, "train", chosen) for chosen in (LAST, FIRST, LAST[:1]))
+    gaps = contrast(late) / spread(late)
+    mixed, first = contrast(late, MIXED, PERMUTED), contrast(early) / spread(early)
+    excess = early.sub(early[MAIN], axis=0)
+    falls = below - over(rows, "train", LAST[-1:])
+    falls = falls.rsub(falls[MAIN], axis=0)  # PWCCA's more than others
+    above, misses = contrast(excess, TRUE, "") / spread(early)[MAIN], contrast(falls, TRUE, "")
+    values = {
+        "P1": [gaps[MAIN], mixed[MAIN] / spread(late)[MAIN], first[MAIN]],
+        "P9": [gaps[MAIN] - gaps[[*CONTROLS]].max(axis=1)],
+        "P10": [above["mean CCA"], above["SVCCA"], misses["mean CCA"] / spread(late)[MAIN]],
     }
+    if set(rows.probe) == {"train", "test"}:
+        train, test = (over(rows, probe, [SOFTMAX]) for probe in ("train", "test"))
+        values["P11"] = [contrast(test - train)[MAIN] / spread(test)[MAIN]]
+    return values
 
 
-def fitted(networks: pd.DataFrame) -> pd.DataFrame:
-    """Return the networks that fitted the labels they were given."""
-    return networks[networks.train_accuracy >= FITTED]
+def _fall(pairs: pd.DataFrame) -> float:
+    """Return by how much distances fall from the narrowest to the widest, beyond that at init."""
+    means = pairs.pivot_table("distance", "trained", "width")
+    falls = means.iloc[:, 0] - means.iloc[:, -1]
+    return float(falls.get(True, math.nan) - falls.get(False, math.nan))
 
 
-def by_network(pairs: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean distance of each fitted network to each fitted group, at each layer.
+def closeness(pairs: pd.DataFrame, within: bool = False) -> np.ndarray:
+    """Return minus the correlation of accuracy and distance over pairs, a value a seed.
 
-    Columns labels, seed, other (the labels of the group), layer, distance; both orders of a pair
-    count, a network is no member of its own group.
+    The jackknife is that of Fisher's z; `within` takes the means of each width off.
     """
-    known = set(fitted(networks)[["labels", "seed"]].itertuples(index=False, name=None))
-    sides = [list(zip(pairs[f"labels_{s}"], pairs[f"seed_{s}"], strict=True)) for s in "ab"]
-    keep = [a in known and b in known and a != b for a, b in zip(*sides, strict=True)]
-    kept = pairs[keep]
-    swap = {"a": "b", "b": "a"}
-    turned = kept.rename(columns=lambda c: c[:-1] + swap[c[-1]] if c[-2:] in ("_a", "_b") else c)
-    both = pd.concat([kept, turned]).rename(
-        columns={"labels_a": "labels", "seed_a": "seed", "labels_b": "other"}
-    )
-    keys = ["labels", "seed", "other", "layer"]
-    return both.groupby(keys, as_index=False).distance.mean()
+    pairs = pairs[pairs.trained & (pairs.metric == "PWCCA")]
+
+    def z(rows: pd.DataFrame) -> float:
+        both = rows[["accuracy", "distance"]]
+        both = both - both.groupby(rows.width).transform("mean") if within else both
+        return float(-np.arctanh(both.corr().iloc[0, 1] * (1 - 1e-12)))
+
+    return np.tanh(jackknife(pairs, z).clip(-8, 8))
 
 
-def group_gaps(pairs: pd.DataFrame, networks: pd.DataFrame) -> pd.DataFrame:
-    """Return P1's three statistics, one row a seed that fitted both kinds of labels.
+def _widths(rows: pd.DataFrame) -> dict[str, list]:
+    """Return P2, P3 and P9's second part."""
+    falls, in_sd = {}, {}
+    for metric, pairs in rows.groupby("metric"):
+        sd = math.sqrt(pairs[pairs.trained].groupby("width").distance.var().mean())
+        falls[metric] = jackknife(pairs, _fall)
+        in_sd[metric] = falls[metric] / sd
+    more = in_sd["PWCCA"] - np.maximum(*(in_sd[name] for name in CONTROLS))
+    return {"P2": [falls["PWCCA"]], "P3": [closeness(rows)], "P9": [more]}
 
-    Columns late, mixed and early as in the rules; the mixed pairs of a seed are those of its
-    memorising network.
+
+def clusters(distances: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return labels by average linkage, of 2 to 8 clusters of best mean silhouette, and this."""
+    tree = linkage(squareform(distances, checks=False), "average")
+    cuts = [fcluster(tree, count, "maxclust") for count in range(2, min(9, len(distances)))]
+    cuts = [cut for cut in cuts if cut.max() > 1] or [np.arange(len(distances)) > 0]
+    scores = [silhouette_score(distances, cut, metric="precomputed") for cut in cuts]
+    return cuts[int(np.argmax(scores))], max(scores)
+
+
+def one_cluster(distances: np.ndarray, draws: int = 59) -> float:
+    """Return the 95th percentile of the silhouette of Gaussian points of the same covariance.
+
+    Of the principal coordinates of the distances (classical scaling, Torgerson 1952).
     """
-    found = by_network(pairs, networks)
-    last = pairs.layer.max()
-
-    def mean(labels: str, other: str, early: bool) -> pd.Series:
-        at = found.layer <= EARLY if early else found.layer > last - LATE
-        rows = found[at & (found.labels == labels) & (found.other == other)]
-        return rows.groupby("seed").distance.mean()
-
-    memorising = mean(MEMORISING, MEMORISING, False)
-    return pd.DataFrame(
-        {
-            "late": memorising - mean(GENERALISING, GENERALISING, False),
-            "mixed": (mean(MEMORISING, GENERALISING, False) - memorising).abs(),
-            "early": (
-                mean(MEMORISING, MEMORISING, True) - mean(GENERALISING, GENERALISING, True)
-            ).abs(),
-        }
-    ).dropna()
+    n, source = len(distances), np.random.default_rng(0)
+    centre = np.eye(n) - 1 / n
+    size = np.sqrt(np.linalg.eigvalsh(-centre @ distances**2 @ centre / 2).clip(0) / n)
+    points = source.standard_normal((draws, n, n)) * size
+    return float(np.quantile([clusters(squareform(pdist(p)))[1] for p in points], 0.95))
 
 
-def _widths(rows: pd.DataFrame) -> tuple[float, float]:
-    """Return P2's statistics of one seed."""
-    by_width = rows.pivot(index="width", columns="trained", values="distance").sort_index()
-    if len(by_width) < 3:
-        return math.nan, math.nan
-    if by_width[True].nunique() < 2:
-        return 0.0, 0.0
-    fall = by_width.iloc[0] - by_width.iloc[-1]
-    rho = spearmanr(by_width.index, by_width[True]).statistic
-    return float(rho), float(fall[True] - fall[False])
-
-
-def _accuracy(rows: pd.DataFrame) -> float:
-    """Return P3's statistic of one seed; NaN for fewer than three widths or nothing that varies."""
-    trained = rows[rows.trained]
-    if len(trained) < 3 or min(trained.distance.nunique(), trained.test_accuracy.nunique()) < 2:
-        return math.nan
-    return float(np.corrcoef(trained.test_accuracy, trained.distance)[0, 1])
-
-
-def clusters(distances: np.ndarray, count: int = CLUSTERS) -> np.ndarray:
-    """Return (networks,) labels 1, 2, ...: average linkage of symmetrised distances, cut once."""
-    distances = np.asarray(distances, dtype=float)
-    symmetric = (distances + distances.T) / 2
-    np.fill_diagonal(symmetric, 0)
-    tree = linkage(squareform(symmetric, checks=False), "average")
-    return fcluster(tree, count, criterion="maxclust")
-
-
-def silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean of (b - a) / max(a, b), in [-1, 1]; NaN for a single cluster.
-
-    a is a member's mean distance to the others of its cluster, b to the nearest other cluster; a
-    cluster of one has 0 (Rousseeuw 1987).
-    """
-    distances, count = np.asarray(distances, dtype=float), len(np.unique(labels))
-    if not 1 < count < len(distances):
-        return math.nan if count < 2 else 0.0
-    symmetric = (distances + distances.T) / 2
-    np.fill_diagonal(symmetric, 0)
-    return float(silhouette_score(symmetric, labels, metric="precomputed"))
-
-
-def explained_share(labels: np.ndarray, values: np.ndarray) -> float:
-    """Return eta squared, the share of the variance of `values` that lies between clusters."""
-    values = np.asarray(values, dtype=float)
-    total = ((values - values.mean()) ** 2).sum()
-    if total == 0:
-        return math.nan
-    means = pd.Series(values).groupby(np.asarray(labels)).transform("mean")
-    return float(((means - values.mean()) ** 2).sum() / total)
-
-
-def permuted_shares(labels: np.ndarray, values: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Return `explained_share` for `PERMUTATIONS` random orders of `values`."""
-    source = np.random.default_rng(derive_seed(seed, "permuted shares"))
-    values = np.asarray(values, dtype=float)
-    names, members = np.unique(np.asarray(labels), return_inverse=True)
-    belongs = np.eye(len(names))[members]
-    centred = np.stack([source.permutation(values) for _ in range(PERMUTATIONS)]) - values.mean()
-    between = ((centred @ belongs) ** 2 / belongs.sum(0)).sum(1)
-    total = (centred[0] ** 2).sum()
-    return between / total if total > 0 else np.full(len(between), math.nan)
-
-
-def _population(rows: pd.DataFrame) -> tuple[float, float]:
+def _population(rows: pd.DataFrame) -> list[float]:
     """Return P4's statistics of one population."""
-    rows = rows.sort_values("network")
-    distances = np.array(rows.distances.tolist(), dtype=float)
-    labels = clusters(distances)
-    rates = np.log(rows.learning_rate.to_numpy())
-    beyond = np.quantile(permuted_shares(labels, rates), 0.95)
-    return silhouette(distances, labels), explained_share(labels, rates) - beyond
+    matrix, rates = np.array(rows.distances.tolist(), dtype=float), np.log(rows.rate.to_numpy())
+    np.fill_diagonal(matrix, 0)
+    labels, score = clusters(matrix)
+    within = rates - pd.Series(rates).groupby(labels).transform("mean").to_numpy()
+    share = 1 - within.var(ddof=len(set(labels))) / rates.var(ddof=1)
+    ablated, _ = clusters(squareform(pdist(np.array(rows.curve.tolist()))))
+    return [score - one_cluster(matrix), share, adjusted_rand_score(ablated, labels)]
 
 
-def _stability(rows: pd.DataFrame) -> tuple[float, float]:
-    """Return P5's statistics of one seed; NaN where there is no checkpoint to look at."""
-    last = rows.layer.max()
-    curves = rows[rows.layer > last - LATE].pivot_table(
-        index="epoch", columns="group", values="distance", aggfunc="mean"
-    )
-    end = curves.index.max()
-    between = curves[(curves.index > 0) & (curves.index < end) & (curves.index != end / 2)]
-    after = curves[curves.index > end / 2]
-    if between.empty or len(after) < 2 or not after.least.iloc[-1] > 0:
-        return math.nan, math.nan
-    gap = (between.least - between.most).mean()
-    return float(gap), float(after.least.iloc[0] / after.least.iloc[-1])
+def _directions(rows: pd.DataFrame) -> list[float]:
+    """Return P5's three statistics and P12's of one network."""
+    curves = rows.dropna(subset="early").groupby(["early", "share"])[["most", "least"]].mean()
+    values = []
+    for early, own in curves.groupby(level=0):
+        own = own.loc[early].query("share > @early and share != 0.5")
+        first, plateau = own.iloc[0], own.query("share >= 0.7").least.mean()
+        rise = own.most.iloc[-1] - first.most
+        values.append([(own.least - own.most).mean(), first.least - plateau / 2, rise])
+    own = rows[rows.early.isna()]
+    own = own.assign(below=[float((pd.Series(r) < CONVERGED).mean()) for r in own.rho])
+    own = own.groupby("share")[["below", "accuracy"]].mean()
+    away = (own.accuracy - own.accuracy.iloc[-1]).abs() > PLATEAU
+    below = own.below[~away[::-1].cummax()[::-1]]  # from when it stays there
+    late = below.iloc[0] - below.iloc[-2] if len(below) > 2 else math.nan
+    return [*np.mean(values, axis=0), late]
 
 
-def _bottom_up(rows: pd.DataFrame) -> float:
-    """Return P6's statistic of one seed."""
-    inner = rows[(rows.epoch > 0) & (rows.epoch < rows.epoch.max())]
-    by_layer = inner.groupby("layer").distance.mean()
-    return float(by_layer.iloc[-1] - by_layer.iloc[0]) if len(by_layer) > 1 else math.nan
+def _bottom_up(rows: pd.DataFrame) -> list[float]:
+    """Return P6's statistics of one network."""
+    curves = rows.pivot(index="share", columns="layer", values="PWCCA")
+    areas = [np.trapezoid(own, own.index, axis=0) for own in (curves, curves / curves.iloc[0])]
+    return [area[-1] - area[0] for area in areas]
 
 
-def _robustness(rows: pd.DataFrame) -> tuple[float, float]:
+def _toy(rows: pd.DataFrame) -> list[float]:
     """Return P7's statistics of one draw."""
-    mean = rows.groupby("metric").distance.mean()
-    return float(mean["SVCCA"] - mean["PWCCA"]), float(mean["mean CCA"] - mean["SVCCA"])
+    mean = rows[rows.signal <= 100].pivot_table("distance", "noise", "metric")
+    return [(mean["SVCCA"] - mean["PWCCA"]).min(), (mean["mean CCA"] - mean["SVCCA"]).min()]
+
+
+def _rotation(rows: pd.DataFrame) -> list[float]:
+    """Return P8's statistic of one draw."""
+    rows = rows[(rows.alpha > 0) & (rows.step < rows.steps)]
+    return [(rows[[*CONTROLS]].min(axis=1) - rows.CCA).mean()]
+
+
+def statistics(results: pd.DataFrame) -> dict[str, Any]:
+    """Return, for every claim, one number a unit, or one such list a rule; NaN for none.
+
+    `results` are the rows of `plan`, names as outer index. Units are seeds, P4's are populations.
+    """
+    known, values = tables(results), {claim.id: [[math.nan]] * len(claim.rules) for claim in CLAIMS}
+    by_unit = {
+        "toy": ("seed", ["P7"], _toy),
+        "rotation": ("seed", ["P8"], _rotation),
+        "population": ("population", ["P4"], _population),
+        "recurrent": ("seed", ["P6"], _bottom_up),
+        "directions": ("seed", ["P5", "P12"], _directions),
+    }
+    for name, (unit, ids, statistic) in by_unit.items():
+        rows = known.get(name, pd.DataFrame(columns=[unit]))
+        rows = rows[rows.data == "characters"] if name == "recurrent" and len(rows) else rows
+        series = [statistic(own) for _, own in rows.groupby(unit)]
+        series = [list(map(float, part)) for part in zip(*series, strict=True)]
+        for id in ids if series else ():
+            values[id], series = series[: len(values[id])], series[len(values[id]) :]
+    for name, statistic in (("widths", _widths), ("groups", _groups)):
+        for id, own in (statistic(known[name]) if name in known else {}).items():
+            start = int(id == "P9" and name == "widths")
+            values[id] = [*values[id]]
+            values[id][start : start + len(own)] = [[*map(float, part)] for part in own]
+    return {id: part if len(part) > 1 else part[0] for id, part in values.items()}
+
+
+def gates(results: pd.DataFrame) -> dict[str, float]:
+    """Return what the gates of the claims measure, as far as it is known."""
+    known, measured = tables(results), {}
+    if "networks" in known:
+        ends = known["networks"].groupby(["labels", "seed"]).train_accuracy.last()
+        measured = dict.fromkeys(("P1", "P9", "P10", "P11"), float(ends.min()))
+    if "widths" in known:
+        pairs = known["widths"].groupby("width").accuracy
+        measured["P2"] = float(max(pairs.groups) / min(pairs.groups))
+        measured["P3"] = float(pairs.mean().std() / max(1e-12, pairs.var().mean() ** 0.5))
+    if "population" in known:
+        measured["P4"] = float((known["population"].train_accuracy >= 0.95).mean())
+    return measured

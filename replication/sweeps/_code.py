@@ -13,6 +13,7 @@ import inspect
 import json
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import pandas as pd
 import torch
 
 ROOT = __name__.partition(".")[0]
+_parsing = threading.Lock()  # ast.parse of Python 3.11 may fail in two threads at once
 
 
 def named_by_spec(fn: Callable) -> Callable:
@@ -140,7 +142,8 @@ def _library() -> Path:
 def _tree(fn: Callable) -> ast.AST | None:
     """Return the syntax tree without docstrings, or None where there is no source."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(fn)))
+        with _parsing:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(fn)))
     except (OSError, TypeError, SyntaxError):  # typed into a shell; a lambda within a line
         return None
     for node in ast.walk(tree):

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from _fault_commands import toy
 from _tiny_runs import interrupt
+from faults import rows_or_bytes
 from test_cli import make, output_of, printed
 from test_scorecard import item, put
 from test_sweeps import SPECS, equal, expected, measure, run
@@ -182,7 +183,9 @@ WRITERS = {
 
 def contents(folder):
     return {
-        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+        path.relative_to(folder): rows_or_bytes(path)
+        for path in folder.rglob("*")
+        if path.is_file()
     }
 
 

@@ -68,6 +68,7 @@ def start(tmp_path, monkeypatch):
     (tmp_path / "made_up_paper.py").write_text(PAPER)
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     settings = {"REPLICATION_ROOT": str(tmp_path), "PYTHONPATH": path, "TQDM_DISABLE": "1"}
+    settings["REPLICATION_WORKERS"] = "1"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
     def begin(*arguments):
@@ -133,7 +134,7 @@ def test_a_run_that_is_stopped_goes_on_from_the_very_step(number, start, tmp_pat
 
 @pytest.mark.slow
 def test_the_time_is_up_in_the_middle_of_a_measurement(start, tmp_path):
-    status, out = ended(start("--profile", "full", "--for", "20s"))
+    status, out = ended(start("--profile", "full", "--for", "60s"))
     assert status == _run.SPENT and out.count("measured") == 1
     assert len(results(tmp_path)) == 2
 

@@ -7,6 +7,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,22 +91,23 @@ def test_only_what_is_missing_runs_on_the_workers(client, tmp_path):
 
 
 class Seen:
-    """What the worker in this process has been given."""
+    """What the worker in this process has been given, and the thread of another run."""
 
     specs = ()
+    other = 0
 
 
 def test_what_another_run_stores_meanwhile_is_taken(gpu_client, tmp_path):
-    def another(spec):
-        return {"by": "another run"}
-
     def fn(spec):
+        if Seen.other == threading.get_ident():
+            return {"by": "another run"}
         Seen.specs += (spec,)
         if spec == SPECS[0]:
-            sweeps.run(another, SPECS[1:], store=tmp_path, progress=False)
+            Seen.other = threading.get_ident()
+            sweeps.run(fn, SPECS[1:], store=tmp_path, progress=False)
+            Seen.other = 0
         return {"by": "this run"}
 
-    another.__name__ = "fn"
     Seen.specs = ()
     fillers = [{"filler": number} for number in range(3)]
     specs = [SPECS[0], *fillers, *SPECS[1:]]  # four are in flight at first

@@ -71,7 +71,8 @@ def _read(fn: Any, read: dict[str, Any]) -> None:
     read[name] = _bytecode(code) if tree is None else _dump(tree)
     if isinstance(fn, FunctionType):
         read[f"{name} defaults"] = _value([fn.__defaults__, fn.__kwdefaults__], read)
-    known = {**vars(sys.modules[fn.__module__]), **getattr(fn, "__globals__", {}), **enclosed}
+    module = sys.modules.get(fn.__module__)  # none of a file that runpy runs
+    known = {**(vars(module) if module else {}), **getattr(fn, "__globals__", {}), **enclosed}
     for path in _names(tree, code):
         if path[0] in known:
             _refer(path, known[path[0]], f"{fn.__module__}.{path[0]}", read)

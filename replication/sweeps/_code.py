@@ -59,7 +59,9 @@ def fingerprint(fn: Callable) -> tuple[str, dict[str, int]]:
 
 def _read(fn: Any, read: dict[str, Any]) -> None:
     """Add the source of a function or class of one's own to `read`, and what it refers to."""
-    name, code, enclosed = f"{fn.__module__}.{fn.__qualname__}", getattr(fn, "__code__", None), {}
+    # A script is the same whether Python runs it or runpy does.
+    origin = "__main__" if fn.__module__ == "<run_path>" else fn.__module__
+    name, code, enclosed = f"{origin}.{fn.__qualname__}", getattr(fn, "__code__", None), {}
     if isinstance(fn, FunctionType):
         enclosed = inspect.getclosurevars(fn).nonlocals
         # Two closures of one function differ in what they enclose.
@@ -75,7 +77,7 @@ def _read(fn: Any, read: dict[str, Any]) -> None:
     known = {**(vars(module) if module else {}), **getattr(fn, "__globals__", {}), **enclosed}
     for path in _names(tree, code):
         if path[0] in known:
-            _refer(path, known[path[0]], f"{fn.__module__}.{path[0]}", read)
+            _refer(path, known[path[0]], f"{origin}.{path[0]}", read)
 
 
 def _refer(path: list[str], value: Any, name: str, read: dict[str, Any]) -> None:
@@ -130,7 +132,7 @@ def _is_own(value: Callable) -> bool:
     module = sys.modules.get(value.__module__)
     file = getattr(module, "__file__", None)
     if file is None:  # a notebook or a shell; built-in modules have no functions of Python
-        return module is not None and module.__name__ == "__main__"
+        return value.__module__ in ("__main__", "<run_path>")
     folders = Path(file).parts
     return "site-packages" not in folders and not Path(file).is_relative_to(_library())
 

@@ -82,8 +82,11 @@ def _read(fn: Any, read: dict[str, Any]) -> None:
 
 def _refer(path: list[str], value: Any, name: str, read: dict[str, Any]) -> None:
     """Add what a name, or a name within modules, refers to."""
+    foreign = False  # a library's value, such as sys.argv, is no constant of the code
     while isinstance(value, ModuleType) and not _part(value.__name__) and len(path) > 1:
         path = path[1:]
+        library = "site-packages" in (getattr(value, "__file__", None) or "")
+        foreign = library or value.__name__.partition(".")[0] in sys.stdlib_module_names
         name, value = f"{value.__name__}.{path[0]}", getattr(value, path[0], None)
     if isinstance(value, ModuleType):
         _versions(_part(value.__name__), read)
@@ -91,7 +94,7 @@ def _refer(path: list[str], value: Any, name: str, read: dict[str, Any]) -> None
         _callable(value, read)
     elif path[0] == "SETTINGS":
         raise ValueError(f"fn: {name} is read; what a profile decides belongs into the specs")
-    elif not path[0].startswith("__"):
+    elif not path[0].startswith("__") and not foreign:
         content = _value(value, read)
         if content is not None:
             read[name] = content

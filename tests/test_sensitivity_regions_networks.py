@@ -72,7 +72,9 @@ def test_other_layers_agree_with_samples(build):
 
 
 def test_switches_of_max_pooling():
-    model, path = convnet().double(), 2 * gaussian(3, 1, 7, 7)
+    with torch.random.fork_rng():  # samples miss a switch and back between two of them
+        torch.manual_seed(0)
+        model, path = convnet().double(), 2 * gaussian(3, 1, 7, 7)
     weights = torch.arange(5000, dtype=torch.float64).view(-1, 1, 1, 1) / 5000
     x = torch.cat([torch.lerp(*ends, weights) for ends in pairwise([*path, path[0]])])
     with torch.no_grad():

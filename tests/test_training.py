@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import math
 import random
 
@@ -476,6 +477,16 @@ def test_measurements_of_a_run_in_bfloat16_are_in_float32():
     assert logits.dtype == torch.float32
     loss = F.cross_entropy(logits.double(), SPLIT.test.labels).item()
     assert run.history.test_loss.iloc[-1] == pytest.approx(loss, rel=1e-12)
+
+
+@pytest.mark.parametrize("units, precision", [(True, "bfloat16"), (False, "float32")])
+def test_the_machine_decides_where_the_precision_is_left_to_it(
+    units, precision, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(trainer, "has_bfloat16_units", lambda device: units)
+    run = fit(make(precision="auto"), store=tmp_path)
+    assert same_weights(run.state(), fit(make(precision=precision)).state())
+    assert json.loads((tmp_path / run.key / "run.json").read_text())["precision"] == precision
 
 
 def test_bfloat16_is_for_networks_in_float32():

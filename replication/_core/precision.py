@@ -1,9 +1,17 @@
-"""Keep a GPU's reduced-precision products and convolutions out of the numerics."""
+"""Where reduced precision pays, and how a GPU's is kept out of the numerics."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Return whether `device` has units for products in bfloat16, without which they are slow."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 
 @contextmanager

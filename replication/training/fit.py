@@ -154,6 +154,7 @@ class Unfinished:
         record = {"spec": asdict(self.spec), "data": self.source, "status": status}
         record |= {"checkpoints": [list(entry) for entry in checkpoints.items()], "history": rows}
         record |= {"torch": torch.__version__, "device": training.device.type}
+        record |= {"precision": training.precision}
         write_json(folder / "run.json", record | {"digest": _digest(record)})
         (folder / RESUME).unlink(missing_ok=True)
         return Run(self.spec, self.key, status, _history(rows), checkpoints, folder)

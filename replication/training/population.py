@@ -113,7 +113,7 @@ def members_at_once(model: nn.Module, spec: Spec, members: int, device: torch.de
         known = _batched.has_rule(optimizer(model.parameters(), lr=1, **spec.optimizer_options))
     except (TypeError, ValueError):
         known = False  # the member says what is wrong with its options
-    alone = not known or spec.precision == "bfloat16" or spec.freeze
+    alone = not known or spec.precision != "float32" or spec.freeze
     if alone or strategy(model, members, device) == "solo":
         return 1
     weights = sum(parameter.numel() for parameter in model.parameters())

@@ -66,7 +66,9 @@ class Spec:
     precision
         ``"bfloat16"`` trains a float32 network under autocast: products and convolutions of a step
         are taken in bfloat16, weights, optimiser and all measurements stay float32. Faster where
-        the processor has units for it: ``python -m replication doctor`` tells.
+        the processor has units for it: ``python -m replication doctor`` tells. ``"auto"`` is
+        bfloat16 where the device has them and float32 elsewhere, under one key; a stored run's
+        ``run.json`` says which.
 
     Raises
     ------
@@ -124,8 +126,8 @@ class Spec:
         as_choice(self.optimizer, "optimizer", OPTIMIZERS)
         as_choice(self.schedule, "schedule", SCHEDULES)
         as_choice(self.dtype, "dtype", DTYPES)
-        as_choice(self.precision, "precision", ("float32", "bfloat16"))
-        if self.precision == "bfloat16" and self.dtype != "float32":
+        as_choice(self.precision, "precision", ("float32", "bfloat16", "auto"))
+        if self.precision != "float32" and self.dtype != "float32":
             raise ValueError(f"precision: expected 'float32' with dtype {self.dtype!r}")
         if self.image_corruption is not None:
             as_choice(self.image_corruption, "image_corruption", data.KINDS)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from replication import data, models
 from replication._core.inputs import derive_seed, generator
+from replication._core.precision import has_bfloat16_units
 from replication.activations import evaluating
 from replication.training.spec import DTYPES, Spec
 
@@ -17,7 +18,7 @@ from replication.training.spec import DTYPES, Spec
 class Trainer:
     """The state of one training run after `step` of `last_step` steps of the optimiser.
 
-    `rows` are the history so far; `images` (N, C, H, W) the training images as minibatches take
+    `rows` are the history so far, `precision` that of its steps; `images` (N, C, H, W) the training images as minibatches take
     them, before augmentation; `train` and `test` what is measured on: corrupted, on the device, in
     the run's dtype; with a crop, the centres. ValueError if the network or the optimiser does not
     take its options, or a crop exceeds the images.
@@ -25,6 +26,9 @@ class Trainer:
 
     def __init__(self, spec: Spec, split: data.Split, device: torch.device) -> None:
         self.spec, self.device, self.step, self.rows = spec, device, 0, []
+        self.precision = spec.precision
+        if spec.precision == "auto":
+            self.precision = "bfloat16" if has_bfloat16_units(device) else "float32"
         self.model = new_model(spec, device)
         if unknown := set(spec.freeze) - set(dict(self.model.named_modules())):
             raise ValueError(f"freeze: {spec.model} has no modules {sorted(unknown)}")
@@ -116,7 +120,7 @@ class Trainer:
         """Take one step of the optimiser."""
         chosen = self.minibatch()
         images = self.augmented(self.images[chosen])
-        if self.spec.precision == "bfloat16" and images.dim() == 4:
+        if self.precision == "bfloat16" and images.dim() == 4:
             images = images.contiguous(memory_format=torch.channels_last)  # 2 to 3 times as fast
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
@@ -142,7 +146,7 @@ class Trainer:
 
     def autocast(self) -> torch.autocast:
         """Return the context in which a step's products are taken."""
-        half = self.spec.precision == "bfloat16"
+        half = self.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 
     def seed_dropout(self) -> None:

@@ -15,7 +15,7 @@ NETWORKS = {  # name in the table: model, its options, side and channels, batch,
     "MNIST convnet": ("mnist_convnet", {}, (1, 28), 64, 12, 1.8),
     "MLP 3072-2000-2000-10": (
         *("mlp", {"inputs": 3072, "widths": [2000, 2000]}),
-        *((3, 32), 128, 8, 2.0),
+        *((3, 32), 128, 40, 2.0),
     ),
 }
 

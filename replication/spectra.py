@@ -54,6 +54,43 @@ def explained_variance(singular_values: Array) -> Array:
     return like(singular_values)(squares / total.where(total > 0, 1))
 
 
+def projected_variance(groups: Array) -> Array:
+    r"""Return how much of a group's variance lies along its *uncentred* singular directions.
+
+    var_i(a_i . v_k) / sum_j var_i(a_ij) for the rows a_i of A = U diag(s) V^T, which is what
+    scikit-learn's TruncatedSVD calls ``explained_variance_ratio_``. Where all copies are near one
+    image, v_1 is nearly that image and the first value is the share of noise along it.
+
+    Parameters
+    ----------
+    groups : (images, copies >= 2, ...) tensor or array, float32 or float64
+
+    Returns
+    -------
+    (images, copies) tensor or array
+        In the order of s_1 >= s_2 >= ...; zeros where all copies are equal. float64 inside.
+    """
+    kind, groups = like(groups), _as_groups(groups)
+    with full_precision():
+        gram = groups.double() @ groups.double().mT
+    squares, left = (part.flip(-1) for part in torch.linalg.eigh(gram))
+    scores = left * squares.clamp_min(0).sqrt()[:, None]
+    centred = gram - gram.mean(1, keepdim=True)
+    total = (centred - centred.mean(2, keepdim=True)).diagonal(dim1=1, dim2=2).mean(1)
+    known = total > 1e-14 * squares[:, 0]  # below it, rounding
+    shares = scores.var(1, unbiased=False) / total.where(known, 1)[:, None]
+    return kind(shares.where(known[:, None], 0).to(groups.dtype))
+
+
+def _as_groups(groups: Array) -> Tensor:
+    """Return groups as (images, copies, neurons), or raise what is wrong with them."""
+    groups = as_tensor(groups, "groups")
+    if groups.ndim < 3 or groups.shape[1] < 2 or not groups.is_floating_point():
+        found = f"{groups.dtype} {tuple(groups.shape)}"
+        raise ValueError(f"groups: expected floating (images, copies >= 2, neurons), found {found}")
+    return groups.flatten(2)
+
+
 def group_singular_values(groups: Array) -> tuple[Array, Array]:
     r"""Return the singular values of stacked groups, uncentred and centred.
 
@@ -79,11 +116,7 @@ def group_singular_values(groups: Array) -> tuple[Array, Array]:
     uncentred, centred : (images, copies) tensors or arrays
         Largest first, padded with zeros where d < copies; dtype and device of `groups`.
     """
-    kind, groups = like(groups), as_tensor(groups, "groups")
-    if groups.ndim < 3 or groups.shape[1] < 2 or not groups.is_floating_point():
-        found = f"{groups.dtype} {tuple(groups.shape)}"
-        raise ValueError(f"groups: expected floating (images, copies >= 2, neurons), found {found}")
-    groups = groups.flatten(2)
+    kind, groups = like(groups), _as_groups(groups)
     # One group at a time stays in a processor's cache; a GPU wants them all at once.
     pieces = groups.split(1 if groups.device.type == "cpu" else len(groups))
     decompose = _by_svd if groups.shape[2] <= 2 * groups.shape[1] else _by_gram

@@ -5,6 +5,7 @@ import torch
 from _random_networks import gaussian, uniform
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.decomposition import TruncatedSVD
 from torch.nn import functional as F
 
 from replication import spectra
@@ -241,3 +242,19 @@ def test_gpu_accuracy(tf32):
                 assert ((one.cpu() - two).abs() <= bound * expected[0][:, :1]).all()
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("sigma", [1e-3, 0.1, 3.0])
+def test_projected_variance_is_that_of_scikit_learn(sigma, dtype, tolerance):
+    groups = noisy(sigma, 12, 40).to(dtype)
+    found = spectra.projected_variance(groups)
+    assert found.dtype == dtype
+    for group, shares in zip(groups, found, strict=True):
+        svd = TruncatedSVD(11, algorithm="arpack", random_state=0).fit(group.double().numpy())
+        expected = torch.from_numpy(svd.explained_variance_ratio_).to(dtype)
+        torch.testing.assert_close(shares[:11], expected, rtol=1e-6, atol=tolerance)
+    equal = torch.ones(1, 4, 7, dtype=dtype) / 3
+    assert not spectra.projected_variance(equal).any()
+    with pytest.raises(ValueError, match="groups: expected floating"):
+        spectra.projected_variance(torch.ones(3, 4))

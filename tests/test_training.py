@@ -404,6 +404,14 @@ def test_flips_have_their_probability():
     assert 25 <= sum(flipped) <= 75  # 50 are expected, 4 standard deviations are 24.5
 
 
+def test_noise_has_its_spread_and_none_of_another_step():
+    images = distinct_pixels().double()
+    added = [trainer.augment(images, {"noise": 0.3}, seeded(i)) - images for i in (0, 0, 1)]
+    assert torch.equal(added[0], added[1])
+    assert abs(added[0].mean()) < 0.01 and added[0].std() == pytest.approx(0.3, rel=0.03)
+    assert abs((added[0] * added[2]).mean()) < 0.01 * 0.3
+
+
 @pytest.mark.parametrize(
     ("how", "padding", "size", "places"),
     [({"shift": 2}, 2, (5, 7), 25), ({"crop": 3}, 0, (3, 3), 15), ({"crop": 5}, 0, (5, 5), 3)],

@@ -54,6 +54,7 @@ def mnist_convnet(
     channels: Sequence[int] = (32, 64),
     dropout: Sequence[float] = (0.0, 0.0),
     init: str = "torch",
+    pool_each: bool = False,
 ) -> nn.Sequential:
     """Return the small MNIST convnet of the noise-SVD notebook, 1x28x28 in, logits out.
 
@@ -61,19 +62,20 @@ def mnist_convnet(
     convolutions, the pooled layer has 9216 neurons and the network 1,199,882 parameters. `dropout`
     are the shares after the pooling and after ``relu3``. `init`: ``"torch"`` for torch's own
     weights; ``"glorot"`` (Glorot & Bengio 2010, uniform) and ``"he"`` (He et al. 2015, normal) with
-    biases 0.
+    biases 0. With `pool_each` the first convolution has a pooling, ``pool1``, as well.
     """
     first, second = channels
     pooled, dense = dropout
     layers: dict[str, nn.Module] = {
         "conv1": nn.Conv2d(1, first, 3),
         "relu1": nn.ReLU(),
+        **({"pool1": nn.MaxPool2d(2)} if pool_each else {}),
         "conv2": nn.Conv2d(first, second, 3),
         "relu2": nn.ReLU(),
         "pool": nn.MaxPool2d(2),
         **dropout_layer(pooled, "drop1"),
         "flatten": nn.Flatten(),
-        "fc1": nn.Linear(second * 12 * 12, 128),
+        "fc1": nn.Linear(second * (5 * 5 if pool_each else 12 * 12), 128),
         "relu3": nn.ReLU(),
         **dropout_layer(dense, "drop2"),
         "fc2": nn.Linear(128, classes),

@@ -18,7 +18,9 @@ from scipy import stats
 
 from replication import data, spectra, sweeps, training
 from replication._core import paths
+from replication._core.inputs import choose_device
 from replication.claims import Claim, Gate, Rule
+from replication.papers import noise_attacks, noise_readings
 from replication.papers.experiment import Experiment, by_profile
 
 NOTEBOOK = "04_noise_svd_mnist"
@@ -46,8 +48,18 @@ SETTINGS = by_profile(
             "epochs": (2, 2, 10, 20),
             "seeds": (1, 1, 3, 3),
             "every": (16, 16, 1, 1),  # universe is run, of 48
-            "copies": ([4], [8], [16, 64], [16, 64, 256]),
+            "arms": (0, 1, 3, 3),
+            "whole": (0, 0, 1, 3),  # seeds of the 12 networks at full size
+            "copies": (4, 8, 64, 64),
+            "readings": (2, 4, 10, 10),
             "probes": (1, 1, 2, 10),
+        },
+        "attacks": {
+            "size": (0.1, 0.1, 0.1, 0.1),  # radius of the sup-norm ball in raw pixels
+            "copies": (4, 8, 16, 16),
+            "probes": (1, 1, 10, 10),
+            "detected": (2, 4, 20, 20),  # images a class that a detector is shown
+            "sizes": ([0.2], [0.1, 0.2], [0.05, 0.1, 0.2], [0.05, 0.1, 0.2]),
         },
     }
 )
@@ -58,12 +70,6 @@ SHOWN = ("relu1", "relu2", "pool", "relu3", "fc2")  # "after activation function
 CONV = ["relu1", "relu2"]
 RECIPES = ("SGD", "Adam")
 RATES = {"SGD": 0.01, "momentum": 0.01, "Adam": 0.001, "Adadelta": 1.0}
-CHOICES = {  # of the networks of the multiverse
-    "optimizer": tuple(RATES),
-    "init": ("torch", "glorot", "he"),
-    "inputs": ("raw", "standardised"),
-    "dropout": (False, True),
-}
 MEMORISED = 0.99  # train accuracy from which a net counts as having fitted its random labels
 NEAR_MINIMUM = 0.05  # convergence: test loss within this share of its minimum
 
@@ -99,11 +105,17 @@ def training_spec(net: Mapping) -> training.Spec:
     options = {"channels": net["channels"], "init": net["init"]}
     options = {k: v for k, v in options.items() if v not in ("torch", [32, 64])}
     options |= {"dropout": [0.25, 0.5]} if net["dropout"] else {}
+    arm, extra = net.get("arm"), {"momentum": 0.9} if momentum else {}
+    options |= {"pool_each": True} if arm == "pooling after each convolution" else {}
+    extra |= {"weight_decay": 5e-4} if arm == "weight decay" else {}
+    noise = {"noise": SIGMA / split_of(net)[1]} if arm == "noise in training" else {}
     return training.Spec(
         model="mnist_convnet",
         model_options=options,
         optimizer="SGD" if momentum else net["optimizer"],
-        optimizer_options={"momentum": 0.9} if momentum else {},
+        optimizer_options=extra,
+        augment=noise,
+        precision=net.get("precision", "float32"),
         learning_rate=RATES[net["optimizer"]],
         batch_size=32,
         epochs=epochs,
@@ -142,7 +154,7 @@ def measure(spec: Mapping, device: str = "auto") -> pd.DataFrame:
     split, unit = split_of(net)
     model = network(net, device).model(spec["epoch"], device)
     for kind, examples in {"train": split.train, "hold-out": split.test}.items():
-        shown = first_of_each_class(examples, spec["probes"])
+        shown = chosen(examples, spec["probes"], device).images
         spectrum = spectra.noise_spectrum(
             model, shown, spec["sigma"] / unit, spec["copies"], ["input", *LAYERS], spec["perturb"]
         )
@@ -159,12 +171,6 @@ def measure(spec: Mapping, device: str = "auto") -> pd.DataFrame:
                 values = values.mean().to_frame().T
             rows.append(values.assign(images=kind, layer=layer, image=range(len(values))))
     return pd.concat(rows, ignore_index=True)
-
-
-def first_of_each_class(examples: data.Examples, count: int) -> torch.Tensor:
-    """Return `count` images of each class, classes in order."""
-    rows = [(examples.labels == c).nonzero()[:count, 0] for c in range(10)]
-    return examples.images[torch.cat(rows)]
 
 
 @torch.no_grad()
@@ -186,16 +192,69 @@ def accuracy(spec: Mapping, device: str = "auto") -> list[dict]:
     return rows
 
 
+def passed_on(spec: Mapping, device: str = "auto") -> pd.DataFrame:
+    """Measure what layers pass on of attacks and of noise matched to them at the input."""
+    split, unit = split_of(spec["net"])
+    model = network(spec["net"], device).model(spec["epoch"], device)
+    shown = chosen(split.test, spec["probes"], device)
+    size = spec["size"] / unit
+    return noise_attacks.passed_on(model, shown, size, spec["copies"], LAYERS)
+
+
+def detect(spec: Mapping, device: str = "auto") -> pd.DataFrame:
+    """Measure what a detector may know of hold-out images, clean and perturbed, in raw pixels."""
+    split, unit = split_of(spec["net"])
+    model = network(spec["net"], device).model(spec["epoch"], device)
+    images = chosen(split.test, spec["probes"], device).images
+    tables = []
+    for kind, size in spec["conditions"]:
+        given = images
+        if kind != "clean":
+            given = images + noise_attacks.perturbations(model, images, kind, size / unit, 1)[:, 0]
+        found = noise_attacks.features(model, given, spec["sigma"] / unit, spec["copies"], LAYERS)
+        fit = np.arange(len(images)) % 2 == 0  # images lie by class, two halves of each
+        tables.append(found.assign(kind=kind, size=size, fit=fit))
+    return pd.concat(tables, ignore_index=True)
+
+
+def read(spec: Mapping, device: str = "auto") -> pd.DataFrame:
+    """Read EV1 off a network of the multiverse in all ways of `noise_readings`."""
+    split, unit = split_of(spec["net"])
+    model = network(spec["net"], device).model(spec["epoch"], device)
+    usual = {"sigma": SIGMA, "copies": spec["copies"], "images": "train", "fresh": False}
+    rows = []
+    for name in spec["readings"]:
+        how = usual | {"clipped": False} | noise_readings.READINGS[name]
+        examples = split.train if how.pop("images") == "train" else split.test
+        pixels = float(split.train.images.min()), float(split.train.images.max())
+        how |= {"sigma": how["sigma"] / unit, "bounds": pixels if how.pop("clipped") else None}
+        how["seed"] = 1000 + round(spec["epoch"]) if how.pop("fresh") else 0
+        found = noise_readings.ev1(model, chosen(examples, spec["probes"], device), **how)
+        rows.append(found.assign(reading=name))
+    return pd.concat(rows, ignore_index=True)
+
+
+def chosen(examples: data.Examples, count: int, device: str) -> data.Examples:
+    """Return `count` examples of each class, classes in order, on the device."""
+    rows = torch.cat([(examples.labels == c).nonzero()[:count, 0] for c in range(10)])
+    place = choose_device(device)
+    return data.Examples(examples.images[rows].to(place), examples.labels[rows].to(place))
+
+
 def _universes(scale: Mapping) -> Iterator[dict]:
-    for values in list(itertools.product(*CHOICES.values()))[:: scale["every"]]:
-        for seed in range(scale["seeds"]):
-            yield dict(zip(CHOICES, values, strict=True)) | {"seed": seed}
+    """Yield the choices of the small networks, and of the side arms on both recipes."""
+    choices = noise_readings.CHOICES
+    for seed in range(scale["seeds"]):
+        for values in list(itertools.product(*choices.values()))[:: scale["every"]]:
+            yield dict(zip(choices, values, strict=True)) | {"seed": seed}
+        for arm, optimizer in itertools.product(noise_readings.ARMS[: scale["arms"]], RECIPES):
+            yield {"optimizer": optimizer, "arm": arm, "seed": seed}
 
 
 def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str, Experiment]:
     """Return the notebook's experiments; what is measured trains the networks that are missing."""
     settings = SETTINGS[profile]
-    scale, probes, few, many = (settings[part] for part in SETTINGS["full"])
+    scale, probes, few, many, hostile = settings.values()
     usual = {"init": "torch", "inputs": "standardised", "dropout": False, "labels": 0.0}
     usual |= {"dataset": data.load(dataset).name, "test_images": scale["test_images"]}
 
@@ -203,14 +262,20 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
         common = {"channels": scale["channels"], "images": part["images"], "epochs": part["epochs"]}
         return _named(usual | common | changed)
 
+    own = {"precision": "auto"} if profile in ("full", "paper") else {}
     main = [nets(scale, optimizer=o, seed=s) for s in range(scale["seeds"]) for o in RECIPES]
     by_labels = [
-        nets(few, optimizer="momentum", labels=level, seed=seed)
+        nets(few, optimizer="momentum", labels=level, seed=seed, **own)
         for seed in range(few["seeds"])
         for level in few["levels"]
     ]
     small = [8, 16] if profile in ("full", "paper") else [4, 8]
     universe = [nets(many, channels=small, **choice) for choice in _universes(many)]
+    whole = [
+        nets(scale, seed=seed, **choice, **own)
+        for seed in range(many["whole"])
+        for choice in noise_readings.twelve()
+    ]
     last, epochs = scale["epochs"], [0, *range(1, scale["epochs"] + 1)]
 
     def specs(
@@ -226,7 +291,16 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
         ]
 
     shown = {"at": epochs[1:], "sigmas": list(SIGMAS), "shown": min(2000, scale["images"] // 2)}
-    attacked = {"copies": min(16, probes["copies"])}
+    hostile_images = {"size": hostile["size"], "copies": hostile["copies"], "epoch": last}
+    hostile_images["probes"] = hostile["probes"]
+    seen = {"sigma": 0.1, "copies": hostile["copies"], "epoch": last, "probes": hostile["detected"]}
+    seen["conditions"] = noise_attacks.conditions(dict.fromkeys(spectra.KINDS, hostile["sizes"]))
+    reading = {"readings": list(noise_readings.READINGS)[: many["readings"]]}
+    reading |= {"copies": many["copies"], "probes": many["probes"]}
+
+    def read_at(networks: Sequence, end: int) -> list[dict]:
+        return [net | reading | {"epoch": e} for net in networks for e in sorted({0, 1, end})]
+
     groups = {
         "training": (train, main),
         "noise": (measure, specs(main, epochs)),
@@ -234,24 +308,13 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
         "no noise": (measure, specs(main, epochs, [0.0], copies=2)),
         "images": (measure, specs(main, [1, last], by_image=True)),
         "accuracy": (accuracy, [net | shown for net in main]),
-        **{
-            kind: (measure, specs(main, [last], [0.1], perturb=kind, **attacked))
-            for kind in spectra.KINDS
-        },
+        "attacks": (passed_on, [net | hostile_images for net in main]),
+        "detector": (detect, [net | seen for net in main]),
         "labels training": (train, by_labels),
         "labels": (measure, specs(by_labels, [few["epochs"]])),
         "multiverse training": (train, universe),
-        "multiverse": (
-            measure,
-            [
-                spec
-                for copies in many["copies"]
-                for spec in specs(
-                    *(universe, sorted({0, 1, many["epochs"]}), SIGMAS),
-                    **{"copies": copies, "probes": many["probes"]},
-                )
-            ],
-        ),
+        "multiverse": (read, read_at(universe, many["epochs"])),
+        "multiverse at full size": (read, read_at(whole, last)),
     }
 
     def ratios(part: Mapping, width: int) -> dict[str, float]:
@@ -261,11 +324,12 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
         return ours | {"training": min(1.0, part["epochs"] / 20)}
 
     experiments = {}
-    for name, (fn, own) in groups.items():
-        part = many if "multiverse" in name else few if "labels" in name else scale
+    for name, (fn, listed) in groups.items():
+        part = few if "labels" in name else scale
+        part = many if name in ("multiverse", "multiverse training") else part
         width = small[0] if part is many else scale["channels"][0]
         options = {"options": {"device": device}, "scale": ratios(part, width)}
-        experiments[name] = Experiment(fn, own, **options)
+        experiments[name] = Experiment(fn, listed, **options)
     return experiments
 
 
@@ -523,29 +587,6 @@ def memorised(table: pd.DataFrame) -> float:
         return math.nan
     rows = table.loc["labels training"].query("labels == 1").sort_values("epoch")
     return rows.groupby("seed").train_accuracy.last().min()
-
-
-def effects(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the fall of EV1 in every universe: its choices, and ``fall``, the mean of seeds."""
-    table = table[table.layer.isin([*CONV, "conv1", "conv2"])]
-    table = table.assign(after=np.where(table.layer.str.startswith("relu"), "ReLU", "conv"))
-    table = table.rename(columns={"ev1": "squares", "share1": "values", "centred1": "centred"})
-    keys = [*CHOICES, "seed", "sigma", "copies", "images", "after", "epoch"]
-    means = table.groupby(keys)[["squares", "values", "centred"]].mean().unstack("epoch")
-    last = table.epoch.max()
-    falls = {
-        (measure, base): means[measure, base] - means[measure, last]
-        for measure in ("squares", "values", "centred")
-        for base in sorted({0, 1} - {last})
-    }
-    long = pd.concat(
-        [
-            fall.rename("fall").reset_index().assign(EV=ev, baseline=b)
-            for (ev, b), fall in falls.items()
-        ]
-    )
-    choices = [name for name in long.columns if name not in ("seed", "fall")]
-    return long.groupby(choices, as_index=False).fall.mean()
 
 
 def crossed(rows: pd.DataFrame) -> pd.DataFrame:

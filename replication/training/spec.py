@@ -47,8 +47,9 @@ class Spec:
     image_corruption
         Kind for `data.corrupt_images`, applied to training and test images.
     augment
-        ``{"shift": pixels, "flip": probability, "crop": side}``, any of them. With a crop the
-        network trains on random windows and is measured on the central ones.
+        ``{"shift": pixels, "flip": probability, "crop": side, "noise": sd}``, any of them. With a
+        crop the network trains on random windows and is measured on the central ones; noise is
+        Gaussian, new at every step, in units of the images.
     freeze
         Epochs by module name: from then on a module's weights and batch statistics stay (freeze
         training of Raghu et al. 2017, section 4.2).
@@ -134,10 +135,9 @@ class Spec:
         for name in ("model_options", "optimizer_options", "augment", "freeze"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name}: expected a mapping, found {getattr(self, name)!r}")
-        if unknown := set(self.augment) - {"shift", "flip", "crop"}:
-            raise ValueError(
-                f"augment: expected 'shift', 'flip' and 'crop', found {sorted(unknown)}"
-            )
+        if unknown := set(self.augment) - {"shift", "flip", "crop", "noise"}:
+            expected = "'shift', 'flip', 'crop' and 'noise'"
+            raise ValueError(f"augment: expected {expected}, found {sorted(unknown)}")
 
     def _check_numbers(self) -> None:
         for name, least in (("batch_size", 1), ("evaluation_images", 1), ("seed", 0)):
@@ -156,6 +156,7 @@ class Spec:
         ):
             if as_number(value, name) > 1:
                 raise ValueError(f"{name}: expected a number from 0 to 1, found {value!r}")
+        as_number(self.augment.get("noise", 0), "augment: noise")
         as_integer(self.augment.get("shift", 0), "augment: shift", 0)
         as_integer(self.augment.get("crop", 1), "augment: crop", 1)
         if not isinstance(self.checkpoints, tuple | list) or not all(

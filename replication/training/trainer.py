@@ -18,10 +18,10 @@ from replication.training.spec import DTYPES, Spec
 class Trainer:
     """The state of one training run after `step` of `last_step` steps of the optimiser.
 
-    `rows` are the history so far, `precision` that of its steps; `images` (N, C, H, W) the training images as minibatches take
-    them, before augmentation; `train` and `test` what is measured on: corrupted, on the device, in
-    the run's dtype; with a crop, the centres. ValueError if the network or the optimiser does not
-    take its options, or a crop exceeds the images.
+    `rows` are the history so far, `precision` that of its steps; `images` (N, C, H, W) the training
+    images as minibatches take them, before augmentation; `train` and `test` what is measured on:
+    corrupted, on the device, in the run's dtype; with a crop, the centres. ValueError if the
+    network or the optimiser does not take its options, or a crop exceeds the images.
     """
 
     def __init__(self, spec: Spec, split: data.Split, device: torch.device) -> None:
@@ -229,11 +229,12 @@ def new_model(spec: Spec, device: torch.device) -> nn.Module:
 
 
 def augment(images: Tensor, how: Mapping[str, float], source: torch.Generator) -> Tensor:
-    """Return (N, C, H, W) flipped left to right, shifted with zeros moving in, cropped at random.
+    """Return (N, C, H, W) flipped left to right, shifted with zeros moving in, cropped, with noise.
 
     `how` may have ``"flip"``: the probability, for each image; ``"shift"``: the most pixels in each
     direction, drawn for each image and axis; ``"crop"``: the side of the window that is kept, whose
-    place is drawn for each image. `source` is on the CPU: a seed means the same on every device.
+    place is drawn for each image; ``"noise"``: the standard deviation of what is added to every
+    number. `source` is on the CPU: a seed means the same on every device.
     """
     count, _, height, width = images.shape
     if "flip" in how:
@@ -247,6 +248,9 @@ def augment(images: Tensor, how: Mapping[str, float], source: torch.Generator) -
             torch.randint(most - side + 1, (count,), generator=source) for most in (height, width)
         )
         images = _windows(images, tops, lefts, side, side)
+    if sd := how.get("noise"):
+        noise = torch.randn(images.shape, generator=source, dtype=images.dtype)
+        images = images + sd * noise.to(images.device)
     return images
 
 

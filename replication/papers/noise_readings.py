@@ -7,6 +7,7 @@ its noisy copies are made and grouped (`READINGS`, one changed at a time), and w
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -33,8 +34,9 @@ READINGS: Mapping[str, Mapping] = {
     "stacked by class": {"by_class": True},
     "channel means": {"means": True},
 }
-MEASURES = ("squares", "values", "centred", "truncated")  # the columns of `ev1`
-READ = ("conv1", "relu1", "conv2", "relu2")
+MEASURES = ("squares", "values", "centred", "truncated")  # see `components`
+LAYERS = ("conv1", "relu1", "conv2", "relu2", "pool", "fc1", "relu3", "fc2")
+SHOWN = ("relu1", "relu2", "pool", "relu3", "fc2")  # "after activation functions", and the logits
 
 
 def twelve() -> list[dict]:
@@ -54,7 +56,7 @@ def twelve() -> list[dict]:
 
 
 @torch.no_grad()
-def ev1(
+def components(
     model: nn.Module,
     examples: data.Examples,
     sigma: float,
@@ -64,9 +66,10 @@ def ev1(
     by_class: bool = False,
     means: bool = False,
 ) -> pd.DataFrame:
-    """Return EV1 by layer of `READ`, the mean of groups: a column each of `MEASURES`.
+    """Return the first two components of noisy groups by layer of `LAYERS`, the mean of groups.
 
-    squares: s_1^2 / sum s^2; values: s_1 / sum s; centred: squares of the centred group;
+    Columns: s1, and for each of `MEASURES` its first and second value, "squares 1" and so on.
+    squares: s_k^2 / sum s^2; values: s_k / sum s; centred: squares of the centred group;
     truncated: `spectra.projected_variance`, what scikit-learn's TruncatedSVD reports.
 
     Parameters
@@ -89,53 +92,68 @@ def ev1(
     groups = [(examples.labels == c).nonzero()[:, 0] for c in examples.labels.unique()]
     rows = []
     for chosen in groups if by_class else single:
-        recorded = activations.record(model, noisy[chosen].flatten(0, 1), READ)
-        rows += [{"layer": layer, **_measures(a, means)} for layer, a in recorded.items()]
-    return pd.DataFrame(rows).groupby("layer", sort=False, as_index=False).mean()
+        recorded = activations.record(model, noisy[chosen].flatten(0, 1), LAYERS)
+        rows += [{"layer": layer} | _measures(a, means) for layer, a in recorded.items()]
+    means_of_groups = pd.DataFrame(rows).groupby("layer", sort=False).mean()
+    return means_of_groups.astype(np.float32).reset_index()
 
 
 def _measures(acts: Tensor, means: bool) -> dict[str, float]:
-    """Return EV1 of one group, activations (copies, channels, height, width), by measure."""
-    group = (acts.mean((2, 3)) if means else acts.flatten(1))[None]
+    """Return the measures of one group, activations (copies, channels, height, width) or flat."""
+    group = (acts.mean((2, 3)) if means and acts.dim() == 4 else acts.flatten(1))[None]
     s, centred = (values[0].double() for values in spectra.group_singular_values(group))
-    shares = [spectra.explained_variance(values)[0] for values in (s, centred)]
-    parts = shares[0], s[0] / s.sum(), shares[1], spectra.projected_variance(group)[0, 0]
-    return {name: float(value) for name, value in zip(MEASURES, parts, strict=True)}
+    squares, within = (spectra.explained_variance(values) for values in (s, centred))
+    values = (squares, s / s.sum(), within, spectra.projected_variance(group)[0])
+    found = {"s1": float(s[0]) / len(acts) ** 0.5}
+    for name, shares in zip(MEASURES, values, strict=True):
+        found |= {f"{name} 1": float(shares[0]), f"{name} 2": float(shares[1])}
+    return found
 
 
 def effects(table: pd.DataFrame, choices: Iterable[str] = CHOICES) -> pd.DataFrame:
-    """Return the fall of EV1 in every universe: its choices, and ``fall``, the mean of seeds.
+    """Return the effect of claims in every universe: its choices, claim, and the mean of seeds.
 
-    `table` has rows of `ev1` with columns seed, epoch, reading and the `choices`. From epoch 0 and
-    from epoch 1 to the last; the mean of both convolutions, before or after their ReLU.
+    `table` has rows of `components` with columns seed, epoch, reading and the `choices`. From epoch
+    0 and from epoch 1 to the last, positive as the post has it: "B1" the fall of EV1, the mean of
+    both convolutions, after their ReLU or before it; "B2" the correlation of depth with the change
+    of EV1; "B3" the rise of EV2; "s1" the growth of ln s_1, the last three over `SHOWN`.
     """
-    after = table.layer.str.startswith("relu").map({True: "ReLU", False: "convolution"})
-    long = table.assign(after=after).melt(
-        [*choices, "seed", "reading", "after", "layer", "epoch"],
-        list(MEASURES),
-        var_name="EV",
-        value_name="ev1",
-    )
-    keys = [*choices, "reading", "after", "EV", "seed"]
-    means = long.groupby([*keys, "epoch"]).ev1.mean().unstack("epoch")
-    last = means.columns.max()
-    falls = [
-        (means[base] - means[last]).rename("fall").reset_index().assign(baseline=base)
-        for base in sorted({0, 1} - {last})
-    ]
-    return pd.concat(falls).groupby([*keys[:-1], "baseline"], as_index=False).fall.mean()
+    keys, last, depth = [*choices, "reading", "seed"], table.epoch.max(), np.arange(len(SHOWN))
+    values = ["s1", *(f"{measure} {k}" for measure in MEASURES for k in (1, 2))]
+    wide = table.pivot(index=keys, columns=["layer", "epoch"], values=values)
+    rows = []
+    for base in sorted({0, 1} - {last}):
+        change = wide.xs(last, axis=1, level="epoch") - wide.xs(base, axis=1, level="epoch")
+        grown = wide["s1"].xs(last, axis=1, level=1) / wide["s1"].xs(base, axis=1, level=1)
+        found = {("s1", "ReLU", "squares"): np.log(grown[list(SHOWN)]).mean(axis=1)}
+        for measure in MEASURES:
+            first, second = change[f"{measure} 1"], change[f"{measure} 2"][list(SHOWN)]
+            for after, layers in (
+                ("ReLU", ["relu1", "relu2"]),
+                ("convolution", ["conv1", "conv2"]),
+            ):
+                found["B1", after, measure] = -first[layers].mean(axis=1)
+            order = first[list(SHOWN)].T.reset_index(drop=True).corrwith(pd.Series(depth))
+            found |= {("B2", "ReLU", measure): order, ("B3", "ReLU", measure): second.mean(axis=1)}
+        rows += [
+            value.rename("effect").reset_index().assign(claim=c, after=a, EV=m, baseline=base)
+            for (c, a, m), value in found.items()
+        ]
+    universe = [*keys[:-1], "claim", "after", "EV", "baseline"]
+    return pd.concat(rows).groupby(universe, as_index=False).effect.mean()
 
 
 def by_choice(universes: pd.DataFrame, choices: Sequence[str]) -> pd.DataFrame:
-    """Return for each choice its share of the variance between universes, and of falls.
+    """Return for each choice its share of the variance between universes, and whose sign they have.
 
-    ``variance``: that of the means of its values over the whole (its main effect); ``falls``: the
-    share of universes where EV1 falls, under each value.
+    ``variance``: that of the means of its values over the whole (its main effect); ``post's sign``:
+    the share of universes with a positive effect under each value.
     """
-    total, rows = universes.fall.var(ddof=0), {}
+    total, rows = universes.effect.var(ddof=0), {}
     for choice in choices:
-        means = universes.groupby(choice).fall.transform("mean")
-        share = (universes.fall > 0).groupby(universes[choice]).mean()
-        falls = ", ".join(f"{value}: {part:.0%}" for value, part in share.items())
-        rows[choice] = {"variance": means.var(ddof=0) / total if total else 0.0, "falls": falls}
+        means = universes.groupby(choice).effect.transform("mean")
+        share = (universes.effect > 0).groupby(universes[choice]).mean()
+        signs = ", ".join(f"{value}: {part:.0%}" for value, part in share.items())
+        variance = means.var(ddof=0) / total if total else 0.0
+        rows[choice] = {"variance": variance, "post's sign": signs}
     return pd.DataFrame.from_dict(rows, orient="index").sort_values("variance", ascending=False)

@@ -22,6 +22,7 @@ from replication._core.inputs import choose_device
 from replication.claims import Claim, Gate, Rule
 from replication.papers import noise_attacks, noise_readings
 from replication.papers.experiment import Experiment, by_profile
+from replication.papers.noise_readings import LAYERS, SHOWN
 
 NOTEBOOK = "04_noise_svd_mnist"
 SETTINGS = by_profile(
@@ -65,8 +66,6 @@ SETTINGS = by_profile(
 )
 SIGMAS = (0.01, 0.1, 0.2)  # the post's three
 SIGMA = 0.2
-LAYERS = ("conv1", "relu1", "conv2", "relu2", "pool", "fc1", "relu3", "fc2")
-SHOWN = ("relu1", "relu2", "pool", "relu3", "fc2")  # "after activation functions", and the logits
 CONV = ["relu1", "relu2"]
 RECIPES = ("SGD", "Adam")
 RATES = {"SGD": 0.01, "momentum": 0.01, "Adam": 0.001, "Adadelta": 1.0}
@@ -218,7 +217,7 @@ def detect(spec: Mapping, device: str = "auto") -> pd.DataFrame:
 
 
 def read(spec: Mapping, device: str = "auto") -> pd.DataFrame:
-    """Read EV1 off a network of the multiverse in all ways of `noise_readings`."""
+    """Read the first components off a network of the multiverse in the ways of `noise_readings`."""
     split, unit = split_of(spec["net"])
     model = network(spec["net"], device).model(spec["epoch"], device)
     usual = {"sigma": SIGMA, "copies": spec["copies"], "images": "train", "fresh": False}
@@ -229,7 +228,7 @@ def read(spec: Mapping, device: str = "auto") -> pd.DataFrame:
         pixels = float(split.train.images.min()), float(split.train.images.max())
         how |= {"sigma": how["sigma"] / unit, "bounds": pixels if how.pop("clipped") else None}
         how["seed"] = 1000 + round(spec["epoch"]) if how.pop("fresh") else 0
-        found = noise_readings.ev1(model, chosen(examples, spec["probes"], device), **how)
+        found = noise_readings.components(model, chosen(examples, spec["probes"], device), **how)
         rows.append(found.assign(reading=name))
     return pd.concat(rows, ignore_index=True)
 
@@ -533,6 +532,11 @@ def _network_statistics(
         "B13": [-correlation(depth, noise.iloc[-1] - noise.iloc[0])],
         "B14": [(held_out.iloc[0] - held_out.iloc[-1] - fall)[CONV].mean()],
     }
+
+
+def in_arms(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows are of the multiverse's side arms and not of its choices."""
+    return rows.arm.notna() if "arm" in rows else pd.Series(False, rows.index)
 
 
 def unpacked(table: pd.DataFrame) -> pd.DataFrame:

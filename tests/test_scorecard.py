@@ -93,6 +93,8 @@ def test_summary_counts_empirical_claims_by_fidelity_and_verdict(tmp_path):
     assert header[1:4] == ["✔ reproduced", "◐ partly", "✘ not reproduced"]
     assert set(rule) == {"---"}
     assert body == [["A", "1", "0", "0", "0", "0"], ["C", "0", "0", "1", "1", "0"]]
+    again = [row | {"restates": "B1"} for row in collect(tmp_path)]
+    assert len(rows_of(summary(select(again)))) == 2  # the same facts once more: none is counted
 
 
 def test_scorecard_shows_all_that_a_referee_asks_for(tmp_path):

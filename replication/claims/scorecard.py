@@ -85,8 +85,9 @@ def select(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def summary(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return a Markdown table of the empirical claims by fidelity and verdict."""
-    counts = Counter((r["fidelity"], r["verdict"]) for r in rows if r["kind"] == "empirical")
+    """Return a Markdown table of the empirical claims by fidelity and verdict, a fact once."""
+    counted = [r for r in rows if r["kind"] == "empirical" and not r["restates"]]
+    counts = Counter((r["fidelity"], r["verdict"]) for r in counted)
     lines = [
         [grade, *(str(counts[grade, verdict]) for verdict in claims.VERDICTS)]
         for grade in sorted({grade for grade, _ in counts})
@@ -106,10 +107,11 @@ def _line(row: Mapping[str, Any], axis: str, corrections: Sequence[float]) -> li
     """Return the cells of one claim."""
     evidence = [f"fidelity {row['fidelity']}", f"{row['units']} unit{'s' * (row['units'] != 1)}"]
     evidence += [row["profile"], row["dataset"] * (row["dataset"] not in row["scale"])]
+    same = f", restates {row['restates']}" if row["restates"] else ""
     numbers = [] if row["p"] is None else [row["p"], *corrections]
     return [
         _cell(row["id"]),
-        _cell(row["statement"], f"{row['kind']}, {row['status']}", row["figure"]),
+        _cell(row["statement"], f"{row['kind']}, {row['status']}{same}", row["figure"]),
         _cell(row["paper_value"]),
         _cell(claims.ours(row), row["note"]),
         f"![]({axis})",

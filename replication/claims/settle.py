@@ -50,6 +50,7 @@ class Claim:
     status: str = "exploratory"  #: or "confirmatory": the rule is older than its evidence
     corrected: str = ""  #: why the rule was corrected after that
     why: str = ""  #: why it is not reproduced: a hypothesis, with what would test it
+    restates: str = ""  #: id of the claim whose fact it is once more: counted once, there
 
     def __post_init__(self):
         rules = bool(self.rules) and all(isinstance(rule, Rule) for rule in self.rules)

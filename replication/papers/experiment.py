@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ class Experiment:
         Ours over the paper's, 1 where it is reached: ``images`` trained on, ``width``,
         ``training`` (steps; 1 at the paper's accuracy) and ``networks`` (1 where there are enough
         to show the smallest effect at 80% power).
+    measured
+        Share of `specs` that there are results of, as `results` has found them.
     """
 
     measure: Callable
@@ -36,6 +38,7 @@ class Experiment:
     batch: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     scale: Mapping[str, float] = field(default_factory=dict)
+    measured: float = 1.0
 
     def run(
         self,
@@ -52,31 +55,36 @@ class Experiment:
 
     @property
     def fidelity(self) -> str:
-        """A: every ratio of `scale` at least 1/2; B: the width, and the others 1/10; C: below."""
-        ratios = self.scale.values()
-        if not ratios or min(ratios) < 0.1 or self.scale.get("width", 1) < 0.5:
+        """A: every ratio of `scale` at least 1/2; B: the width, and the others 1/10; C: below.
+
+        Networks count as far as they are measured.
+        """
+        ratios = [*self.scale.values(), self.scale.get("networks", 1) * self.measured]
+        if not self.scale or min(ratios) < 0.1 or self.scale.get("width", 1) < 0.5:
             return "C"
         return "A" if min(ratios) >= 0.5 else "B"
 
 
 def results(
-    experiments: Mapping[str, Experiment], notebook: str, profile: str, cluster: Any = None
+    experiments: dict[str, Experiment], notebook: str, profile: str, cluster: Any = None
 ) -> pd.DataFrame:
     """Return the rows of all experiments of a notebook, with their names as outer index.
 
     What the profiles smoke and quick lack is computed. At full and paper nothing is: the rows are
     the committed evidence and what ``python -m replication run`` has stored since, and what is
-    missing is printed.
+    missing is printed, and counted in `experiments` (see `Experiment.measured`).
     """
     committed = profile in EVIDENCE
     where = {"store": paths.runs() / notebook, "cluster": cluster, "compute": not committed}
     if committed:
         where["evidence"] = paths.evidence() / notebook
     tables = {}
-    for name, experiment in experiments.items():
+    for name, experiment in list(experiments.items()):
         tables[name] = experiment.run(**where)
         if left := tables[name].attrs["missing"]:
             print(f"{name}: {left} of {len(experiment.specs)} not measured yet")
+            share = 1 - left / len(experiment.specs)
+            experiments[name] = replace(experiment, measured=share)
     return pd.concat(tables)
 
 

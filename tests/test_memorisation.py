@@ -12,14 +12,19 @@ from torch.nn import functional as F
 
 from replication import data
 from replication.memorisation import (
+    blocked,
+    deep_outputs,
     features,
     finite_sample,
     finite_sample_network,
+    gabor_features,
     gaussian_kernel_interpolation,
     gradient_descent_path,
+    interpolate,
     kernel,
     minimum_norm_solution,
     random_conv_features,
+    squared_distances,
 )
 
 
@@ -340,3 +345,52 @@ X, Y = gaussian(6, 4), classes(6)
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("square", [False, True])
+def test_squared_distances_are_summed_over_blocks_and_mirrored(monkeypatch, square):
+    monkeypatch.setattr(blocked, "ROWS", 7)
+    x = gaussian(31, 12).float() + 5
+    found = squared_distances(x.split(5, 1), 20, square)
+    expected = torch.cdist(x.double(), x.double()).square()[:, : 31 if square else 20]
+    assert found.shape == expected.shape
+    assert torch.allclose(found.double(), expected, atol=1e-4)
+
+
+def test_conjugate_gradients_find_the_interpolant_that_cholesky_finds():
+    x, z = gaussian(60, 5).float(), gaussian(9, 5, seed=1).float()
+    y = F.one_hot(classes(60, 3), 3).float()
+    gram = blocked.gaussian(squared_distances([torch.cat([x, z])], 60), 60)
+    for ridge in (0.0, 0.5):
+        exact = gaussian_kernel_interpolation(x, y, z, ridge=ridge)
+        found = interpolate(gram[:60], y, ridge, tolerance=1e-5)
+        assert found.residual < 1e-5
+        assert torch.allclose(found(gram[60:]).double(), exact.predictions, atol=1e-3)
+        assert found.norm == pytest.approx(exact.norm, rel=1e-3)
+
+
+def test_too_few_steps_say_so_by_their_residual():
+    x = gaussian(60, 5).float()
+    gram = blocked.gaussian(squared_distances([x], 60), 60)
+    assert interpolate(gram, torch.eye(60)[:, :2], most=1).residual > 0.01
+
+
+def test_gabor_wavelets_answer_to_stripes_of_their_direction_and_not_to_grey():
+    across = torch.arange(28.0).mul(2 * math.pi / 6).cos().expand(1, 1, 28, 28)
+    options = {"orientations": 2, "wavelengths": (6,), "grid": 1}
+    upright, level = gabor_features(across, **options)[0]
+    assert upright > 5 * level
+    turned = gabor_features(across.mT, **options)[0]
+    assert torch.allclose(turned, torch.stack([level, upright]), atol=1e-5)
+    inner = gabor_features(torch.ones(1, 1, 28, 28), 2, (4,), 7).unflatten(1, (2, 7, 7))[
+        ..., 2:5, 2:5
+    ]
+    assert inner.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("depth", [1, 3, 40])
+def test_a_deep_network_computes_what_the_two_layers_of_theorem_1_do(depth):
+    x = gaussian(30, 6)
+    net = finite_sample_network(x, classes(30))
+    assert torch.allclose(deep_outputs(net, x, depth), net(x), atol=1e-8)
+    assert torch.allclose(deep_outputs(net, x[:4] + 1, depth), net(x[:4] + 1), atol=1e-6)

@@ -1,4 +1,6 @@
-"""Random convolutional features."""
+"""Convolutional features: of random patches, and of Gabor wavelets."""
+
+import math
 
 import torch
 from torch import Tensor
@@ -97,3 +99,45 @@ def _filters(source: Tensor, filters: int, size: int, seed: int) -> tuple[Tensor
         length = torch.linalg.vector_norm(chosen, dim=1, keepdim=True)
         weight = chosen / length.where(length > 0, 1) @ whiten
         return weight, -weight @ mean
+
+
+def gabor_features(
+    images: Tensor, orientations: int = 8, wavelengths: tuple[float, ...] = (4, 6, 9), grid: int = 7
+) -> Tensor:
+    """Return moduli of Gabor wavelets, averaged over a grid: (N, orientations wavelengths grid^2).
+
+    The wavelet of wavelength l and angle t is g(u) (exp(2 pi i u . (cos t, sin t) / l) - c), g a
+    Gaussian of standard deviation l / 2 and sum 1, and c such that a constant image gives 0 (Zhang
+    et al. 2017, section 5, take Gabor wavelets on MNIST and name no number; these are ours).
+    Channels are averaged first. `images` is (N, C, H, W), floating point.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import memorisation
+    >>> tuple(memorisation.gabor_features(torch.rand(5, 1, 28, 28)).shape)  # 8 x 3 x 7 x 7
+    (5, 1176)
+    """
+    if images.ndim != 4 or not images.is_floating_point():
+        found = f"{images.dtype} of shape {tuple(images.shape)}"
+        raise ValueError(f"images: expected floating (N, C, H, W), found {found}")
+    grey, found = images.mean(1, keepdim=True), []
+    for length in wavelengths:
+        reach = math.ceil(length)
+        place = torch.arange(-reach, reach + 1, dtype=torch.float64)
+        down, right = torch.meshgrid(place, place, indexing="ij")
+        window = torch.exp(-(down**2 + right**2) / (2 * (length / 2) ** 2))
+        window /= window.sum()
+        angles = torch.arange(orientations)[:, None, None] * math.pi / orientations
+        phase = 2 * math.pi * (right * angles.cos() + down * angles.sin()) / length
+        waves = [phase.cos(), phase.sin()]
+        waves = [window * (w - (window * w).sum((1, 2), keepdim=True)) for w in waves]
+        weight = torch.cat(waves)[:, None].to(grey)
+        with full_precision():
+            maps = [F.conv2d(part, weight, padding=reach) for part in grey.split(1000)]
+        for part in maps:
+            real, imaginary = part.chunk(2, 1)
+            found.append(F.adaptive_avg_pool2d(torch.hypot(real, imaginary), grid).flatten(1))
+    pieces = len(found) // len(wavelengths)
+    rows = [torch.cat(found[i * pieces : (i + 1) * pieces]) for i in range(len(wavelengths))]
+    return torch.cat(rows, 1)

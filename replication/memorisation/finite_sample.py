@@ -97,3 +97,31 @@ def finite_sample_network(images: Array, labels: Array, seed: int = 0) -> Finite
     error = float((FiniteSampleNetwork(a, b, w, condition, 0.0)(x) - y).abs().max())
     kind = like(images)
     return FiniteSampleNetwork(kind(a), kind(b), kind(w), condition, error)
+
+
+def deep_outputs(network: FiniteSampleNetwork, images: Array, depth: int) -> Array:
+    """Return the outputs (m,) of the same function by `depth` ReLU layers of about n / depth units.
+
+    Zhang et al. 2017, Corollary 1: layer by layer, units max(z - b_j, 0) for the next thresholds
+    b_j, beside units that hand on the projection z = <a, x> - b_1 and the positive and the negative
+    part of sum_j w_j max(z - b_j, 0) over the layers before: d + 4 n + 5 depth + 1 weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from replication import memorisation
+    >>> images, labels = torch.rand(50, 20, dtype=torch.float64), torch.randint(10, (50,))
+    >>> network = memorisation.finite_sample_network(images, labels)
+    >>> torch.allclose(memorisation.deep_outputs(network, images, 5), labels.double(), atol=1e-5)
+    True
+    """
+    rows = as_rows(images, "images")
+    a, b, w = (torch.as_tensor(p, device=rows.device) for p in (network.a, network.b, network.w))
+    depth = as_integer(depth, "depth", 1)
+    with full_precision():
+        z = (rows @ a - b[0]).relu()
+        plus = minus = torch.zeros_like(z)
+        for low, weights in zip((b - b[0]).chunk(depth), w.chunk(depth), strict=True):
+            total = plus - minus + (z[:, None] - low).relu() @ weights
+            plus, minus = total.relu(), (-total).relu()
+    return like(images)(plus - minus)

@@ -221,6 +221,21 @@ def test_eval_mode_during_the_pass_and_own_modes_and_hooks_after(fails):
     assert_clean(model)
 
 
+def test_what_a_precision_was_inherited_from_stays_in_charge():
+    backends = torch.backends
+    operations = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
+    before = [setting.fp32_precision for setting in (backends, *operations)]
+    try:
+        for general in ("tf32", "ieee"):
+            backends.fp32_precision = general
+            with activations.evaluating(convnet()):
+                assert {operation.fp32_precision for operation in operations} == {"ieee"}
+            assert {operation.fp32_precision for operation in operations} == {general}
+    finally:
+        for setting, value in zip((backends, *operations), before, strict=True):
+            setting.fp32_precision = value
+
+
 @pytest.mark.parametrize("allowed", [True, False])
 def test_evaluating_keeps_tf32_and_training_out_and_restores_them_after_an_exception(allowed):
     flags = torch.backends.cuda.matmul, torch.backends.cudnn

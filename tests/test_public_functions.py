@@ -192,6 +192,19 @@ def test_float32_gives_about_what_float64_gives(name):
     same(outcome(name, **floats), outcome(name, **doubles), 1e-3)
 
 
+@every_function
+def test_a_caller_s_autocast_changes_nothing(name):
+    floats = {k: v.float() for k, v in TABLE[name].arrays().items()}
+    arguments = TABLE[name].arguments() | floats
+    if isinstance(model := arguments.get("model"), nn.Module):
+        model.float()
+    alone = numbers(TABLE[name].call(**arguments))
+    with torch.autocast("cpu", torch.bfloat16):
+        within = numbers(TABLE[name].call(**arguments))
+    for a, b in zip(within, alone, strict=True):
+        assert torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
 def frozen(array):
     array.flags.writeable = False
     return array

@@ -1,7 +1,7 @@
-"""Where reduced precision pays, and how a GPU's is kept out of the numerics."""
+"""Where reduced precision pays, and how it is kept out of the numerics."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
@@ -16,15 +16,21 @@ def has_bfloat16_units(device: torch.device) -> bool:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Switch TF32 off for the block, in products and in convolutions, and back after it."""
+    """Switch TF32 (in products and in convolutions) and autocast off for the block."""
     cudnn = torch.backends.cudnn
     # Not allow_tf32, which torch refuses to read once the settings of single operations were used.
     settings = torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
-    before = [setting.fp32_precision for setting in settings]
+    before = []
     for setting in settings:
+        effective, setting.fp32_precision = setting.fp32_precision, "none"
+        # What it only inherits is not to become its own: the caller may change it for all later.
+        before.append("none" if setting.fp32_precision == effective else effective)
         setting.fp32_precision = "ieee"
     try:
-        yield
+        with ExitStack() as stack:
+            for device in ("cpu", "cuda"):
+                stack.enter_context(torch.autocast(device, enabled=False))
+            yield
     finally:
         for setting, value in zip(settings, before, strict=True):
             setting.fp32_precision = value

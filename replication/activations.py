@@ -8,7 +8,7 @@ from warnings import warn
 import torch
 from torch import Tensor, nn
 
-from replication._core import inputs
+from replication._core import inputs, layouts
 from replication._core.inputs import Array, as_integer, as_names, as_tensor, like, nearest
 from replication._core.modules import CONTAINERS, hooked, layer_of, to_model, weight_of
 from replication._core.precision import full_precision
@@ -45,6 +45,7 @@ def record(
     layers: Sequence[str] | None = None,
     batch_size: int = 512,
     reduction: Reduction = None,
+    orders: Mapping[str, str] | None = None,
 ) -> dict[str, Array]:
     """Return the output of every layer of `model` for `images`, in forward order.
 
@@ -64,21 +65,28 @@ def record(
     reduction : None, "flatten", "spatial_mean" or callable
         Applied to each batch of each layer before it is held: ``"flatten"`` gives ``(N,
         neurons)``, ``"spatial_mean"`` ``(N, channels)``; a callable gets and returns a tensor.
+    orders : mapping, optional
+        The order of dimensions by layer, or by a pattern such as ``"features.*"``: a letter each, N
+        for examples and C for units, as ``"NHWC"`` or ``"LNC"``. By default examples are expected
+        first and units where the layers say: a convolution has them in dimension 1, a linear map
+        last.
 
     Returns
     -------
     dict
-        Key to ``(N, ...)`` tensor, or array if `images` was one. The key is the module's name; a
-        module called again in the same pass appears as ``name#2``, ``name#3``; the parts of a tuple
-        output as ``name[0]``, of a dict output as ``name[key]``.
+        Key to ``(N, ...)`` tensor, or array if `images` was one; of four and more dimensions ``(N,
+        units, ...)``, also where the layer has its units last, as in Swin. The key is the module's
+        name; a module called again in the same pass appears as ``name#2``, ``name#3``; the parts of
+        a tuple output as ``name[0]``, of a dict output as ``name[key]``.
 
     Raises
     ------
     ValueError
         If `images` is empty, holds NaN or holds integers that the model cannot take, a name in
         `layers` is unknown or was never called, ``"spatial_mean"`` meets three dimensions, or an
-        asked-for output does not have the examples in its first dimension. Outputs of that last
-        kind are left out with a ``UserWarning`` when `layers` is None.
+        asked-for output does not have the examples in its first dimension, or has its units no one
+        knows where. Outputs of these two kinds are left out with a ``UserWarning`` when `layers` is
+        None.
 
     Examples
     --------
@@ -94,8 +102,10 @@ def record(
     if reduction is not None and not callable(reduction):
         reduction = REDUCTIONS[inputs.as_choice(reduction, "reduction", REDUCTIONS)]
     modules, rows = _choose(model, layers), 0
+    orders, places = layouts.as_orders(orders), layouts.Places()
     kept: dict[str, list[Tensor]] = {}
     misplaced: dict[str, str] = {}
+    unclear: dict[str, str] = {}
     calls: Counter[str] = Counter()
 
     def hook(name: str) -> Callable:
@@ -106,10 +116,20 @@ def record(
                 key = prefix + suffix
                 if layers is not None and key not in layers and name not in layers:
                     continue
+                problem = f"{key!r} gave shape {tuple(tensor.shape)} for {rows} examples"
+                if order := layouts.order_of(key, orders):
+                    tensor = layouts.standard(tensor, order, key)
+                elif tensor.ndim > 3:
+                    place = getattr(tensor, "units", None)
+                    tensor = tensor.movedim(-1, 1) if place == "last" else tensor
+                    if place is None:
+                        unclear[key] = problem
                 if tensor.ndim == 0 or tensor.shape[0] != rows:
-                    problem = f"{key!r} gave shape {tuple(tensor.shape)} for {rows} examples"
                     if layers is not None:
-                        raise ValueError(f"layers: {problem}; expected the examples first")
+                        raise ValueError(
+                            f"layers: {problem}; expected the examples first, or their place "
+                            "said by orders"
+                        )
                     misplaced[key] = problem
                     continue
                 kept.setdefault(key, []).append(_copy(reduction(tensor) if reduction else tensor))
@@ -117,7 +137,8 @@ def record(
         return keep
 
     weight = weight_of(model, given)
-    hooks = [(module, hook(name)) for name, module in modules.items()]
+    hooks = [(module, places) for module in model.modules()]  # before what reads their notes
+    hooks += [(module, hook(name)) for name, module in modules.items()]
     with hooked(hooks), evaluating(model), torch.inference_mode(), taking_integers(given):
         for batch in given.split(batch_size):
             rows = len(batch)
@@ -127,6 +148,13 @@ def record(
     for key, problem in misplaced.items():
         kept.pop(key, None)  # another batch may have had as many rows by chance
         warn(f"left out: {problem}, not with the examples first", stacklevel=2)
+    if places.any_last:  # else dimension 1 it is, as all maps of the network have it
+        for key, problem in unclear.items():
+            told = f"{problem}, and where it has its units is not known; say so by orders"
+            if layers is not None:
+                raise ValueError(f"layers: {told}")
+            kept.pop(key, None)
+            warn(f"left out: {told}", stacklevel=2)
     for name in layers or ():
         if not any(name in (key, layer_of(key)) for key in kept):
             seen = ", ".join(kept) or "none"

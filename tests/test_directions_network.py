@@ -62,7 +62,7 @@ def test_dropout_and_batch_norm_run_as_in_eval_mode():
 
 @each_function
 def test_a_pass_has_at_most_batch_size_rows_and_small_tensors_without_it(function):
-    wide = nn.Sequential(nn.Linear(4, 2**18), nn.ReLU(), nn.AdaptiveAvgPool1d(3), nn.Flatten())
+    wide = nn.Sequential(nn.Upsample(2**18), nn.ReLU(), nn.AdaptiveAvgPool1d(3), nn.Flatten())
     wide = nn.Sequential(nn.Unflatten(1, (2, 4)), *wide, nn.Linear(6, 5)).double()
     cases = [(network(method), 12, LAYERS[method], {"batch_size": 16}, 16) for method in LAYERS]
     for model, width, layers, options, most in [*cases, (wide, 8, "2", {}, 4)]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from replication import activations
-from replication._core import inputs, modules
+from replication._core import inputs, layouts, modules
 from replication._core.inputs import Array, as_tensor
 from replication._core.progress import bar
 
@@ -52,7 +52,7 @@ class Cut:
         self.shapes = [outputs[name].shape[1:] for name in names]  # (units, ...)
         self.widths = tuple(shape[0] for shape in self.shapes)
         self.units = sum(self.widths)
-        classes, largest = _probe(model, modules.to_model(self.images[:2], self.like))
+        classes, largest = _probe(model, modules.to_model(self.images[:2], self.like), names)
         inputs.require_classes(self.labels, classes)
         examples = torch.bincount(self.labels, minlength=classes)
         self.examples = examples.double().to(self.like.device)  # of each class, (classes,)
@@ -166,15 +166,25 @@ def chained(steps: Sequence[nn.Module], x: Tensor) -> Tensor:
     return x
 
 
-def _probe(model: nn.Module, images: Tensor) -> tuple[int, int]:
-    """Return the number of classes and the bytes of the largest output of a module per example."""
-    count, sizes = len(images), [images[0].nbytes]
+def _probe(model: nn.Module, images: Tensor, names: Sequence[str]) -> tuple[int, int]:
+    """Return the number of classes and the bytes of the largest output of a module per example.
 
-    def note(module: nn.Module, arguments: tuple, output: object) -> None:
-        if isinstance(output, Tensor):
-            sizes.append(output.nbytes // count)
+    ValueError if a layer of `names` has its units last.
+    """
+    count, sizes, last = len(images), [images[0].nbytes], []
 
-    hooks = [(module, note) for module in model.modules()]
+    def note(name: str) -> Callable:
+        def keep(module: nn.Module, arguments: tuple, output: object) -> None:
+            if isinstance(output, Tensor):
+                sizes.append(output.nbytes // count)
+                if name in names and getattr(output, "units", None) == "last":
+                    last.append(f"{name!r} has units last, {tuple(output.shape)}")
+
+        return keep
+
+    places = layouts.Places()
+    hooks = [(module, places) for module in model.modules()]
+    hooks += [(module, note(name)) for name, module in model.named_modules()]
     with modules.hooked(hooks), activations.evaluating(model), torch.no_grad():
         logits = model(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != count:
@@ -182,6 +192,8 @@ def _probe(model: nn.Module, images: Tensor) -> tuple[int, int]:
         raise ValueError(f"model: expected logits (N, classes), found {shape}")
     if not logits.isfinite().all():
         raise ValueError("model: expected finite logits, found NaN or infinity")
+    if last:
+        raise ValueError(f"layers: {last[0]}; expected (N, units, ...)")
     for name, weight in model.named_parameters():  # other images may meet what these did not
         if not weight.isfinite().all():
             raise ValueError(f"model: expected finite weights, but {name!r} holds NaN or infinity")

@@ -310,3 +310,41 @@ def test_a_silent_network_is_given_up_soon(tmp_path, monkeypatch):
 def test_importing_reads_no_torchvision():
     code = "import sys; from replication.papers import own_models; assert 'torchvision' not in "
     subprocess.run([sys.executable, "-c", f"{code}sys.modules"], check=True)
+
+
+MODES = {  # of an image of two pixels, black and half bright: values, file
+    "16 bits": (np.array([[0, 32768]], dtype=np.uint16), "x.png"),
+    "16 bits, big end first": (np.array([[0, 32768]], dtype=">u2"), "x.tiff"),
+    "32 bits": (np.array([[0, 32768]], dtype=np.int32), "x.tiff"),
+    "floats": (np.array([[0, 0.5]], dtype=np.float32), "x.tiff"),
+    "grey": (np.array([[0, 128]], dtype=np.uint8), "x.png"),
+    "grey, transparent": (np.array([[[0, 255], [128, 9]]], dtype=np.uint8), "x.png"),
+    "transparent": (np.array([[[0] * 4, [128] * 3 + [9]]], dtype=np.uint8), "x.png"),
+}
+
+
+@pytest.mark.parametrize("kind", MODES)
+def test_brightness_is_read_by_the_range_of_an_image_s_mode(kind, tmp_path):
+    values, name = MODES[kind]
+    Image.fromarray(values).save(tmp_path / name)
+    (pixels,) = first_batch(tmp_path)[:1]
+    assert pixels.shape == (1, 3, 1, 2)
+    torch.testing.assert_close(
+        pixels[0, :, 0], torch.tensor([[0, 128 / 255]] * 3), rtol=0, atol=1e-6
+    )
+
+
+def test_palettes_print_colours_and_what_cannot_be_read(tmp_path):
+    image = Image.new("P", (1, 1), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    image.save(tmp_path / "a.png", transparency=1)
+    assert own_models.read_image(tmp_path / "a.png").getpixel((0, 0)) == (10, 20, 30)
+    Image.new("CMYK", (1, 1), (0, 255, 255, 0)).save(tmp_path / "a.jpg")
+    red, green, blue = own_models.read_image(tmp_path / "a.jpg").getpixel((0, 0))
+    assert red > 200 > 60 > max(green, blue)
+    Image.fromarray(np.array([[0.0, 7.0]], dtype=np.float32)).save(tmp_path / "b.tiff")
+    with pytest.raises(ValueError, match=r"b\.tiff: expected pixels in \[0, 1\], found 0 to 7"):
+        own_models.read_image(tmp_path / "b.tiff")
+    (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"c\.png is not a whole image"):
+        own_models.read_image(tmp_path / "c.png")

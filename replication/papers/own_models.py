@@ -13,7 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors_torch
 from torch import Tensor, nn
@@ -41,6 +43,7 @@ __all__ = [
     "load",
     "load_dataset",
     "pretrained",
+    "read_image",
     "record",
     "torchvision",
     "units",
@@ -273,6 +276,28 @@ class Transformed(Dataset):
         return self.transform(image), self.half.labels[index]
 
 
+def read_image(path: str) -> Image.Image:
+    """Return an image file as 8-bit RGB, brightness scaled by the range of the file's mode.
+
+    65535 is white in 16 bits (also where they are read as 32) and 1 in floats; transparency is
+    dropped. ValueError for numbers beyond, and for a file that is no whole image.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError) as error:  # what PIL raises for broken files
+        raise ValueError(f"data: {path} is not a whole image ({error})") from error
+    if image.mode.startswith("I") or image.mode == "F":
+        white, values = 1.0 if image.mode == "F" else 65535.0, np.asarray(image, dtype=np.float64)
+        if not (values.min() >= 0 and values.max() <= white):
+            found = f"{values.min():g} to {values.max():g}"
+            raise ValueError(f"data: {path}: expected pixels in [0, {white:g}], found {found}")
+        image = Image.fromarray(np.round(values * (255 / white)).astype(np.uint8))
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
 def _folder(path: Path, transform: Callable | None) -> Dataset:
     vision = torchvision()
 
@@ -286,7 +311,8 @@ def _folder(path: Path, transform: Callable | None) -> Dataset:
     flat = any(file.name.lower().endswith(endings) for file in path.iterdir() if file.is_file())
     kind = Flat if flat else vision.datasets.ImageFolder
     try:
-        images = kind(path, transform or vision.transforms.ToTensor(), allow_empty=True)
+        change = transform or vision.transforms.ToTensor()
+        images = kind(path, change, loader=read_image, allow_empty=True)
     except FileNotFoundError:  # no folder of a class
         images = ()
     if not len(images):

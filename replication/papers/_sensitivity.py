@@ -15,7 +15,7 @@ import torch
 from scipy.stats import kendalltau, mannwhitneyu
 from torch import Tensor, nn
 
-from replication import data, sensitivity, sweeps, training
+from replication import data, sensitivity, training
 from replication._core import paths
 from replication.claims.inference import FEWEST, fisher
 from replication.papers._correlation import correlation, partial_correlation
@@ -82,7 +82,6 @@ def images_of(name: str, train: int, test: int, device: str) -> data.Split:
     return data.standardise(data.load(name, subset=(train, test), device=device))[0]
 
 
-@sweeps.named_by_spec
 def trained(specs: Sequence[Mapping], device: str, keep: bool) -> list[training.Run]:
     """Return networks on one data set, as one program where that is faster.
 

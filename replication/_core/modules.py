@@ -28,7 +28,7 @@ def chain(model: nn.Module, name: str = "") -> list[tuple[set[str], nn.Module]]:
     Nested Sequentials are unrolled; one that is empty, has hooks or a `forward` of its own is a
     single link, as is every other module. A module that is used twice comes twice.
     """
-    plain = type(model).forward is nn.Sequential.forward and not is_hooked(model)
+    plain = type(model).forward is nn.Sequential.forward and not is_altered(model)
     if not plain or not len(model):
         return [({name}, model)]
     links = []
@@ -43,9 +43,9 @@ def layer_of(key: str) -> str:
     return key.split("#")[0].split("[")[0]
 
 
-def is_hooked(module: nn.Module) -> bool:
-    """Tell whether the module has forward hooks, which may do anything."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+def is_altered(module: nn.Module) -> bool:
+    """Tell whether the module has hooks or a `forward` of its own, which may do anything."""
+    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
 
 @contextmanager

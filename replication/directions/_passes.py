@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from replication._core.modules import CONVOLUTIONS, ELEMENTWISE, IDLE, NORMS, is_hooked
+from replication._core.modules import CONVOLUTIONS, ELEMENTWISE, IDLE, NORMS, is_altered
 from replication.directions._network import Cut, Perturbation, chained
 
 POOLS = ("MaxPool", "AvgPool", "AdaptiveMaxPool", "AdaptiveAvgPool")
@@ -154,7 +154,7 @@ def next_linear(cut: Cut, values: list[Tensor]) -> NextLinear | None:
     level = values[cut.first].reshape(-1, *(1,) * (len(shape) - 1)).expand(shape)[None]
     ablated = {module for _, module in cut.inner}
     for place, module in enumerate(cut.tail):
-        if module in ablated or is_hooked(module):
+        if module in ablated or is_altered(module):
             return None
         weight = _weight_by_unit(module, level, shape[0])
         if weight is not None:

@@ -115,7 +115,7 @@ def mlp_layers(model: nn.Module, ndim: int) -> list[nn.Module] | None:
     """
     layers, flat = [], ndim == 2
     for _, layer in modules.chain(model):
-        if modules.is_hooked(layer):
+        if modules.is_altered(layer):
             return None
         if type(layer) in SKIPPED:
             continue

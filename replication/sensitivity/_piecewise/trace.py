@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 from torch.nn import functional as F
 
-from replication._core.modules import IDLE, device_of, is_hooked
+from replication._core.modules import IDLE, device_of, is_altered
 from replication.sensitivity._piecewise.layers import SUPPORTED, step_of
 from replication.sensitivity._piecewise.program import Affine, MaxPool, Program, Step
 
@@ -48,9 +48,10 @@ def trace(
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype: expected torch.float32 or torch.float64, found {dtype}")
     for layer, module in model.named_modules():
-        if is_hooked(module):
+        if is_altered(module):
             raise ValueError(
-                f"model: {layer!r} has forward hooks, which may do anything; remove them"
+                f"model: {layer!r} has forward hooks or a patched forward, which may do anything; "
+                "remove them"
             )
     terms = torch.zeros(2, *example.shape, dtype=dtype, device=device_of(model, example))
     terms[0] = 1

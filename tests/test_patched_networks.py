@@ -1,0 +1,85 @@
+"""Networks whose modules do not compute what their type says: the right number or a clear word."""
+
+import pytest
+import torch
+from _random_networks import gaussian
+from torch import nn
+
+from replication import activations, directions, sensitivity
+
+pytestmark = pytest.mark.usefixtures("own_random_numbers")
+
+
+class LowRank(nn.Linear):
+    """A linear layer with a bypass of its own, as adapters add one."""
+
+    def forward(self, x):
+        return super().forward(x) + 3 * x.flip(-1)[..., : self.out_features]
+
+
+def patched(how):
+    """Return a small classifier, its second linear layer changed, and the same without a patch."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    model = model.double().eval()
+    layer = model[2]
+
+    def bypassed(x):
+        return nn.functional.linear(x, layer.weight, layer.bias) + 3 * x.flip(-1)[..., :4]
+
+    if how == "forward":
+        layer.forward = bypassed
+    elif how == "hook":
+        layer.register_forward_hook(lambda module, inputs, output: bypassed(inputs[0]))
+    elif how == "subclass":
+        model[2] = LowRank(5, 4).double()
+        model[2].load_state_dict(layer.state_dict())
+    elif how == "parametrised":
+        nn.utils.parametrizations.weight_norm(layer)
+        with torch.no_grad():
+            layer.parametrizations.weight.original0.mul_(3)
+    return model
+
+
+WAYS = ("forward", "hook", "subclass", "parametrised")
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_jacobians_are_those_of_what_the_network_computes(how):
+    model, x = patched(how), gaussian(4, 6)
+    found = sensitivity.jacobian_norm(model, x, output="logits")
+    for norm, point in zip(found, x, strict=True):
+        jacobian = torch.autograd.functional.jacobian(lambda z: model(z[None])[0], point)
+        torch.testing.assert_close(norm, jacobian.norm().detach(), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_with_nothing_ablated_the_accuracy_is_the_network_s(how):
+    model, x = patched(how), gaussian(40, 6)
+    labels = model(x).argmax(1)
+    result = directions.cumulative_ablation(model, x, labels, ["1"], 1)
+    assert result.accuracy[0, 0] == 1
+    with torch.no_grad():
+        hidden = activations.record(model, x, ["1"])["1"]
+        hidden[:, 2] = 0
+        expected = (model[2:](hidden).argmax(1) == labels).double().mean()
+    single = directions.unit_ablation(model, x, labels, ["1"], clamp="zero")
+    assert single.accuracy[2] == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_transitions_are_right_or_refused(how):
+    model, path = patched(how), gaussian(3, 6)
+    if how != "parametrised":
+        told = "%_2_weight" if how == "subclass" else "'2' has forward hooks or a patched forward"
+        with pytest.raises(ValueError, match=f"model: {told}"):
+            sensitivity.transitions(model, path)
+        return
+    weights = torch.arange(20000, dtype=torch.float64)[:, None] / 20000
+    ends = zip(path, path.roll(-1, 0), strict=True)
+    points = torch.cat([torch.lerp(a, b, weights) for a, b in ends])
+    layers = activations.record(model, points, ["1", "3"])
+    counts = {}
+    for name, values in layers.items():
+        codes = values > 0
+        counts[name] = int((codes != codes.roll(1, 0)).sum())
+    assert sensitivity.transitions(model, path).per_layer == counts

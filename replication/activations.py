@@ -82,11 +82,11 @@ def record(
     Raises
     ------
     ValueError
-        If `images` is empty, holds NaN or holds integers that the model cannot take, a name in
-        `layers` is unknown or was never called, ``"spatial_mean"`` meets three dimensions, or an
-        asked-for output does not have the examples in its first dimension, or has its units no one
-        knows where. Outputs of these two kinds are left out with a ``UserWarning`` when `layers` is
-        None.
+        If the model normalises by the statistics of a batch, `images` is empty, holds NaN or
+        integers that the model cannot take, a name in `layers` is unknown or was never called,
+        ``"spatial_mean"`` meets three dimensions, or an asked-for output does not have the examples
+        in its first dimension, or has its units no one knows where. Outputs of these two kinds are
+        left out with a ``UserWarning`` when `layers` is None.
 
     Examples
     --------
@@ -197,7 +197,7 @@ def taking_integers(images: Tensor) -> Iterator[None]:
 
 def _choose(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
     """Return the modules to hook, by name."""
-    named = {name: module for name, module in inputs.as_model(model).named_modules() if name}
+    named = {name: module for name, module in inputs.as_network(model).named_modules() if name}
     if layers is None:
         return {n: m for n, m in named.items() if not isinstance(m, CONTAINERS)}
     for name in as_names(layers, "layers"):

@@ -83,3 +83,16 @@ def test_transitions_are_right_or_refused(how):
         codes = values > 0
         counts[name] = int((codes != codes.roll(1, 0)).sum())
     assert sensitivity.transitions(model, path).per_layer == counts
+
+
+def test_what_depends_on_the_whole_batch_is_refused():
+    model, x = (
+        nn.Sequential(nn.BatchNorm1d(6, track_running_stats=False), nn.Linear(6, 3)),
+        gaussian(4, 6),
+    )
+    for call in (
+        lambda: activations.record(model.double(), x),
+        lambda: directions.unit_ablation(model.double(), x, torch.arange(4) % 3, ["0"]),
+    ):
+        with pytest.raises(ValueError, match="model: '0' keeps no running statistics"):
+            call()

@@ -112,6 +112,17 @@ def as_model(value: object) -> nn.Module:
     return value
 
 
+def as_network(value: object) -> nn.Module:
+    """Return the argument `model`; one whose outputs depend on the whole batch is an error."""
+    for name, module in as_model(value).named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise ValueError(
+                f"model: {name!r} keeps no running statistics, so that each output depends on the "
+                "whole batch; expected track_running_stats=True"
+            )
+    return value
+
+
 def as_labels(value: Array, count: int, name: str = "labels") -> Tensor:
     """Return integer labels (count,) as a tensor; another shape or floating ones are an error."""
     labels = as_tensor(value, name)

@@ -40,7 +40,7 @@ class Cut:
         if not names:
             raise ValueError("layers: expected at least one name, found none")
         self.layers = tuple(names)
-        self.like = modules.weight_of(inputs.as_model(model), self.images)  # its device and dtype
+        self.like = modules.weight_of(inputs.as_network(model), self.images)  # its device and dtype
         outputs = activations.record(model, self.images[:2], self.layers)
         for name in names:
             keys = [key for key in outputs if modules.layer_of(key) == name]

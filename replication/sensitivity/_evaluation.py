@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from replication._core.inputs import as_model
+from replication._core.inputs import as_network
 from replication._core.modules import weight_of
 from replication.activations import evaluating
 
@@ -18,13 +18,7 @@ def plain_evaluation(model: nn.Module) -> Iterator[None]:
     A ValueError says if it normalises by the statistics of the batch even so: then examples have
     no Jacobian of their own.
     """
-    for name, module in as_model(model).named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
-            raise ValueError(
-                f"model: {name!r} keeps no running statistics, so that each output depends on the "
-                "whole batch; expected track_running_stats=True"
-            )
-    with evaluating(model), torch.inference_mode(False), torch.no_grad():
+    with evaluating(as_network(model)), torch.inference_mode(False), torch.no_grad():
         yield
 
 

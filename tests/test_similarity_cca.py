@@ -231,3 +231,12 @@ def test_correlations_are_ordered_symmetric_and_in_range(n, widths, seed):
     # more neurons can only add correlation
     more = cca(torch.cat([x, gaussian(n, 1, seed=seed + 2)], 1), y).correlations
     assert (more[: len(rho)] >= rho - 1e-10).all()
+
+
+def test_of_more_neurons_than_examples_the_smaller_side_decides():
+    x, y = gaussian(40, 30_000, seed=1), gaussian(40, 60, seed=2)
+    x[:, :5] += 300 * y[:, :5]
+    found = svcca(x, y, dims=5)  # a matrix of neurons x neurons would take 7 GB
+    u = [torch.linalg.svd(z - z.mean(0), full_matrices=False)[0][:, :5] for z in (x, y)]
+    expected = torch.linalg.svdvals(u[0].mT @ u[1])
+    torch.testing.assert_close(found.correlations, expected, rtol=0, atol=1e-9)

@@ -20,6 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     download that failed; 2, a mistake in how the command was used, told in one line on stderr; 130,
     an interruption. A bug keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):  # a console of ASCII or cp1252 has no check marks
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import nbformat
 import pytest
 
-from replication import __main__, data
+from replication import __main__, claims, data
 from replication._core import paths, profiles
 from replication.data import Location
 from replication.papers import _figures, _kernels
@@ -398,3 +398,18 @@ def test_kernels_need_no_network_interface(tmp_path):
     del manager
     gc.collect()
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_consoles_that_cannot_print_all_signs(root, encoding):
+    source = Path(__main__.__file__).parents[1] / "figures" / "full" / "04_noise_svd_mnist"
+    folder = root / "figures" / "full" / source.name
+    folder.mkdir(parents=True)
+    (folder / claims.FILE).write_bytes((source / claims.FILE).read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-m", "replication", "scorecard"],
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        capture_output=True,
+    )
+    assert done.returncode == 0 and b"? reproduced" in done.stdout
+    assert "✔ reproduced" in (root / "figures" / "SCORECARD.md").read_text(encoding="utf-8")

@@ -107,6 +107,10 @@ def log_y(ax: Axes) -> None:
 
 def _logarithmic(set_scale: Callable, axis: Axis) -> None:
     set_scale("log")
+    _plain_numbers(axis)
+
+
+def _plain_numbers(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
@@ -144,6 +148,7 @@ def save(
     stamp = "\n".join(textwrap.fill(line, width) for line in stamp.splitlines())
     if fig.get_supxlabel() != stamp:  # set anew, it would leave the place the layout gave it
         fig.supxlabel(stamp, fontsize=5.5, color="#555555", x=0.01, ha="left")
+    _keep_apart(fig)
     folder = Path(folder)
     svg = {key: value for key, value in STYLE.items() if key.startswith("svg.")}
     for ending, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
@@ -153,6 +158,19 @@ def save(
             fig.set_layout_engine()  # laid out once, not again for each file
     with atomic(folder / f"{name}.parquet") as temporary:
         pd.DataFrame(numbers).to_parquet(temporary, index=False)
+
+
+def _keep_apart(fig: Figure) -> None:
+    """Break a title that would reach into the legend, and thin the numbers of short log axes."""
+    title = fig.get_suptitle()
+    width = int((10 if fig.legends else 13) * fig.get_figwidth())
+    for text in fig.texts:
+        if title and text.get_text() == title:
+            text.set_text(textwrap.fill(title, width))
+    for axis in (axis for ax in fig.axes for axis in (ax.xaxis, ax.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        if axis.get_scale() == "log" and high < 30 * low:
+            _plain_numbers(axis)
 
 
 def close(fig: Figure) -> None:

@@ -212,3 +212,20 @@ def test_the_legend_lies_outside_the_panels(tmp_path, options):
     assert box.x0 >= 0 and box.x1 <= fig.bbox.x1
     plotting.close(fig)
     assert not plt.fignum_exists(fig.number)
+
+
+def test_titles_keep_off_the_legend_and_numbers_of_a_short_log_axis_apart(tmp_path):
+    fig, (ax, other) = plt.subplots(1, 2, figsize=(5, 2))
+    for panel in (ax, other):
+        panel.plot([1, 2], [3, 4], label="a")
+        panel.set_yscale("log")
+    other.set_ylim(1e-3, 1e3)
+    plotting.legend_outside(fig, *ax.get_legend_handles_labels())
+    fig.suptitle("a title of many words " * 5, fontsize=9)
+    plotting.save(fig, "x", tmp_path, {"a": [1]}, "stamp")
+    fig.canvas.draw()
+    (title,) = (text for text in fig.texts if text.get_text().startswith("a title"))
+    assert title.get_window_extent().x1 < fig.legends[0].get_window_extent().x0
+    labels = [text.get_text() for text in ax.get_yticklabels(minor=True)]
+    assert not any(labels) and all(len(t.get_text()) <= 3 for t in ax.get_yticklabels())
+    assert other.get_yticklabels()[1].get_text().startswith("$")  # powers of ten, as ever

@@ -52,6 +52,7 @@ SCALES = {  # smoke, quick, full, paper, whose batches and data sizes are not st
         "dropout": ([0.5], [0.25, 0.5], [0.1, 0.25, 0.5, 0.75, 0.9], [0.1, 0.3, 0.5, 0.7, 0.9]),
         "decay": ([0.01], [0.0005, 0.01], *2 * ([1e-4, DECAY, 1e-3, 3e-3, 1e-2],)),
         "shown": (10, 20, 1000, 2000),
+        "tried": (3, 5, 20, 20),  # steps of the search for critical samples
         "seeds": (1, 1, 3, 5),
     },
     "mlps": {  # Figs. 3, 5, 6
@@ -177,7 +178,12 @@ def plan(scales: Mapping, digits: tuple, colours: tuple, precision: str) -> dict
         small(min(1000, middle), max(2, most // 3), s, kind=k, stop=None, **half)
         for s, k in product(seeds, THREE)
     ]
-    looked = {"epochs": cnns["seen"], "shown": cnns["shown"], "radii": [0.3, 3.0], "steps": 20}
+    looked = {
+        "epochs": cnns["seen"],
+        "shown": cnns["shown"],
+        "radii": [0.3, 3.0],
+        "steps": cnns["tried"],
+    }
     drawn = {"repeats": few["repeats"], "epochs": few["at"], "shown": few["images"][1]}
     shared = {"images": (*colours, few["images"])}
     groups = {

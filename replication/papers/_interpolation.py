@@ -113,7 +113,12 @@ def plan(scale: Mapping, digits: str, colours: str, whole: bool) -> dict[str, tu
     def machine(images: int, tested: int, parts: int, filters: int, *features: str) -> list[dict]:
         return [
             {"dataset": d, "role": role, "features": f, "images": images or n, "tested": tested}
-            | {"filters": filters, "parts": parts, "forced": parts > 1, "seed": seed}
+            | {
+                "filters": filters * (f == "random conv"),
+                "parts": parts,
+                "forced": parts > 1,
+                "seed": seed,
+            }
             for seed in range(parts)
             for f in features
             for role, d, n in (("digits", digits, 60_000), ("colours", colours, 50_000))
@@ -126,7 +131,11 @@ def plan(scale: Mapping, digits: str, colours: str, whole: bool) -> dict[str, tu
     theory = {"images": min(1.0, max(scale["theorem"]) / 50_000)}
     source = {"dataset": colours}
     descents = product(("zero", "random"), seeds)
-    groups = {"kernels": (kernels, machine(images, tested, parts, few, *plain, conv), of_parts)}
+    narrow = machine(images, tested, parts, few, conv)
+    groups: dict[str, tuple] = {
+        "kernels": (kernels, machine(images, tested, parts, 0, *plain), of_parts | {"width": 1.0}),
+        "features": (kernels, narrow, of_parts),
+    }
     for spec in machine(0, 10_000, 1, every, *plain, conv) if whole else ():  # one at a time: 18 GB
         ratios = of_all if spec["features"] == conv else of_all | {"width": 1.0}
         groups[f"all {spec['dataset']}, {spec['features']}"] = kernels, [spec], ratios
@@ -207,8 +216,8 @@ def statistics(tables: Mapping[str, pd.DataFrame]) -> dict[str, list]:
         own = tables["descent"].query("start == 'zero'").sort_values("step").groupby("seed")
         last, outside = own.last(), own.outside.max()
         values["Z8"] = [0.01 - last.distance / last.norm, 1e-8 - outside / last.norm]
-    if "kernels" in tables:
-        *values["Z7"], values["Z13"][0] = _kernels(tables["kernels"])
+    if known := [tables[name] for name in ("kernels", "features") if name in tables]:
+        *values["Z7"], values["Z13"][0] = _kernels(pd.concat(known))
     return values
 
 

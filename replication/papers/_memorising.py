@@ -42,7 +42,6 @@ def _images(dataset: str, images: int, test: int, view: str) -> data.Split:
     return data.preprocess(split, crop=crop, whiten=True)
 
 
-@sweeps.named_by_spec
 def split_of(net: Mapping) -> data.Split:
     """Return the data of a network; of `noise` > 0 this share of training images is Gaussian."""
     split = _images(net["dataset"], *net["images"], net["view"])
@@ -56,11 +55,10 @@ def split_of(net: Mapping) -> data.Split:
 
 @sweeps.named_by_spec
 def training_spec(net: Mapping) -> training.Spec:
-    """Return how a network is trained."""
+    """Return how a network is trained; what it is trained on is in the code of `split_of`."""
     return training.Spec(**net["training"], seed=net["seed"])
 
 
-@sweeps.named_by_spec
 def network(net: Mapping, device: str = "auto") -> training.Run:
     """Return a network, trained or from the store."""
     spec, split = training_spec(net), split_of(net)
@@ -68,7 +66,6 @@ def network(net: Mapping, device: str = "auto") -> training.Run:
     return training.fit(spec, split, store=store, device=device, progress=False)
 
 
-@sweeps.named_by_spec
 def trainer_of(net: Mapping, device: str = "auto") -> Trainer:
     """Return the start of a network's training, with the corrupted data that it sees."""
     return Trainer(training_spec(net), split_of(net), inputs.choose_device(device))

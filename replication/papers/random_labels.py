@@ -52,7 +52,7 @@ SETTINGS = by_profile(
             "images": ((100, 60), (200, 100), _ALL, _ALL),  # training, test
             "mlp": ((2, 25), (10, 25), (80, 32), (100, 32)),  # epochs, minibatch
             "alexnet": ((2, 25, 1 / 16), (8, 25, 1 / 16), (60, 128, 1.0), (100, 128, 1.0)),
-            "inception": ((1, 25, 1 / 16), (6, 50, 1 / 16), (64, 128, 1 / 2), (64, 128, 1.0)),
+            "inception": ((1, 25, 1 / 16), (3, 25, 1 / 16), (64, 128, 1 / 2), (64, 128, 1.0)),
             "points": (1, 2, 4, 4),  # of Fig. 1a, each time the steps double
             "levels": ((0.0, 1.0), (0.0, 0.5, 1.0), _LEVELS, _LEVELS),
             "seeds": ((1, 1), (1, 1), (3, 3), (5, 5)),  # MLPs, convnets
@@ -61,7 +61,7 @@ SETTINGS = by_profile(
             "images": ((60, 40), (200, 100), (10_000, 2000), (10_000, 2000)),  # of a part
             "parts": (1, 3, 5, 5),
             "filters": ((4, 0), (16, 0), (2000, 16_000), (2000, 32_000)),  # of a part, of all
-            "descent": ((10, 100), (20, 3000), (100, 30_000), (1000, 300_000)),  # images, steps
+            "descent": ((10, 100), (20, 1000), (100, 30_000), (1000, 300_000)),  # images, steps
             "theorem": ((20,), (100, 300), (1000, 3000, 10_000), (1000, 10_000, 50_000)),
         },
         **_arpit.SCALES,
@@ -267,7 +267,7 @@ _ZHANG = sorted((*_OWN, *_interpolation.CLAIMS), key=lambda claim: int(claim.id[
 CLAIMS: tuple[Claim, ...] = (*_ZHANG, *_arpit.CLAIMS)
 MEASURED = {  # the experiment whose fidelity a claim has: the least of those it stands on
     "Z1": "AlexNet", "Z2": "losses", "Z3": "AlexNet", "Z4": "Inception", "Z5": "Inception",
-    "Z6": "theorem", "Z7": "kernels", "Z8": "descent", "Z9": "Inception", "Z10": "five kinds",
+    "Z6": "theorem", "Z7": "features", "Z8": "descent", "Z9": "Inception", "Z10": "five kinds",
     "Z11": "Inception", "Z12": "theorem", "Z13": "kernels", "A1": "repeats", "A2": "strengths",
     "A3": "MLPs", "A4": "critical", "A5": "sizes", "A6": "widths", "A7": "sensitivity",
 }  # fmt: skip

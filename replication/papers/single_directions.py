@@ -1,477 +1,474 @@
-"""Morcos et al. 2018 on single directions: what is trained and ablated, claims S1 to S7, C1 to C4.
+"""Morcos et al. 2018 on single directions, with Zhou et al. 2018 and Amjad et al. 2018.
 
-A network has fitted its labels when its train accuracy, on the labels trained on, is at least 99%;
-one that has not is excluded and counted (`excluded`), except from S3 and S4, which are about
-training and hyper-parameters. AUC is the area under accuracy on the training images against the
-share of ablated units, clamped to zero, mean over orders. Selectivity, information and the rise of
-the loss when a unit alone is ablated, its importance, are measured on training images; drops of
-accuracy, on all classes or one, on test images. Dead units are left out.
+A network has fitted its labels where its train accuracy, on the labels it was given, is at least
+99%; others are left out, but from S3, S4 and S14. What is measured: `direction_measurements`.
+
+At full, training takes at most, in PFLOP (networks stop when they fit): MLPs on corrupted labels
+1.8, of Figs. 4 and 7 0.1, with dropout 1.3; populations 2.5, convnets 8.9, sweep 0.7, convnets with
+dropout 0.5. Measuring takes 1.3.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from itertools import product
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from replication import activations, data, directions, training
-from replication.claims import Claim, Rule
-from replication.papers._correlation import (
-    by_seed,
-    correlation,
-    correlation_by_member,
-    parts_by_seed,
+from replication import data
+from replication._core.profiles import EVIDENCE
+from replication.claims import Claim, Gate, Rule
+from replication.papers._correlation import parts_by_seed
+from replication.papers.direction_measurements import (
+    LAST,
+    MEASURES,
+    ablate,
+    dropout_statistics,
+    fitted,
+    layered,
+    mean,
+    named,
+    one_correlation,
+    ordered,
+    over_training,
+    selection,
+    unit_statistics,
+    units,
+    within,
 )
-from replication.papers.experiment import Experiment
+from replication.papers.experiment import Experiment, by_profile, cifar10
 
 NOTEBOOK = "02_single_directions"
-FITTED = 0.99  # train accuracy from which a network counts as having fitted its labels
-BEYOND = 0.3  # share of units ablated beyond the share that dropout trained for
-MEASURES = ("selectivity", "information")
-DAMAGE = ("loss_rise", "accuracy_drop", "class_drop")
-POPULATION = 20  # networks, or settings of a sweep, below which a correlation settles nothing
-
-FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the labels, shuffled among themselves
-RATES = (0.0, 0.1, 0.2, 0.3)  # of dropout
-NOISE = tuple(np.linspace(0, 3, 13).tolist())  # in standard deviations of each unit
-LEARNING_RATE = 0.02
-LEARNING_RATES = (0.002, 0.1)  # range of the population's second arm, log-uniform
-_GRID = {
-    "learning_rate": (0.002, 0.005, 0.01, 0.02, 0.05),
-    "batch_size": (20, 100),
-    "weight_decay": (0.0, 1e-4, 1e-3, 1e-2),
-}
-_BY_PROFILE: dict[str, tuple] = {  # smoke, quick, full, paper
-    "images": ((60, 100), (400, 1000), (2000, 10_000), None),  # training, test; None: all
-    "measured": (1000, 1000, 1000, 10_000),  # training images on which ablated networks are
-    "widths": ((32, 32), (128, 128), (128, 128), (512, 512)),  # the paper: 128, 512 or 2048 units
-    "batch_size": (20, 50, 50, 50),
-    "epochs": (40, 50, 100, 640),  # of corruption, batch norm, and training over time
-    "seeds": (1, 3, 10, 5),
-    "checkpoints": (5, 16, 16, 16),  # of training over time
-    "dropout": ((60, 60), (200, 100), (500, 200), (None, 5000)),  # images, epochs: noise is hard
-    "networks": (5, 24, 200, 200),  # in each of the two arms of the population
-    "population_epochs": (20, 30, 60, 100),
-    "grid": (  # of the sweep
-        {"learning_rate": (0.01, 0.05), "batch_size": (20,), "weight_decay": (0.0,)},
-        _GRID | {"weight_decay": (0.0, 1e-2)},
-        _GRID,
-        _GRID,
-    ),
-    "sweep_epochs": (10, 20, 50, 100),
-    "repeats": (1, 3, 3, 2),  # of each of the sweep's settings
-    "orders": (3, 5, 10, 10),  # of ablation
-    "points": (9, 17, 33, 33),  # numbers of ablated units, from none to all
-}
-SETTINGS: dict[str, dict[str, Any]] = {
-    profile: {name: values[i] for name, values in _BY_PROFILE.items()}
-    for i, profile in enumerate(("smoke", "quick", "full", "paper"))
-}
-# The 11-layer convnet; at smoke, narrow and on the MLPs' data set, it only shows that it runs.
-CONVNETS: dict[str, dict[str, Any]] = {
-    "smoke": {"images": (20, 20), "width": 1 / 32, "epochs": 1, "batch_size": 10, "seeds": 1},
-    "paper": {"images": None, "width": 1.0, "epochs": 100, "batch_size": 128, "seeds": 5},
-}
+_SOME, _FEW = ((60, 60), (300, 300)), ((60, 60), (60, 300))
+_ALL, _PICTURES = (60_000, 10_000), (50_000, 10_000)
 
 
-def load(profile: str, dataset: str = "auto") -> data.Split:
-    """Return the MLPs' images; ValueError unless they are of MNIST."""
-    split = data.load(dataset, subset=SETTINGS[profile]["images"], device="cpu")
-    if split.name not in ("mnist", "mnist5k"):
-        raise ValueError(f"dataset: these networks are made for MNIST, found {split.name!r}")
-    return split
+def _part(images: tuple, width: tuple, epochs: tuple, networks: tuple, **more: tuple) -> dict:
+    return {"images": images, "width": width, "epochs": epochs, "networks": networks, **more}
 
 
-def pictures(profile: str, dataset: str = "auto") -> data.Split:
-    """Return the convnets' images: of CIFAR-10 at ``paper``, else of `dataset`."""
-    name = "cifar10" if profile == "paper" else dataset
-    return data.load(name, subset=CONVNETS[profile]["images"])
+SETTINGS = by_profile(
+    {  # smoke, quick, full, and the paper's where stated: images (training and test), width (units
+        # a layer of MLPs; of convnets over the paper's), epochs, and networks of each kind
+        "corruption": _part(  # MLPs of Figs. 1 and 2
+            (*_SOME, _ALL, _ALL), (16, 64, 512, 512), (40, 60, 300, 640), (1, 3, 5, 5)
+        ),
+        "units": _part(  # MLPs of Fig. 7
+            (*_SOME, _ALL, _ALL), (16, 64, 128, 128), (40, 20, 320, 640), (1, 3, 5, 5)
+        ),
+        "training": _part(  # of Figs. 4a and 4b, read so often an epoch
+            *((*_SOME, _ALL, _ALL), (16, 64, 1024, 2048), (2, 4, 13, 26), (1, 3, 5, 5)),
+            readings=(2, 4, 8, 8),
+        ),
+        "dropout": _part(  # of Fig. 5a
+            (*_FEW, (10_000,) * 2, _ALL), (16, 64, 1024, 2048), (30, 100, 500, 5000), (1, 3, 3, 3)
+        ),
+        "convnets": _part(  # 11 layers, CIFAR-10
+            (*_FEW, *2 * (_PICTURES,)), (1 / 16, 1 / 8, 1 / 4, 1), (2, 20, 60, 100), (1, 3, 3, 4)
+        ),
+        "population": _part(  # of each learning rate
+            (*_FEW, (10_000, 10_000), _PICTURES), (1 / 16, 1 / 8, 1 / 8, 1), (2, 18, 30, 100),
+            (1, 2, 40, 40),
+        ),
+        "label noise": _part(  # of each share of it
+            (*_FEW, (10_000, 10_000), _PICTURES), (1 / 16, 1 / 8, 1 / 8, 1), (2, 18, 30, 100),
+            (1, 2, 12, 40),
+        ),
+        "sweep": _part(  # of Fig. 4c, of each setting; the paper has 96 settings, ns which
+            (*_FEW, (5000, 10_000), _PICTURES), (1 / 16, 1 / 8, 1 / 8, 1), (2, 8, 15, 100),
+            (1, 3, 3, 2), rates=(2, 2, 12, 12), batches=(1, 2, 8, 8),
+        ),
+        "reading": {
+            "shown": (60, 200, 2000, 10_000),  # training images to ablate on
+            "tested": (60, 300, 10_000, 10_000),  # test images to tell units by; those of convnets:
+            "units tested": (60, 100, 2000, 10_000),
+            "orders": (2, 4, 10, 10),
+            "points": (5, 9, 17, 33),  # numbers of ablated units, from none to all
+            "draws": (1, 2, 10, 10),  # of noise
+        },
+    }
+)  # fmt: skip
+LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)  # shares of labels shuffled among themselves, of MLPs
+FEWER = (0.0, 0.25, 0.5, 1.0)  # of convnets
+A_FEW = (0.0, 0.02, 0.04, 0.06, 0.08)  # of the population in which nothing else differs
+DROPPED = (0.0, 0.1, 0.2, 0.3)
+RATES = (3e-4, 6e-4, 1.2e-3, 2.5e-3, 5e-3)  # of the population that notebook 06 clusters
+NOISE = {"mlp": np.geomspace(0.05, 8, 9).round(3), "morcos_convnet": np.linspace(0.1, 1, 10)}
+RECIPE = {"batch_norm": False, "dropout": 0.0, "corruption": 0.0, "rate": 1e-3, "batch": 128}
+RECIPE |= {"schedule": "cosine", "stop": None, "evaluated": None, "readings": 0, "seed": 0}
+
+
+def sources(profile: str, dataset: str = "auto") -> tuple[dict, dict]:
+    """Return the images of MLPs and of convnets: the data set's name, channels, and shrinkage.
+
+    ValueError unless the MLPs' are MNIST or the 5,000 embedded digits.
+    """
+    if profile in EVIDENCE and dataset == "auto":  # nothing need be there
+        return {"data": "mnist"}, {"data": "cifar10", "channels": 3, "shrink": 1}
+    digits = data.load(dataset, subset=(10, 10)).name
+    if digits not in ("mnist", "mnist5k"):
+        raise ValueError(f"dataset: the MLPs are made for MNIST, found {digits!r}")
+    split = cifar10(profile, dataset, (10, 10))
+    shape = {"channels": split.train.images.shape[1], "shrink": 1 if profile in EVIDENCE else 4}
+    return {"data": digits}, {"data": split.name} | shape
+
+
+def net(profile: str, part: str, source: Mapping, **changed) -> dict:
+    """Return the settings of a network of a part of SETTINGS, as specs have them."""
+    scale = SETTINGS[profile][part]
+    own = {"model": "morcos_convnet" if "channels" in source else "mlp", **source}
+    own |= {k: scale[k] for k in ("width", "epochs")} | {"images": list(scale["images"])}
+    exact = profile not in EVIDENCE or own["model"] == "mlp"
+    own |= {"precision": "float32" if exact else "auto"}
+    return RECIPE | own | ({} if profile in EVIDENCE else {"batch": 10, "rate": 2e-3}) | changed
+
+
+def population(profile: str, dataset: str = "auto") -> list[dict]:
+    """Return the networks of one topology on clean labels: five learning rates, many seeds each."""
+    pictures, count = sources(profile, dataset)[1], SETTINGS[profile]["population"]["networks"]
+    changed = [{"rate": r, "seed": 100 + s} for s in range(count) for r in RATES]
+    usual = {"batch_norm": True, "batch": 32 if profile in EVIDENCE else 10}
+    return [net(profile, "population", pictures, **usual, **own) for own in changed]
 
 
 def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str, Experiment]:
-    """Return the experiments: six arms of MLPs on MNIST, and the convnets where there are some."""
-    settings, split = SETTINGS[profile], load(profile, dataset)
-    network = {  # its spec and what is measured of it, unless something else is said
-        "dataset": split.name, "images": [len(split.train), len(split.test)],
-        "model": "mlp", "options": {"widths": list(settings["widths"])}, "layers": ["act1", "act2"],
-        "batch_norm": False, "dropout": 0.0, "corruption": 0.0, "weight_decay": 0.0,
-        "learning_rate": LEARNING_RATE, "checkpoints": [], "scales": list(NOISE), "detail": False,
-        **{k: settings[k] for k in ("batch_size", "epochs", "orders", "measured", "points")},
-    }  # fmt: skip
+    """Return the experiments, in the order in which their results are needed."""
+    scales, small, experiments = SETTINGS[profile], profile not in EVIDENCE, {}
+    digits, pictures = sources(profile, dataset)
+    reading = {name: scales["reading"][name] for name in ("shown", "orders", "points")}
+    until, normed = {"stop": 0.999}, {"batch_norm": True, "batch": 10 if small else 32}
 
-    def arm(name: str, levels: Mapping[str, Sequence], seeds: int, **changed: Any) -> list[dict]:
-        """Return networks of all combinations of levels, from each seed."""
-        return [
-            network | {"arm": name, "seed": seed} | dict(zip(levels, values, strict=True)) | changed
-            for *values, seed in product(*levels.values(), range(seeds))
-        ]
+    def nets(part: str, source: Mapping, levels: Mapping, **changed) -> list[dict]:
+        """Return networks of all combinations of levels, one seed after the other."""
+        count = changed.pop("seeds", scales[part]["networks"])
+        rows = [changed | {"seed": seed} for seed in range(count)]
+        for name, values in levels.items():
+            rows = [row | {name: value} for row in rows for value in values]
+        return [net(profile, part, source, **row) for row in rows]
 
-    detailed, normed = {"detail": True}, {"detail": True, "batch_norm": True}
-    few, longer = settings["dropout"]
-    fewer = {"images": [few or len(split.train), len(split.test)], "epochs": longer}
-    varied = np.geomspace(*LEARNING_RATES, settings["networks"]).round(6).tolist()
-    followed = np.geomspace(0.5, settings["epochs"], settings["checkpoints"]).round(1).tolist()
-    seeds, repeats = settings["seeds"], settings["repeats"]
-    mlps = [
-        *arm("corruption", {"corruption": FRACTIONS}, seeds, **detailed),
-        *arm("batch norm", {"corruption": (0.0, 0.5, 1.0)}, seeds, **normed),
-        *arm("dropout", {"dropout": RATES, "corruption": (0.0, 1.0)}, seeds, **fewer),
-        *(
-            network
-            | {"arm": name, "learning_rate": rate, "seed": 1000 + i}
-            | {"epochs": settings["population_epochs"]}
-            for name, rates in (("one rate", [LEARNING_RATE] * len(varied)), ("own rate", varied))
-            for i, rate in enumerate(rates)
-        ),
-        *arm("training", {}, seeds, checkpoints=sorted({0.0, *followed})),
-        *arm("sweep", settings["grid"], repeats, epochs=settings["sweep_epochs"]),
+    def add(name: str, measure: Callable, part: str, own: Sequence[dict], **more) -> None:
+        ours, theirs = ({**scale[part]} for scale in (scales, SETTINGS["paper"]))
+        ours["images"], theirs["images"] = ours["images"][0], theirs["images"][0]
+        terms = {"images": "images", "width": "width", "training": "epochs", "networks": "networks"}
+        scale = {term: min(1.0, ours[key] / theirs[key]) for term, key in terms.items()}
+        specs = [named(n) | more for n in own]
+        experiments[name] = Experiment(measure, specs, None, {"device": device}, scale)
+
+    def ablations(name: str, part: str, own: Sequence[dict], whole: bool = False) -> None:
+        noise = NOISE[own[0]["model"]].round(3).tolist() if whole else []
+        more = {"means": whole, "noise": noise, "draws": scales["reading"]["draws"], "at": None}
+        add(name, ablate, part, own, **reading, **more)
+
+    levels = LEVELS[::2] if small else LEVELS
+    ablations(
+        *("corruption", "corruption", nets("corruption", digits, {"corruption": levels}, **until)),
+        whole=True,
+    )
+    narrow = nets("units", digits, {})
+    add("units", units, "units", narrow, tested=scales["reading"]["tested"])
+    add("ordered", ordered, "units", narrow, tested=scales["reading"]["tested"], **reading)
+    often = scales["training"]["readings"]
+    followed = {"readings": often, "evaluated": min(10_000, scales["training"]["images"][0])}
+    ablations("training", "training", nets("training", digits, {}, schedule="constant", **followed))
+    times = [i / often for i in range(1, often * scales["training"]["epochs"] + 1)]
+    one = experiments["training"]
+    specs = [spec | {"at": time} for spec in one.specs for time in times]
+    experiments["training"] = replace(one, specs=specs)
+    both = {"corruption": (0.0, 1.0), "dropout": DROPPED[::2] if small else DROPPED}
+    ablations("dropout", "dropout", nets("dropout", digits, both, **until))
+    ablations("population", "population", population(profile, dataset))
+    noisy = nets("label noise", pictures, {"corruption": A_FEW}, **normed)
+    ablations("label noise", "label noise", noisy)
+    of_both = {"corruption": (0.0, 1.0) if small else FEWER, "batch_norm": (True, False)}
+    convnets = nets("convnets", pictures, of_both, **until)
+    convnets = [n for n in convnets if n["batch_norm"] or not (small and n["corruption"])]
+    convnets.sort(key=lambda n: (n["corruption"] > 0, not n["batch_norm"]))  # clean ones first
+    ablations("convnets", "convnets", convnets, whole=True)
+    clean = [n for n in convnets if not n["corruption"]]
+    add("convnet units", units, "convnets", clean, tested=scales["reading"]["units tested"])
+    rates = np.geomspace(1e-4, 0.1, scales["sweep"]["rates"]).round(6).tolist()
+    batches = [16 * 2**i for i in range(scales["sweep"]["batches"])]
+    grid = {"rate": rates, "batch": batches}
+    ablations("sweep", "sweep", nets("sweep", pictures, grid, batch_norm=True, schedule="constant"))
+    plain = [
+        digits | {k: v for k, v in own.items() if k not in ("data", "channels", "shrink")}
+        for own in population(profile, dataset)
     ]
-    options = {"device": device}
-    experiments = {"mlps": Experiment(measure, mlps, batch=8, options=options)}
-    if profile in CONVNETS:
-        chosen, images = CONVNETS[profile], pictures(profile, split.name)
-        convnet = {
-            "dataset": images.name,
-            "images": [len(images.train), len(images.test)],
-            "model": "morcos_convnet",
-            "options": {"width": chosen["width"], "channels": images.train.images.shape[1]},
-            "layers": ["act9", "act10", "act11"],
-            **{k: chosen[k] for k in ("epochs", "batch_size")},
-        }
-        levels = {"corruption": FRACTIONS if profile == "paper" else (0.0,)}
-        convnets = [
-            *arm("corruption", levels, chosen["seeds"], **detailed, **convnet),
-            *arm("batch norm", levels, chosen["seeds"], **normed, **convnet),
-        ]
-        experiments["convnets"] = Experiment(measure, convnets, batch=1, options=options)
+    other = {"model": "mlp", "width": scales["units"]["width"], "batch_norm": False}
+    plain = [own | other | {"precision": "float32"} for own in plain]
+    ablations("MLP population", "population", plain)
+    twice, seeds = 2 * scales["label noise"]["epochs"], 1 if small else 3
+    few = nets("label noise", pictures, both, epochs=twice, seeds=seeds, **until, **normed)
+    ablations("convnet dropout", "label noise", few)
     return experiments
 
 
-def measure(specs: Sequence[Mapping[str, Any]], device: str = "auto") -> list[list[dict]]:
-    """Train networks and ablate their units; with `detail` also noise, mean clamp and each unit.
-
-    Returns a row for each checkpoint of each network (see `measure_network`).
-    """
-    rows = {}
-    for name, subset in dict.fromkeys((s["dataset"], tuple(s["images"])) for s in specs):
-        images, _, _ = data.standardise(data.load(name, subset=subset, device=device))
-        chosen = {
-            i: spec
-            for i, spec in enumerate(specs)
-            if (spec["dataset"], tuple(spec["images"])) == (name, subset)
-        }
-        trained = [training_spec(spec) for spec in chosen.values()]
-        runs = training.fit_population(trained, images, device=device, progress=False)
-        for (i, spec), run in zip(chosen.items(), runs, strict=True):
-            epochs = spec["checkpoints"] or [max(run.checkpoints)]
-            rows[i] = [measure_network(run, epoch, images, spec, device) for epoch in epochs]
-    return [rows[i] for i in range(len(specs))]
+MORCOS, OURS = "Morcos et al. 2018", "ours: the figure's gaps are larger"
+_LEAST = "on true labels minus the largest on corrupted ones"
+_AGREE = "Spearman correlation of AUC and test accuracy, over settings of a sweep"
+_POWER = (0.2, "80% power at the paper's 200 networks")
 
 
-def training_spec(spec: Mapping[str, Any]) -> training.Spec:
-    """Return what `training` needs to know of a network."""
-    return training.Spec(
-        model=spec["model"],
-        model_options=spec["options"] | {k: spec[k] for k in ("batch_norm", "dropout")},
-        optimizer_options={"momentum": 0.9, "weight_decay": spec["weight_decay"]},
-        label_corruption=spec["corruption"],
-        keep_marginal=True,
-        checkpoints=tuple(spec["checkpoints"]),
-        evaluate_every=spec["epochs"],
-        **{k: spec[k] for k in ("learning_rate", "batch_size", "epochs", "seed")},
+def _rho(statistic: str, smallest: float | None = None, source: str = "", paper=None) -> Rule:
+    return Rule(statistic, smallest, source, "correlation", paper=paper)
+
+
+def _gap(what: str) -> tuple[Rule, ...]:
+    return tuple(Rule(f"{network}: {what} {_LEAST}") for network in ("MLP", "convnet"))
+
+
+_FIT = Gate("share of networks that fitted their labels", least=0.5)
+_SPREAD = Gate("generalisation error, 95th minus 5th percentile", least=0.02)
+_MLP = "MLPs on MNIST stood for convnets"
+_CLAIMS: tuple[tuple, ...] = (  # id, statement, rules, figure, paper's value, gate, corrected, why
+    ("S1", "Networks fitted to corrupted labels stand less ablation",
+     (Rule("MLP: AUC on true minus on fully corrupted labels", 0.05, OURS), *_gap("AUC")),
+     "Figs. 1a, 1b", "accuracy .97 (true), .30 (corrupted) at 400 of 1,024 units of the MLP", None,
+     "an order by the corrupted fraction was asked for, which the paper has not",
+     "corrupted networks train far longer; equal numbers of steps would test it"),
+    ("S8", "Networks fitted to corrupted labels stand less noise",
+     _gap("mean accuracy over scales of noise"), "Fig. 2", "curves", None, "was a part of S1",
+     "noise in proportion spares units at rest; a common scale would test it"),
+    ("S13", "S1 holds as well where units are clamped to their means",
+     _gap("AUC, clamped to means,"), "", "not asked", None, "",
+     "0 lies far from what the next layer expects; the shift it causes would show it"),
+    ("S2", "Networks of one topology that generalise better are more robust",
+     _rho("minus the Spearman correlation of AUC and generalisation error, varied learning rate",
+          *_POWER), "Fig. 3", "200 networks, a scatter plot in three groups", _SPREAD, _MLP,
+     "the rate moves both, each in its own direction; C3 tests it"),
+    ("C3", "S2 holds at one learning rate too",
+     (_rho("minus the correlation of AUC and generalisation error within learning rates, pooled",
+           *_POWER),
+      _rho("minus the same over networks of one recipe with 0 to 8% of labels corrupted", *_POWER)),
+     "Fig. 3b", "negative within groups, in words", _SPREAD,
+     "networks of one recipe hardly differ in generalisation: nothing was decided",
+     "seeds move generalisation too little; more label noise would test it"),
+    ("S3", "Over training, AUC falls where train and test loss part",
+     (_rho("minus the Spearman correlation of AUC and test loss over readings", 0.36,
+           "half of the paper's", 0.728),
+      Rule("2 minus the epochs between the peak of AUC and the least test loss")),
+     "Figs. 4a, 4b", "Spearman -0.728, one network",
+     Gate("test loss at the end over its least, minus 1", least=0.05),
+     "the fall after the least loss was judged, on few readings of a narrow MLP",
+     "AUC rises while anything is learned at all; readings after epoch 1 would test it"),
+    ("S4", "Over a sweep of hyper-parameters, AUC goes with test accuracy",
+     (_rho(_AGREE, 0.46, "half of the paper's", 0.914),
+      _rho(f"{_AGREE}, without those below 20%", 0.46, "half of the paper's")),
+     "Fig. 4c", "Spearman 0.914, 96 settings twice", None, f"{_MLP}, failures carried it",
+     "AUC has train accuracy in it; settings of equal train accuracy would test it"),
+    ("S14", "The setting of highest AUC is among the best of a sweep",
+     (Rule("share of random halves of the settings in which it is among the best five, minus that "
+           "of a random pick", 0.2, "ours: a quarter of the paper's", paper=0.73),
+      Rule("0.02 minus the test accuracy lost to the best", paper=0.01)), "Section 3.2",
+     "among the best 1, 5, 10 in 13, 83, 98%; by chance 2, 10, 21%", None, "was a part of S4",
+     "the best settings are within noise of one another; more repeats would test it"),
+    ("S5", "Dropout makes networks robust up to the trained share; beyond it those on corrupted "
+     "labels fall faster",
+     (Rule("0.05 minus the accuracy lost at the trained share, mean of rates, the more of true and "
+           "corrupted labels"),
+      Rule("accuracy lost at half of the units, corrupted minus true labels, mean of rates", 0.05,
+           OURS, paper=0.27),
+      Rule("0.05 minus the range of AUC over rates, true labels")), "Fig. 5a",
+     "at 2,000 of 4,096 units .99 (true), .55, .75, .85 (corrupted)", _FIT,
+     "a gain over, and a bend beside, networks without dropout are not claimed",
+     "few images leave spare units; more images would test it"),
+    ("S12", "Dropout bends the curve at the share it trained for",
+     Rule("slope beyond minus up to the share, corrupted labels, minus that of the network without "
+          "dropout, mean of rates", 0.1, "ours: 0.03 of accuracy over 0.3 of the units"), "",
+     "not asked", _FIT, "", "robustness may fade smoothly; other rates would test it"),
+    ("S6", "Batch norm makes convnets more robust, units less selective and more informative",
+     (Rule("AUC with batch norm minus without, true labels", 0.05, OURS),
+      Rule("mean selectivity without minus with, dead maps counted", 0.1, OURS),
+      Rule("mean information (bits) with minus without, dead maps counted")), "Figs. 5b, 6",
+     "accuracy .98 with, .65 without at 400 of 1,536 maps", None,
+     f"{_MLP}, dead units were left out",
+     "it may hang on the maps that die without batch norm; the table without them tests it"),
+    ("S7", "Selectivity and mutual information are no predictors of importance",
+     (*(Rule(f"0.3 minus the Spearman correlation of {m} and the rise of the test loss, MLP",
+             range=(-0.7, 1.3), paper=v) for m, v in zip(MEASURES, (0.205, 0.535), strict=True)),
+      *(_rho(f"minus that of {m}, convnet", paper=v)
+        for m, v in zip(MEASURES, (0.428, 0.490), strict=True))), "Figs. 7, A4",
+     "selectivity .095 (MNIST), -.428 (CIFAR-10); information -.235, -.490", None,
+     "training images and loss were taken, dead units left out, signs dropped",
+     "a network sure of its mistakes may gain test loss by a unit; accuracy would test it"),
+    ("S9", "A map of an early layer costs more than one of a late layer",
+     Rule("mean rise of the test loss, first minus last three layers of the convnet"),
+     "Figs. 7c, 7e", "scatter plots", None, "",
+     "early layers have fewer maps; equal numbers of maps would test it"),
+    ("S10", "Selectivity grows with depth",
+     _rho("Spearman correlation of depth and mean selectivity, 11 layers of the convnet"),
+     "Fig. A2", "histograms", None, "",
+     "dead maps count as 0 and may be commoner late; leaving them out would test it"),
+    ("S11", "Selective maps have small weights",
+     _rho("minus the Spearman correlation of selectivity and the L1 norm of a map's weights, mean "
+          "of the convnet's layers"), "Fig. A3", "negative on CIFAR-10", None, "",
+     "batch norm undoes the size of weights; networks without it would test it"),
+    ("C4", "Clamping to 0 is less damaging than clamping to means, in convnets",
+     Rule("AUC clamped to 0 minus to the mean of each element of a map", 0.02, OURS), "Fig. A1",
+     "curves", None, f"{_MLP}, means were taken over the map",
+     "0 is what most elements are; layers of denser maps would test it"),
+    ("C1", "Selectivity predicts the loss of one class, not that of all",
+     (_rho("Spearman correlation of selectivity and the largest drop of a class, last layer of the "
+           "convnet", 0.2, "ours: no number found"),
+      Rule("that minus the correlation with the drop on all classes", 0.2,
+           "ours: no number found")), "", "not found",
+     Gate("test accuracy of the convnets", least=0.5), f"{_MLP}, whose drops are near 0",
+     "a class hangs on many maps; a narrower network would test it"),
+    ("C2", "Within a layer units that say more matter more, over both layers they do not",
+     tuple(rule for m in MEASURES for rule in (
+         Rule(f"area between least and most {m} ablated first, the lesser layer", 0.02, OURS),
+         Rule(f"that minus the same over both layers together, {m}"))), "", "plots", None,
+     "single units were ablated, the paper ablates one after another",
+     "error is flat until most units are gone; a narrower network would test it"),
+)  # fmt: skip
+_PAPERS = {"S12": "ours", "S13": "ours", "C1": "Zhou et al. 2018", "C2": "Amjad et al. 2018"}
+CLAIMS = tuple(
+    Claim(
+        *(id, _PAPERS.get(id, MORCOS), statement, rules, figure, value),
+        gate=gate,
+        corrected=corrected,
+        why=why,
     )
-
-
-def measure_network(
-    run: training.Run, epoch: float, images: data.Split, spec: Mapping[str, Any], device: str
-) -> dict[str, Any]:
-    """Return what is measured of one network at one checkpoint: numbers, and lists.
-
-    Lists are over ablated shares (`share`, `accuracy`), noise scales, and units.
-    """
-    model, layers = run.model(epoch, device), spec["layers"]
-    history = run.history.set_index("step").loc[run.checkpoints[epoch]]
-    labels = training.training_labels(run.spec, images)[: spec["measured"]]
-    shown = images.train.images[: spec["measured"]]
-    recorded = activations.record(model, shown, layers, reduction="spatial_mean")
-    units = sum(acts.shape[1] for acts in recorded.values())
-    counts = sorted({round(k) for k in np.linspace(0, units, spec["points"])})
-    ablation = {"orders": spec["orders"], "seed": spec["seed"], "counts": counts}
-    zero = directions.cumulative_ablation(model, shown, labels, layers, **ablation)
-    row = {"epoch": epoch, "status": run.status, "auc": zero.auc.mean().item()}
-    row |= history.drop("epoch").to_dict()
-    row |= {"share": (zero.counts / units).tolist(), "accuracy": zero.accuracy.mean(0).tolist()}
-    if not spec["detail"]:
-        return row
-    mean = directions.cumulative_ablation(model, shown, labels, layers, clamp="mean", **ablation)
-    row |= {"auc_mean": mean.auc.mean().item(), "accuracy_mean": mean.accuracy.mean(0).tolist()}
-    noise = directions.noise_curve(
-        model, shown, labels, layers, spec["scales"], spec["orders"], spec["seed"]
-    ).accuracy
-    row |= {"noise": spec["scales"], "noise_accuracy": noise.mean(0).tolist()}
-    row["noise_auc"] = noise.mean().item()
-    row |= {"unit_layer": [], "selectivity": [], "information": [], "dead": []}
-    for layer, acts in recorded.items():
-        selectivity = directions.class_selectivity(acts, labels)
-        row["unit_layer"] += [layer] * acts.shape[1]
-        row["selectivity"] += selectivity.index.tolist()
-        row["dead"] += selectivity.dead.tolist()
-        row["information"] += directions.mutual_information(acts, labels).tolist()
-    row["loss_rise"] = directions.unit_ablation(model, shown, labels, layers).loss_rise.tolist()
-    held_out = directions.unit_ablation(model, images.test.images, images.test.labels, layers)
-    row["accuracy_drop"] = held_out.accuracy_drop.tolist()
-    row["class_drop"] = held_out.class_accuracy_drop.nan_to_num(0).amax(1).tolist()
-    return row
-
-
-def _claim(id: str, figure: str, shown: str, statement: str, *rules: Rule | str) -> Claim:
-    paper = {"C1": "Zhou et al. 2018", "C2": "Amjad et al. 2018"}.get(id, "Morcos et al. 2018")
-    read = tuple(Rule.read(rule) if isinstance(rule, str) else rule for rule in rules)
-    return Claim(id, paper, statement, read if len(read) > 1 else read[0], figure, shown)
-
-
-def _over(population: str, what: str, direction: str) -> Rule:
-    statistic = f"Spearman correlation of {what}, over {population} (each counts as a seed here)"
-    return Rule.old(statistic, direction, 0.0, "bootstrap", POPULATION)
-
-
-CLAIMS: tuple[Claim, ...] = (
-    _claim(
-        *("S1", "Figs. 1, 2", "curves, no number"),
-        "At equal ablation and at equal noise, accuracy falls faster the more labels were "
-        "corrupted",
-        "Spearman correlation of the corrupted fraction with the ablation AUC < 0",
-        "Spearman correlation of the corrupted fraction with the mean accuracy over noise "
-        "scales < 0",
-    ),
-    _claim(
-        *("S2", "Fig. 3", "200 networks, curves and a scatter plot"),
-        "Among networks of one topology on clean labels, those that generalise better are more "
-        "robust to ablation",
-        _over("networks of varied learning rate", "AUC and generalisation error", "<"),
-    ),
-    _claim(
-        *("S3", "Fig. 4a, 4b", "Spearman -0.728"),
-        "Over training, AUC falls where train and test loss part",
-        "Spearman correlation of AUC and test loss over checkpoints after epoch 0 < 0",
-        "AUC at the end minus AUC at the checkpoint of least test loss < 0",
-    ),
-    _claim(
-        *("S4", "Fig. 4c", "Spearman 0.914"),
-        "Over a hyper-parameter sweep, AUC goes with test accuracy, and picking the highest AUC "
-        "nearly picks the best setting",
-        _over("settings", "AUC and test accuracy, each the mean of its repeats", ">"),
-        "test accuracy lost by the setting of highest AUC against the best < 0.02",
-    ),
-    _claim(
-        *("S5", "Fig. 5a", "curves, no number"),
-        "Dropout makes networks robust up to the trained share and not beyond, where those "
-        "trained on corrupted labels drop faster",
-        "accuracy at the trained share of ablated units, with dropout minus without, mean of "
-        "rates and labels > 0",
-        f"accuracy lost per share ablated, over the {BEYOND:g} beyond the trained share minus up "
-        "to it, mean of rates and labels > 0",
-        f"accuracy lost over the {BEYOND:g} beyond the trained share, corrupted labels minus "
-        "clean, mean of rates > 0",
-    ),
-    _claim(
-        *("S6", "Figs. 5b, 6", "curves and histograms, no number"),
-        "Batch norm makes networks more robust to ablation, units less selective, and their "
-        "mutual information with the class higher",
-        "AUC with batch norm minus without, clean labels > 0",
-        "mean selectivity of units with batch norm minus without, clean labels < 0",
-        "mean mutual information (bits) of units, as above > 0",
-    ),
-    _claim(
-        *("S7", "Fig. 7", "Spearman 0.095 on MNIST, -0.428 on CIFAR-10"),
-        "Selectivity and mutual information are poor predictors of a unit's importance",
-        *[
-            f"size of the Spearman correlation of {measure} with the rise of the training loss "
-            "when a unit is ablated, units of all layers pooled < 0.5"
-            for measure in ("selectivity", "mutual information")
-        ],
-    ),
-    _claim(
-        *("C1", "", "correlations, no number kept here"),
-        "Selectivity predicts the damage to a single class, and better than the damage to all",
-        "Spearman correlation of selectivity with the largest drop of a class's accuracy, mean "
-        "of the layers > 0",
-        "that minus the correlation with the drop of accuracy on all classes > 0",
-    ),
-    _claim(
-        *("C2", "", "an argument with plots"),
-        "Pooling units of several layers misleads about selectivity and importance",
-        "|pooled Spearman correlation of selectivity with the rise of the training loss minus "
-        "the mean of the layers' correlations| > 0.1",
-    ),
-    _claim(
-        *("C3", "Fig. 3", "not separated: the learning rate varies"),
-        "S2 is not the learning rate's doing: it holds at one learning rate too",
-        _over("networks of one learning rate", "AUC and generalisation error", "<"),
-    ),
-    _claim(
-        *("C4", "Appendix", "stated, no number kept here"),
-        "Clamping to the mean does more damage than clamping to zero",
-        "AUC clamped to zero minus AUC clamped to the mean, clean labels > 0",
-    ),
+    for id, statement, rules, figure, value, gate, corrected, why in _CLAIMS
 )
+# On which experiments a claim stands: its data are theirs, its fidelity that of the least.
+STANDS_ON = dict.fromkeys(("S1", "S8", "S13"), ("corruption", "convnets"))
+STANDS_ON |= {"C3": ("population", "label noise"), "S7": ("units", "convnet units")}
+STANDS_ON |= {"S6": ("convnets", "convnet units"), "S2": ("population",), "S3": ("training",)}
+STANDS_ON |= {"C2": ("ordered",), "C4": ("convnets",)}
+STANDS_ON |= dict.fromkeys(("S4", "S14"), ("sweep",)) | dict.fromkeys(("S5", "S12"), ("dropout",))
+STANDS_ON |= dict.fromkeys(("S9", "S10", "S11", "C1"), ("convnet units",))
 
 
-def fitted(networks: pd.DataFrame) -> pd.DataFrame:
-    """Return the networks whose train accuracy, on the labels trained on, is at least 99%."""
-    return networks[networks.train_accuracy >= FITTED - 1e-9]
+def tables(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the rows by experiment, a network's settings as columns of their own."""
+    groups = {}
+    for name, rows in results.groupby(level=0, sort=False):
+        rows = rows.droplevel(0).dropna(axis=1, how="all").reset_index(drop=True)
+        own = pd.json_normalize(rows.net.tolist()).rename(columns={"images": "trained"})
+        rows = pd.concat([rows.drop(columns="net"), own], axis=1)
+        if "layer" in rows:
+            rows["layer"] = rows.layer.astype(int)
+        if "test_accuracy" in rows:
+            rows["generalisation_error"] = rows.train_accuracy - rows.test_accuracy
+        groups[name] = rows
+    return groups
 
 
-def excluded(networks: pd.DataFrame) -> int:
-    """Return how many networks (rows) did not fit their labels."""
-    return len(networks) - len(fitted(networks))
+def below_true(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return a column on true minus on corrupted labels: a row a seed, a column a fraction."""
+    wide = fitted(rows).pivot_table(index="seed", columns="corruption", values=column)
+    if 0.0 not in wide or wide.shape[1] == 1:
+        return pd.DataFrame({1.0: [math.nan]})
+    return wide.drop(columns=0.0).rsub(wide[0.0], axis=0)
 
 
-def corruption(rows: pd.DataFrame) -> list[float]:
-    """S1: correlation of corruption with robustness to ablation, and to noise."""
-    rows = fitted(rows)
-    return [correlation(rows.corruption, rows[robust]) for robust in ("auc", "noise_auc")]
+def batch_norm(nets: pd.DataFrame, units: pd.DataFrame) -> list[list[float]]:
+    """S6: AUC, selectivity and information, the sign as the paper has it, a value a seed."""
+    last = units[units.layer.isin(LAST)].groupby(["seed", "batch_norm"])[list(MEASURES)].mean()
+    nets = fitted(nets[nets.corruption == 0]).set_index(["seed", "batch_norm"])
+    both = last.join(nets[["auc"]], how="inner").unstack("batch_norm")
+    if both.shape[1] < 6:
+        return [[math.nan]] * 3
+    signs = {"auc": 1, "selectivity": -1, "information": 1}
+    return [((both[k, True] - both[k, False]) * sign).tolist() for k, sign in signs.items()]
 
 
-def over_training(rows: pd.DataFrame) -> tuple[float, float]:
-    """S3: correlation of AUC and test loss, and what AUC loses after the least test loss."""
-    rows = rows[rows.epoch > 0].sort_values("epoch")
-    best = int(rows.test_loss.to_numpy().argmin())
-    parts = best < len(rows) - 1  # else train and test loss have not parted
-    change = rows.auc.iloc[-1] - rows.auc.iloc[best] if parts else math.nan
-    return correlation(rows.auc, rows.test_loss), float(change)
+def statistics(groups: Mapping[str, pd.DataFrame]) -> dict[str, list]:
+    """Return for every claim its numbers, one a network, in a list a rule; NaN where unmeasured.
 
-
-def dropout_arm(rows: pd.DataFrame) -> tuple[float, float, float]:
-    """S5: gain at the trained share, steeper fall beyond it, and that of corrupted labels."""
-    curves = {
-        key: (curve.share.to_numpy(), curve.accuracy.to_numpy())
-        for key, curve in fitted(rows).sort_values("share").groupby(["corruption", "dropout"])
-    }
-    gains, bends, faster = [], [], []
-    for rate in sorted({rate for _, rate in curves} - {0}):
-        falls = {}
-        for level in sorted({level for level, _ in curves}):
-            if (level, rate) in curves and (level, 0) in curves:
-                start, kept, beyond = np.interp([0, rate, rate + BEYOND], *curves[level, rate])
-                falls[level] = kept - beyond
-                gains.append(kept - np.interp(rate, *curves[level, 0]))
-                bends.append((kept - beyond) / BEYOND - (start - kept) / rate)
-        if len(falls) == 2:
-            clean, corrupted = falls.values()
-            faster.append(corrupted - clean)
-    return tuple(float(np.mean(v)) if v else math.nan for v in (gains, bends, faster))
-
-
-def batch_norm(rows: pd.DataFrame) -> tuple[float, float, float]:
-    """S6: with batch norm minus without: ablation AUC, mean selectivity, mean information."""
-    rows = fitted(rows).set_index("batch_norm")
-    if set(rows.index) != {True, False}:
-        return (math.nan,) * 3
-    columns = ["auc", "selectivity", "information"]
-    return tuple(rows.loc[True, columns] - rows.loc[False, columns])
-
-
-def unit_correlations(units: pd.DataFrame) -> list[float]:
-    """S7's two sizes of correlations, pooled; C1's two, mean of the layers; C2's difference."""
-    selectivity, information = (correlation(units[what], units.loss_rise) for what in MEASURES)
-    loss, accuracy, worst = (by_layer(units, "selectivity", damage).mean() for damage in DAMAGE)
-    return [abs(selectivity), abs(information), worst, worst - accuracy, abs(selectivity - loss)]
-
-
-def by_layer(units: pd.DataFrame, measure: str, damage: str) -> pd.Series:
-    """Return the correlation of two columns within each layer."""
-    layers = units.groupby("layer", sort=False)
-    return pd.Series({name: correlation(rows[measure], rows[damage]) for name, rows in layers})
-
-
-def correlations(units: pd.DataFrame) -> pd.DataFrame:
-    """Return the correlation of each measure and damage, for each seed: pooled, and by layer."""
-    rows = []
-    for (seed, own), what, damage in product(units.groupby("seed"), MEASURES, DAMAGE):
-        rows.append((seed, what, damage, "pooled", correlation(own[what], own[damage])))
-        rows += [(seed, what, damage, *pair) for pair in by_layer(own, what, damage).items()]
-    return pd.DataFrame(rows, columns=["seed", "measure", "damage", "layer", "spearman"])
-
-
-def long(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    """Return list-valued columns as rows, behind what names the network."""
-    names = ["arm", "seed", "corruption", "batch_norm", "dropout", "learning_rate"]
-    return table[[*names, *columns]].explode(list(columns), ignore_index=True)
-
-
-def units_of(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a unit of the networks in `table`, dead ones included."""
-    rows = long(table, "unit_layer", *MEASURES, "dead", *DAMAGE)
-    types = dict.fromkeys([*MEASURES, *DAMAGE], float) | {"dead": bool}
-    return rows.rename(columns={"unit_layer": "layer"}).astype(types)
-
-
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with the measures' means over live units in place of lists over units."""
-    network = ["arm", "seed", "corruption"]
-    means = units_of(table).query("not dead").groupby(network)[[*MEASURES]].mean().reset_index()
-    lists = ["unit_layer", "dead", *MEASURES, *DAMAGE]
-    return table.drop(columns=lists).merge(means, on=network, how="left")
-
-
-def selection(sweep: pd.DataFrame) -> pd.DataFrame:
-    """Return how often the highest AUC picks one of the best settings of a random half of them.
-
-    A row for the best 1, 5 and 10: picked is the share of 1,000 halves in which the pick is among
-    so many best by test accuracy, chance that of a random pick. `sweep` is as for `statistics`.
+    `groups` are the `tables` of the results of `plan`, as far as there are some.
     """
-    settings = sweep.groupby("setting")[["auc", "test_accuracy"]].mean()
-    auc, accuracy = settings.auc.to_numpy(), settings.test_accuracy.to_numpy()
-    half, source, ranks = -(-len(settings) // 2), np.random.default_rng(0), []
-    for _ in range(1000):
-        chosen = source.permutation(len(settings))[:half]
-        pick = chosen[auc[chosen].argmax()]
-        ranks.append((accuracy[chosen] > accuracy[pick]).sum())
-    table = pd.DataFrame({"best": [1, 5, 10]})
-    picked = [float(np.mean(np.array(ranks) < k)) for k in table.best]
-    return table.assign(picked=picked, chance=(table.best / half).clip(upper=1.0))
+    values = {claim.id: [[math.nan]] * len(claim.rules) for claim in CLAIMS}
+
+    def put(id: str, series: Sequence, start: int = 0) -> None:
+        values[id][start : start + len(series)] = series
+
+    for place, name in enumerate(("corruption", "convnets")):
+        if name in groups:
+            rows = groups[name][groups[name].batch_norm == bool(place)]
+            columns = {"S1": "auc", "S8": "noise_mean", "S13": "auc_mean"}
+            gaps = {id: below_true(rows, column) for id, column in columns.items()}
+            for id, gap in gaps.items():
+                put(id, [gap.min(axis=1).tolist()], place + (id == "S1"))
+            if not place:
+                put("S1", [gaps["S1"].get(1.0, pd.Series([math.nan])).tolist()])
+            else:
+                clean = fitted(rows[rows.corruption == 0])
+                put("C4", [(clean.auc - clean.auc_mean).tolist() or [math.nan]])
+    if "population" in groups:
+        rows = fitted(groups["population"])
+        put("S2", [one_correlation(rows.auc, rows.generalisation_error, -1)])
+        put("C3", [within(rows)])
+    if "label noise" in groups:
+        rows = fitted(groups["label noise"])
+        put("C3", [one_correlation(rows.auc, rows.generalisation_error, -1)], 1)
+    if "training" in groups:
+        put("S3", parts_by_seed(groups["training"], over_training, 2))
+    if "sweep" in groups:
+        rows = groups["sweep"].dropna(subset="auc")
+        settings = rows.groupby(["rate", "batch"])[["auc", "test_accuracy"]].mean()
+        learned = settings[settings.test_accuracy >= 0.2]
+        put("S4", [one_correlation(s.auc, s.test_accuracy) for s in (settings, learned)])
+        picks = [selection(own).set_index("best") for _, own in rows.groupby("seed")]
+        put("S14", [[t.picked[5] - t.chance[5] for t in picks], [0.02 - t.lost[5] for t in picks]])
+    if "dropout" in groups:
+        *parts, bends = parts_by_seed(groups["dropout"], dropout_statistics, 4)
+        put("S5", parts)
+        put("S12", [bends])
+    for start, name in ((0, "units"), (2, "convnet units")):
+        if name in groups:
+            rows = fitted(groups[name])
+            rows = rows[rows.batch_norm == bool(start)]
+            found = [unit_statistics(own) for _, own in rows.groupby("seed")]
+            for id in (found[0] if start else ("S7",)) if found else ():
+                series = np.transpose([one[id] for one in found])
+                own = (-series if start else 0.3 - series) if id == "S7" else series
+                put(id, own.tolist(), start if id == "S7" else 0)
+    if {"convnets", "convnet units"} <= groups.keys():
+        put("S6", batch_norm(groups["convnets"], groups["convnet units"]))
+    if "ordered" in groups:
+        put("C2", parts_by_seed(fitted(groups["ordered"]), layered, 4))
+    return {id: parts if len(parts) > 1 else parts[0] for id, parts in values.items()}
 
 
-def statistics(
-    networks: pd.DataFrame,
-    dropout: pd.DataFrame,
-    population: pd.DataFrame,
-    training: pd.DataFrame,
-    sweep: pd.DataFrame,
-    units: pd.DataFrame,
-) -> dict[str, list]:
-    """Return, for every claim, one number a seed (S2, C3, S4's first: a member of the population).
+def gates(groups: Mapping[str, pd.DataFrame]) -> dict[str, float]:
+    """Return what the gates of the claims measure, as far as it is known."""
+    measured = {}
+    for id, name in (("S2", "population"), ("C3", "label noise")):
+        if name in groups and len(rows := fitted(groups[name])):
+            measured[id] = float(np.ptp(np.quantile(rows.generalisation_error, (0.05, 0.95))))
+    if "training" in groups:
+        losses = groups["training"].groupby("seed").test_loss
+        measured["S3"] = float((losses.last() / losses.min() - 1).mean())
+    if "dropout" in groups:
+        share = len(fitted(groups["dropout"])) / len(groups["dropout"])
+        measured |= dict.fromkeys(("S5", "S12"), share)
+    if "convnet units" in groups:
+        rows = groups["convnet units"]
+        measured["C1"] = float(rows[rows.batch_norm].groupby("seed").test_accuracy.first().mean())
+    return measured
 
-    A list of such lists for a claim of several rules; NaN where too few networks fitted. The tables
-    are what `plan`'s experiments gave, but `networks` (S1, S6, C4) of `summary`, `dropout` a row a
-    share, `population` (S2, C3) with `varied` (the learning rate) and `generalisation_error`,
-    `sweep` with `setting`, and `units` (S7, C1, C2) of `units_of`: live ones, of clean labels.
-    """
-    members = {
-        varied: correlation_by_member(rows.auc, rows.generalisation_error)
-        for varied, rows in fitted(population).groupby("varied")
-    }
-    settings = sweep.groupby("setting")[["auc", "test_accuracy"]].mean()
-    plain = networks[~networks.batch_norm]
-    *pooled, one_class, than_all, difference = parts_by_seed(units, unit_correlations, 5)
-    return {
-        "S1": parts_by_seed(plain, corruption, 2),
-        "S2": members.get(True, [math.nan]),
-        "S3": parts_by_seed(training, over_training, 2),
-        "S4": [
-            correlation_by_member(settings.auc, settings.test_accuracy),
-            by_seed(sweep, lambda t: t.test_accuracy.max() - t.test_accuracy[t.auc.idxmax()]),
-        ],
-        "S5": parts_by_seed(dropout, dropout_arm, 3),
-        "S6": parts_by_seed(networks[networks.corruption == 0], batch_norm, 3),
-        "S7": pooled,
-        "C1": [one_class, than_all],
-        "C2": difference,
-        "C3": members.get(False, [math.nan]),
-        "C4": by_seed(
-            plain[plain.corruption == 0], lambda t: (fitted(t).auc - fitted(t).auc_mean).mean()
-        ),
-    }
+
+def second_cases(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the statistics of some claims on the kind of network that the paper did not take."""
+    found = {}
+    if "MLP population" in groups:
+        rows = fitted(groups["MLP population"])
+        pair = [one_correlation(rows.auc, rows.generalisation_error, -1), within(rows)]
+        found |= {("S2", "MLP"): pair[0], ("C3", "MLP"): pair[1]}
+    if "corruption" in groups:
+        rows = fitted(groups["corruption"].query("corruption == 0"))
+        found["C4", "MLP"] = (rows.auc - rows.auc_mean).tolist()
+    if "units" in groups:
+        by_seed = [unit_statistics(own)["C1"] for _, own in fitted(groups["units"]).groupby("seed")]
+        found |= {("C1", "MLP"): [first for first, _ in by_seed]}
+    if "convnet dropout" in groups:
+        parts = parts_by_seed(groups["convnet dropout"], dropout_statistics, 4)
+        found |= {("S5", f"convnet, part {i}"): part for i, part in enumerate(parts[:3], 1)}
+        found["S12", "convnet"] = parts[3]
+    rows = [
+        (*key, v["r"], v["n"]) if isinstance(v, dict) else (*key, mean(v), len(v))
+        for key, v in found.items()
+    ]
+    return pd.DataFrame(rows, columns=["claim", "network", "value", "networks"])

@@ -73,14 +73,18 @@ def tiny10(
     width: float = 1.0,
     activation: str = "relu",
     batch_norm: bool = True,
+    units: int | None = None,
 ) -> nn.Sequential:
     """Return Tiny-10 of Kornblith et al. 2019 (Table E.1), for images of at least 9x9.
 
-    Layers: ``conv1, bn1, act1, ..., conv8, bn8, act8, pool, flatten, fc``. Default: 86,778
-    parameters. Ours, as the paper does not say: biases beside batch normalisation.
+    Layers: ``conv1, bn1, act1, ..., conv8, bn8, act8, pool, flatten, fc``. With `units` every
+    convolution has so many channels: Width-n (Table E.3). Default: 86,778 parameters. Ours, as the
+    paper does not say: biases beside batch normalisation.
     """
     plan = [(16, 3, 1, 1), (16, 3, 1, 1), (32, 3, 2, 1), (32, 3, 1, 1), (32, 3, 1, 1)]
     plan += [(64, 3, 2, 1), (64, 3, 1, 0), (64, 1, 1, 0)]
+    if units is not None:
+        plan = [(as_integer(units, "units", 1), *rest) for _, *rest in plan]
     return _plain(plan, classes, channels, width, activation, batch_norm)
 
 

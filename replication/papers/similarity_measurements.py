@@ -1,390 +1,493 @@
-"""What notebook 07 measures: similarities of the layers of networks that a dictionary describes.
+"""What notebook 07 measures: how alike the layers of trained networks are, by every index.
 
-Similarities are 1 for equal layers; Procrustes enters as 1 - d / 2. Each measuring function takes a
-spec of `which_similarity_metric.plan` and trains the networks that it needs, or finds them in the
-store; they are described there, too.
+A spec holds a network's whole recipe, so that it names what is trained. Similarities are 1 for
+equal layers; Procrustes enters as 1 - d / 2. Layers are read *flattened* (every neuron of a feature
+map a column, or of maps with too many every k-th row and column), as *spatial means* (of tokens
+their mean), or, in a transformer, with every token an example at one of four places.
 """
 
-import dataclasses
 import functools
-import json
+import hashlib
+import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from replication import activations, data, similarity, training
+from replication import activations, data, similarity, sweeps, training
 from replication._core import paths
-from replication.directions.probe import keep_components, linear_probe
+from replication._core.files import atomic
+from replication._core.inputs import choose_device, generator
+from replication.directions.probe import linear_probe
+from replication.papers import svcca_dynamics
+from replication.training.trainer import Trainer
 
-NOTEBOOK = "07_which_similarity_metric"
-LAYERS = {"tiny10": [f"act{i}" for i in range(1, 9)], "mlp": ["act2"]}
-
-
-def cca_squared(x: Tensor, y: Tensor) -> Tensor:
-    """Return the mean of the squared canonical correlations."""
-    return similarity.cca(x, y).correlations.square().mean()
-
-
-def svcca_squared(x: Tensor, y: Tensor) -> Tensor:
-    """Return the same after the cut to 99% of the singular values' sum."""
-    return similarity.svcca(x, y).correlations.square().mean()
-
-
-def cca_over_all(x: Tensor, y: Tensor) -> Tensor:
-    """Return the sum of the canonical correlations over the larger rank: missing ones are 0."""
-    result = similarity.cca(x, y)
-    return result.correlations.sum() / max(1, *result.ranks)
-
-
-def pwcca_over_all(x: Tensor, y: Tensor) -> Tensor:
-    """Return PWCCA with a weight for every direction of x; one without a partner counts as 0."""
-    result = similarity.cca(x, y)
-    x = x - x.mean(0)
-    basis = result.x_variates / (len(x) - 1) ** 0.5
-    inside = basis.mT @ x
-    _, s, vh = torch.linalg.svd(x - basis @ inside, full_matrices=False)
-    weights, rest = inside.abs().sum(1), (s[:, None] * vh).abs().sum()
-    return (weights * result.correlations).sum() / (weights.sum() + rest)
-
-
-METRICS = {  # name: metric and options of `similarity.compare`, whether the two orders are averaged
-    "CCA ρ": ("cca", {}, False),
-    "CCA ρ²": (cca_squared, {}, False),
-    "SVCCA ρ": ("svcca", {}, False),
-    "SVCCA ρ²": (svcca_squared, {}, False),
-    "PWCCA": ("pwcca", {"symmetric": True}, False),
-    "regression": ("regression", {}, True),
-    "CKA linear": ("cka", {}, False),
-    "CKA RBF 0.2": ("cka", {"kernel": "rbf", "sigma": 0.2}, False),
-    "CKA RBF 0.4": ("cka", {"kernel": "rbf", "sigma": 0.4}, False),
-    "CKA RBF 0.8": ("cka", {"kernel": "rbf", "sigma": 0.8}, False),
-    "CKA debiased": ("cka", {"unbiased": True}, False),
-    "Procrustes": ("procrustes", {}, False),
-    "RSA correlation": ("rsa", {}, False),
-    "RSA Euclidean": ("rsa", {"distance": "euclidean"}, False),
-    "CCA, missing 0": (cca_over_all, {}, False),
-    "PWCCA, missing 0": (pwcca_over_all, {}, True),
+PLACES = {  # of a sublayer, in attention and in MLP
+    "layer norm": (".norm", ".norm"),  # without its learned scale and shift
+    "scale": (".norm", ".norm"),
+    "sublayer": (".project", ".fc2"),
+    "residual": ("", ""),
 }
+TOLERANCE = 1e-6  # of the largest singular value, from which on a direction counts
+CUTS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.99)  # of SVCCA: shares of the singular values' sum
+KERNELS = {f"CKA RBF {s}": {"kernel": "rbf", "sigma": s} for s in (0.2, 0.4, 0.8)}
+KERNELS |= {"CKA debiased": {"unbiased": True}}
+BATCH = 1000  # images whose layers are held at a time
 
 
-def similarities(a: Mapping[str, Tensor], b: Mapping[str, Tensor], metric: str) -> np.ndarray:
-    """Return the similarity, 1 for equal, of every layer of `a` to every layer of `b`."""
-    name, options, both = METRICS[metric]
-    with warnings.catch_warnings():
-        # Layers of dead units, or with few examples, are part of what is studied.
-        warnings.simplefilter("ignore", UserWarning)
-        values = similarity.compare(a, b, name, **options).values
-        if both:
-            values = (values + similarity.compare(b, a, name, **options).values.T) / 2
-    values = values.double().cpu().numpy()
-    return 1 - values / 2 if metric == "Procrustes" else values
+def images_of(net: Mapping, device: str) -> tuple[data.Split, float, float]:
+    """Return the images that a network learns, standardised, and their pixels' mean and deviation.
+
+    Classes "low" are the first five, "high" the others.
+    """
+    how = net.get("shrink", 1), net.get("classes", "all"), device
+    return _images(net["dataset"], tuple(net["images"]), *how)
 
 
-def pooled(output: Tensor) -> Tensor:
+@functools.lru_cache(maxsize=3)
+def _images(name: str, counts: tuple, shrink: int, classes: str, device: str) -> tuple:
+    split = data.load(name, subset=counts, device=device)
+    split, mean, std = data.standardise(split.with_images(lambda x: F.avg_pool2d(x, shrink)))
+    if classes != "all":
+        halves = [
+            data.Examples(part.images[mine], part.labels[mine])
+            for part in (split.train, split.test)
+            for mine in [(part.labels < 5) == (classes == "low")]
+        ]
+        split = data.Split(*halves, split.name, split.classes, split.source)
+    return split, mean, std
+
+
+@sweeps.named_by_spec
+def run_of(net: Mapping, seed: int, device: str) -> training.Run:
+    """Return a network, trained or from the store; with "shares" it is one of notebook 03."""
+    split = images_of(net, device)[0]
+    if "shares" in net:
+        return svcca_dynamics.trained({**net, "seed": seed}, split, device)
+    spec, store = training.Spec(**net["recipe"], seed=seed), paths.runs() / "networks"
+    return training.fit(spec, split, store=store, device=device, progress=False)
+
+
+@sweeps.named_by_spec
+def fine_tuned(net: Mapping, pretraining: int, seed: int, device: str) -> nn.Module:
+    """Return ``net["base"]`` of the seed `pretraining` trained on, with a new read-out."""
+    split, base = images_of(net, device)[0], run_of(net["base"], pretraining, device)
+    spec = training.Spec(**net["recipe"], seed=1000 * (1 + pretraining) + seed)
+    key = hashlib.blake2b(f"{spec.key(split)} from {base.key}".encode(), digest_size=12)
+    path = paths.runs() / "networks" / "fine-tuned" / f"{key.hexdigest()}.safetensors"
+    trainer = Trainer(spec, split, choose_device(device))
+    if path.exists():
+        trainer.model.load_state_dict(load_file(path))
+        return trainer.model.eval()
+    own = trainer.model.state_dict()
+    fresh = {name: own[name] for name in own if name.startswith("fc.")}
+    trainer.model.load_state_dict(base.state() | fresh)
+    for _ in range(trainer.last_step):
+        trainer.advance()
+    with atomic(path) as temporary:
+        save_file({n: z.contiguous() for n, z in trainer.model.state_dict().items()}, temporary)
+    return trainer.model.eval()
+
+
+def model_of(net: Mapping, seed: int | Sequence[int], device: str, epoch: float | None = None):
+    """Return a network in eval mode; of one that was fine-tuned `seed` is a pair."""
+    if "base" in net:
+        return fine_tuned(net, *seed, device)
+    return run_of(net, seed, device).model(epoch, device)
+
+
+def layers_of(net: Mapping, inside: bool = False) -> list[str]:
+    """Return the layers compared, without logits; `inside`: of residual blocks their middle too."""
+    recipe = net.get("recipe", net)
+    model, options = recipe["model"], recipe.get("model_options", net.get("options", {}))
+    if model == "vit":
+        return [f"{p}{i + 1}" for i in range(options["depth"]) for p in ("attention", "mlp")]
+    if model == "resnet":
+        blocks = [
+            f"block{s}_{i + 1}" for s in (1, 2, 3) for i in range((options["depth"] - 2) // 6)
+        ]
+        return ["act1", *(n for b in blocks for n in ([f"{b}.act1", b] if inside else [b]))]
+    if model == "plain":
+        return [f"act{i}" for i in range(1, options["depth"] - 1)]
+    return [*(f"act{i}" for i in range(1, 9)), "pool"]
+
+
+def neurons(output: Tensor, most: int | None = None) -> Tensor:
+    """Return (N, neurons): all of a map, or those at every k-th row and column, up to `most`."""
+    step = 1
+    while most and output.ndim == 4 and output[:1, :, ::step, ::step].numel() > most:
+        step += 1
+    return (output[..., ::step, ::step] if output.ndim == 4 else output).flatten(1)
+
+
+def averaged(output: Tensor) -> Tensor:
     """Return (N, features): the mean over positions of feature maps, or over tokens."""
     return output.mean(1) if output.ndim == 3 else activations.spatial_mean(output)
 
 
-def whitened(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a layer in coordinates of variance 1 without correlation, and others in the same."""
-    mean = x.mean(0)
-    _, s, vh = torch.linalg.svd(x - mean, full_matrices=False)
-    axes = (vh / s[:, None])[s > 1e-9 * s[0]].mT * (len(x) - 1) ** 0.5
-    return (x - mean) @ axes, (z - mean) @ axes
+def recorded(
+    model: nn.Module, images: Tensor, layers: Sequence[str], read: str, most: int | None = None
+) -> dict[str, Tensor]:
+    """Return layers as `read`, (examples, features); of tokens (examples x tokens, features)."""
+    if read not in PLACES:
+        reduction = averaged if read == "spatial means" else functools.partial(neurons, most=most)
+        return activations.record(model, images, layers, BATCH, reduction)
+    names = [layer + PLACES[read][layer.startswith("mlp")] for layer in layers]
+    acts = activations.record(model, images, names, BATCH, lambda z: z.flatten(0, 1))
+    acts = {layer: acts[name] for layer, name in zip(layers, names, strict=True)}
+    if read == "layer norm":
+        norms = {layer: model.get_submodule(f"{layer}.norm") for layer in layers}
+        acts = {n: ((z - norms[n].bias) / norms[n].weight).detach() for n, z in acts.items()}
+    return acts
 
 
-def layers_of(network: Mapping) -> list[str]:
-    """Return the layers that are compared, without the logits and the pooled layer."""
-    if network["model"] == "vit":
-        blocks = range(1, network["options"]["depth"] + 1)
-        return [f"{part}{i}" for i in blocks for part in ("attention", "mlp")]
-    return LAYERS[network["model"]]
+class Axes(NamedTuple):
+    """A centred layer by its principal axes, X = U diag(values) directions^T."""
+
+    values: Tensor  # (k,), largest first
+    directions: Tensor  # (neurons, k)
 
 
-@functools.lru_cache(maxsize=4)
-def _standardised(
-    dataset: str, subset: tuple[int, int], reduced: int, device: str
-) -> tuple[data.Split, float, float]:
-    split = data.load(dataset, subset=subset, device=device)
-    if reduced > 1:
-        train, test = (
-            data.Examples(F.avg_pool2d(part.images, reduced), part.labels)
-            for part in (split.train, split.test)
-        )
-        split = dataclasses.replace(split, train=train, test=test)
-    return data.standardise(split)
+def axes_of(square: Tensor) -> Axes:
+    """Return the principal axes of a layer from X^T X."""
+    values, vectors = torch.linalg.eigh(square)
+    kept = (values > TOLERANCE**2 * values[-1]) & (values > 0)
+    return Axes(values[kept].sqrt().flip(0), vectors[:, kept].flip(1))
 
 
-def standardised(network: Mapping, device: str) -> tuple[data.Split, float, float]:
-    """Return the images that a network sees, their mean and standard deviation of pixels."""
-    return _standardised(network["dataset"], tuple(network["images"]), network["reduced"], device)
+def _sums(t: Tensor, x: Axes, y: Axes, u: Tensor, rho: Tensor) -> dict[str, Tensor]:
+    """Return Ding's three indices from t = U_x^T U_y and its singular vectors and values.
+
+    PWCCA weighs all directions of x, of which those without a partner count as 0.
+    """
+    s, r = x.values, y.values
+    weighted, weights = s[:, None] * t * r, _weights(u.mT, x)
+    return {
+        "CKA linear": weighted.square().sum() / (s.pow(4).sum() * r.pow(4).sum()).sqrt(),
+        "Procrustes": torch.linalg.svdvals(weighted).sum() / (s.norm() * r.norm()),
+        "PWCCA, missing 0": (weights[: len(rho)] * rho).sum() / weights.sum(),
+    }
 
 
-def taught(images: data.Split, classes: str) -> data.Split:
-    """Return the images whose classes a network learns: "all", the five "low" or "high" ones."""
-    if classes == "all":
-        return images
-    parts = []
-    for part in (images.train, images.test):
-        mine = (part.labels < 5) == (classes == "low")
-        parts.append(data.Examples(part.images[mine], part.labels[mine]))
-    return dataclasses.replace(images, train=parts[0], test=parts[1])
+def _weights(turn: Tensor, x: Axes) -> Tensor:
+    """Return sum_j |<h_i, z_j>| of canonical variates U turn^T and the neurons z_j."""
+    return ((turn * x.values) @ x.directions.mT).abs().sum(1)
 
 
-def training_spec(network: Mapping) -> training.Spec:
-    """Return what `training` needs to know."""
-    same = ("model", "optimizer", "learning_rate", "batch_size", "epochs", "augment", "seed")
-    return training.Spec(
-        model_options=network["options"],
-        optimizer_options=network["momentum"],
-        evaluate_every=network["epochs"],
-        **{name: network[name] for name in same},
-    )
+def linear_indices(t: Tensor, x: Axes, y: Axes, examples: int) -> dict[str, float]:
+    """Return the indices that inner products give, from t = U_x^T U_y, (k, m).
+
+    Kornblith et al. 2019, section 3 and Table 2, where those with sides are the mean of both;
+    "PC 1-2", "PC 9-10": R2 of two axes of x, of variance 1, from the same two of y (Fig. F.1);
+    "eigenvectors": how many of x's have a cosine above 0.5 to what y's kernel matrix makes of them.
+    """
+    if not t.numel():
+        return {}
+    s, r = x.values, y.values
+    u, rho, vh = torch.linalg.svd(t)
+    rho = rho.clamp(max=1)
+    sides = [_weights(turn[: len(rho)], z) for turn, z in ((u.mT, x), (vh, y))]
+    values = {"CCA mean": rho.mean(), "CCA R2": rho.square().mean()}
+    for share in CUTS:
+        i, j = (1 + int((z.cumsum(0) < share * z.sum() * (1 - 1e-12)).sum()) for z in (s, r))
+        some = torch.linalg.svdvals(t[:i, :j]).clamp(max=1)
+        values[f"SVCCA {share}"], values["SVCCA R2"] = some.mean(), some.square().mean()
+    values["SVCCA mean"] = values.pop(f"SVCCA {CUTS[-1]}")
+    there, back = (t * r).square().sum() / r.square().sum(), (s[:, None] * t).square().sum()
+    turned = (t * r).square()
+    cosines = turned.sum(1) / (turned * r.square()).sum(1).sqrt().clamp_min(1e-300)
+    values |= {
+        "PWCCA": sum((w * rho).sum() / w.sum() for w in sides) / 2,
+        "regression": (there + back / s.square().sum()) / 2,
+        "HSIC linear": (s[:, None] * t * r).square().sum() / (examples - 1) ** 2,
+        "CCA, missing 0": rho.sum() / max(t.shape),
+        "PC 1-2": t[:2, :2].square().sum() / 2,
+        "PC 9-10": t[8:10, 8:10].square().sum() / 2,
+        "eigenvectors": (cosines > 0.5).sum(),
+    }
+    return {name: float(v) for name, v in (values | _sums(t, x, y, u, rho)).items()}
 
 
-def runs_of(networks: Sequence[Mapping], device: str) -> Iterator[tuple[training.Run, data.Split]]:
-    """Yield each network's run, trained or from the store, and the images that it sees."""
-    where = {"store": paths.runs() / NOTEBOOK / "networks", "device": device, "progress": False}
-    for net in networks:
-        images, _, _ = standardised(net, device)
-        yield training.fit(training_spec(net), taught(images, net["classes"]), **where), images
-
-
-def layers_and_labels(
-    run: training.Run, images: data.Split, layers: Sequence[str], count: int, device: str
-) -> list[tuple[dict[str, Tensor], Tensor]]:
-    """Return the layers for the first `count` images and their labels, of training and of test."""
-    model = run.model(device=device)
-    return [
-        (activations.record(model, x.images[:count], layers, reduction=pooled), x.labels[:count])
-        for x in (images.train, images.test)
-    ]
-
-
-@functools.lru_cache(maxsize=4)
-def _represented(key: str, device: str) -> dict[tuple[int, str], Tensor]:
-    """Return (examples, features) tensors by (network, layer); `key` is JSON, see `grid`."""
-    networks, layers, count, part, kept = json.loads(key)
-    layer_of = {}
-    for i, (run, images) in enumerate(runs_of(networks, device)):
-        shown, model = getattr(images, part).images[:count], run.model(device=device)
-        names = layers[run.spec.model]
-        for name, x in activations.record(model, shown, names, reduction=pooled).items():
-            if kept is None:
-                layer_of[i, name] = x
-            for k in kept or ():
-                if k <= x.shape[1]:
-                    layer_of[i, f"{k} components"] = keep_components(x, k)
-    return layer_of
+def streamed(sides: Iterable[Mapping[str, Tensor]]) -> similarity.Accumulator:
+    """Return the inner products of all neurons, taken in batch by batch."""
+    accumulator = similarity.Accumulator()
+    for batch in sides:
+        accumulator.update(batch)
+    return accumulator
 
 
 def train(spec: dict, device: str = "auto") -> dict:
-    """Train one network; return its accuracies."""
-    run, _ = next(runs_of([spec], device))
-    last = run.history.iloc[-1]
+    """Train one network; return its accuracies at the end."""
+    last = run_of(spec["net"], spec["seed"], device).history.iloc[-1]
     return {"train_accuracy": last.train_accuracy, "test_accuracy": last.test_accuracy}
 
 
-def grid(spec: dict, device: str = "auto") -> pd.DataFrame:
-    """Return the similarity of all representations of all networks by one metric.
+def _pair(spec: Mapping, device: str) -> list[nn.Module]:
+    epochs = spec.get("epochs", (None, None))
+    chosen = zip(spec["nets"], spec["seeds"], epochs, strict=True)
+    return [model_of(net, seed, device, epoch) for net, seed, epoch in chosen]
 
-    `spec` holds networks, layers (by model), examples, part ("train" or "test"), kept (None, or
-    numbers of principal components, each of which gives a representation) and metric.
+
+def indices(spec: dict, device: str = "auto") -> pd.DataFrame:
+    """Compare all layers of two networks by every index, with more images than neurons.
+
+    RBF and debiased CKA are taken on the first ``spec["kernels"]`` images, of every neuron.
     """
-    names = ("networks", "layers", "examples", "part", "kept")
-    layer_of = _represented(json.dumps([spec[name] for name in names]), device)
-    table = {f"{i} {name}": values for (i, name), values in layer_of.items()}
-    values = similarities(table, table, spec["metric"])
-    rows = [(*a, *b) for a in layer_of for b in layer_of]
-    return pd.DataFrame(rows, columns=["first", "layer", "second", "other"]).assign(
-        value=values.ravel()
+    models, names = _pair(spec, device), [layers_of(net) for net in spec["nets"]]
+    images, read = images_of(spec["nets"][0], device)[0].train.images, spec["read"]
+    images, rows = images[: spec["examples"]], []
+
+    def layers(batch: Tensor, most: int | None) -> list[dict[str, Tensor]]:
+        return [recorded(m, batch, n, read, most) for m, n in zip(models, names, strict=True)]
+
+    joint = streamed(
+        {f"{side} {name}": z for side, acts in enumerate(pair) for name, z in acts.items()}
+        for pair in (layers(batch, spec["most"]) for batch in images.split(BATCH))
     )
+    axes = [{n: axes_of(joint.products(f"{i} {n}", f"{i} {n}")) for n in names[i]} for i in (0, 1)]
+    for (n, x), (m, y) in product(axes[0].items(), axes[1].items()):
+        cross = x.directions.mT @ joint.products(f"0 {n}", f"1 {m}") @ y.directions
+        values = linear_indices(cross / x.values[:, None] / y.values, x, y, joint.examples)
+        rows += [{"layer": n, "other": m, "metric": k, "value": v} for k, v in values.items()]
+    some = layers(images[: spec["kernels"]], None)
+    order = torch.randperm(len(next(iter(some[0].values()))), generator=generator(0, "rows"))
+    some = [{n: z[order[: spec["kernels"]].to(z.device)] for n, z in acts.items()} for acts in some]
+    for metric, options in KERNELS.items():
+        rows += (
+            quiet(similarity.compare, *some, "cka", **options)
+            .assign(metric=metric)
+            .to_dict("records")
+        )
+    return pd.DataFrame(rows).astype({"value": "float32"})
 
 
-def depth_of_layers(spec: dict, device: str = "auto") -> pd.DataFrame:
-    """Train a plain network; return the CKA of all pairs of its layers, and each layer's probe."""
-    net = spec["network"]
-    images, _, _ = standardised(net, device)
-    run = training.fit(training_spec(net), images, device=device, progress=False)
-    names = [f"act{i}" for i in range(1, net["options"]["depth"] - 1)]
-    train, test = layers_and_labels(run, images, names, spec["examples"], device)
-    values = similarities(train[0], train[0], "CKA linear")
-    rows = []
-    for i, name in enumerate(names):
-        probe = linear_probe(train[0][name], train[1], test[0][name], test[1])
-        rows += [
-            {"layer": i + 1, "other": j + 1, "value": values[i, j], "probe": probe}
-            for j in range(len(names))
+def quiet(compare: Callable, *arguments, **options) -> pd.DataFrame:
+    """Return a grid as rows layer, other, value; few examples are part of what is studied."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        table = compare(*arguments, **options).to_frame()
+    return table.rename(columns={"row": "layer", "column": "other"})
+
+
+def truncated(spec: dict, device: str = "auto") -> list[dict]:
+    """Compare each layer of a network with itself less a share of its principal components.
+
+    The smallest go first. Closed forms: U^T U of the two is the identity, cut.
+    """
+    net, rows = spec["net"], []
+    model, images = model_of(net, spec["seed"], device), images_of(net, device)[0].train.images
+    batches = images[: spec["examples"]].split(BATCH)
+    names = layers_of(net)
+    joint = streamed(recorded(model, b, names, spec["read"], spec["most"]) for b in batches)
+    for name in names:
+        x = axes_of(joint.products(name, name))
+        squares, count = x.values.square(), len(x.values)
+        weights = _weights(torch.eye(count).to(x.values), x)
+        for share in spec["gone"]:
+            k = max(1, round((1 - share) * count))
+            kept = squares[:k].sum() / squares.sum()
+            cka = squares[:k].square().sum() / squares.square().sum()
+            values = {"CKA linear": cka.sqrt(), "Procrustes": kept.sqrt()}
+            values |= {"regression": (1 + kept) / 2, "CCA, missing 0": k / max(1, count)}
+            values["PWCCA, missing 0"] = weights[:k].sum() / weights.sum()
+            row = {"layer": name, "deleted": 1 - k / max(1, count)}
+            rows += [row | {"metric": m, "value": float(v)} for m, v in values.items()]
+    return rows
+
+
+def grids(spec: dict, device: str = "auto") -> pd.DataFrame:
+    """Compare all flattened layers of two networks by linear CKA on test images.
+
+    Columns layer, other, cka, debiased, and where the spec asks for them: within (its mean over
+    classes, each class alone) and deconfounded (the pixels' kernel matrix regressed out, of the
+    same layer only; Cui et al. 2022).
+    """
+    names = [layers_of(net, spec.get("inside", False)) for net in spec["nets"]]
+    test = images_of(spec.get("shown", spec["nets"][0]), device)[0].test
+    images, labels = test.images[: spec["examples"]], test.labels[: spec["examples"]]
+    models = _pair(spec, device)
+    sides = [
+        recorded(m, images, n, "flattened") for m, n in zip(models[:1], names[:1], strict=True)
+    ]
+    alone = spec["nets"][0] == spec["nets"][1] and len({*spec["seeds"]}) == 1
+    sides.append(sides[0] if alone else recorded(models[1], images, names[1], "flattened"))
+    table = quiet(similarity.compare, *sides, "cka").rename(columns={"value": "cka"})
+    table["debiased"] = quiet(similarity.compare, *sides, "cka", unbiased=True).value
+    if spec.get("by class"):
+        parts = [
+            [{n: z[labels == c] for n, z in acts.items()} for acts in sides]
+            for c in labels.unique()
         ]
-    return pd.DataFrame(rows).assign(accuracy=run.history.test_accuracy.iloc[-1])
+        values = [quiet(similarity.compare, *part, "cka", unbiased=True).value for part in parts]
+        table["within"] = np.mean(values, 0)
+    if spec.get("confounded"):
+        pixels, same = images.flatten(1), table.layer == table.other
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            values = [similarity.cka(*(z[n] for z in sides), confounder=pixels) for n in names[0]]
+        table.loc[same, "deconfounded"] = [float(v) for v in values]
+    return table.astype({n: "float32" for n in table if n not in ("layer", "other")})
 
 
-def by_task(spec: dict, device: str = "auto") -> pd.DataFrame:
-    """Return CKA and deconfounded CKA of one network's layers with three kinds of others."""
-    mine, others = spec["seed"], [i for i in range(len(spec["low"])) if i != spec["seed"]]
-    layers = LAYERS["tiny10"]
-    layer_of = {}
-    for kind, task, epoch in (
-        ("same task", "low", None),
-        ("untrained", "low", 0),
-        ("other task", "high", None),
-    ):
-        for i, (run, images) in enumerate(runs_of(spec[task], device)):
-            shown = images.train.images[: spec["examples"]]
-            model = run.model(epoch, device)
-            layer_of[kind, i] = activations.record(model, shown, layers, reduction=pooled)
-    pixels = shown.flatten(1) - shown.flatten(1).mean(0)
-    values, vectors = torch.linalg.eigh((pixels @ pixels.mT).double())
-    # the kernel of the pixels, in fewer columns
-    scores = (vectors * values.clamp_min(0).sqrt()).float()
-    rows = []
-    for kind in ("same task", "other task", "untrained"):
-        for depth, layer in enumerate(layers, 1):
-            pairs = [(layer_of["same task", mine][layer], layer_of[kind, i][layer]) for i in others]
-            row = {"kind": kind, "depth": depth}
-            for column, confounder in (("cka", None), ("deconfounded", scores)):
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)
-                    row[column] = np.mean(
-                        [float(similarity.cka(x, y, confounder=confounder)) for x, y in pairs]
-                    )
-            rows.append(row)
-    return pd.DataFrame(rows)
+def calibrated(spec: dict, device: str = "auto") -> pd.DataFrame:
+    """Compare two networks with the null of the grid's maximum; permutations may keep classes."""
+    train, net = images_of(spec["nets"][0], device)[0].train, spec["nets"][0]
+    models, images = _pair(spec, device), train.images[: spec["examples"]]
+    sides = [recorded(m, images, layers_of(net), spec["read"]) for m in models]
+    labels = train.labels[: spec["examples"]] if spec["restricted"] else None
+    metric, options = spec["metric"], {"null": spec["permutations"], "within": labels}
+    options |= {"unbiased": True} if metric == "CKA debiased" else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        name = "cka" if "CKA" in metric else metric.lower()
+        grid = similarity.compare(*sides, name, seed=spec["seeds"][0], **options)
+    table = grid.to_frame().rename(columns={"row": "layer", "column": "other"})
+    more = {"p": grid.p_values, "calibrated": grid.calibrated()}
+    return table.assign(**{n: v.flatten().double().cpu().numpy() for n, v in more.items()})
 
 
-def low_rank(spec: dict, device: str = "auto") -> pd.DataFrame:
-    """Return the similarity of each layer of one network to its versions of lower rank."""
-    run, images = next(runs_of([spec["network"]], device))
-    model, shown = run.model(device=device), images.train.images[: spec["examples"]]
-    recorded = activations.record(model, shown, layers_of(spec["network"]), reduction=pooled)
-    rows = []
-    for layer, x in recorded.items():
-        width = x.shape[1]
-        cuts = {str(k): keep_components(x, k) for k in range(1, width)}
-        for metric in spec["metrics"]:
-            values = similarities({"all": x}, cuts, metric)[0]
-            rows += [
-                {"layer": layer, "width": width, "metric": metric, "kept": k, "value": value}
-                for k, value in enumerate(values, 1)
-            ]
-    return pd.DataFrame(rows)
+def probes(spec: dict, device: str = "auto") -> list[dict]:
+    """Measure linear probes of every layer's spatial means, and a network's test accuracy."""
+    net, split = spec["net"], images_of(spec["net"], device)[0]
+    model, names = model_of(net, spec["seed"], device), layers_of(net)
+    train, test = (
+        data.Examples(p.images[: BATCH * 5], p.labels[: BATCH * 5])
+        for p in (split.train, split.test)
+    )
+    x, z = (recorded(model, p.images, names, "spatial means") for p in (train, test))
+    accuracy = training.evaluate(model, split.test)[1]
+    return [
+        {
+            "layer": n,
+            "accuracy": accuracy,
+            "probe": linear_probe(x[n], train.labels, z[n], test.labels),
+        }
+        for n in names
+    ]
+
+
+def few_examples(spec: dict, device: str = "auto") -> pd.DataFrame:
+    """Compare one flattened layer in two networks on few examples, matched and shuffled."""
+    layer, tables = spec["of"], []
+    images = images_of(spec["nets"][0], device)[0].train.images
+    sides = [
+        recorded(m, images[: max(spec["counts"])], [layer], "flattened")
+        for m in _pair(spec, device)
+    ]
+    for count, (metric, options) in product(spec["counts"], spec["metrics"].items()):
+        some = [{n: z[:count] for n, z in acts.items()} for acts in sides]
+        null = {"null": 5, "seed": spec["seeds"][0]}
+        table = quiet(similarity.compare, *some, options["name"], **null, **options["options"])
+        tables.append(table.assign(metric=metric, count=count, features=sides[0][layer].shape[1]))
+    return pd.concat(tables, ignore_index=True)
+
+
+def moved_points(spec: dict, device: str = "auto") -> list[dict]:
+    """Compare the pooling layer with itself, one class or one example moved, logits kept.
+
+    The way goes at right angles to all weights of the read-out, so that no logit changes (Davari et
+    al. 2023); its length is in root mean square norms of the centred layer.
+    """
+    net, rows = spec["net"], []
+    train, model = images_of(net, device)[0].train, model_of(net, spec["seed"], device)
+    x = recorded(model, train.images[: spec["examples"]], ["pool"], "flattened")["pool"].double()
+    labels, weights = train.labels[: spec["examples"]], model.fc.weight.detach().double()
+    way = torch.randn(x.shape[1], generator=generator(spec["seed"], "way"), dtype=x.dtype).to(x)
+    way = way - torch.linalg.lstsq(weights.mT, way[:, None]).solution[:, 0] @ weights
+    way *= (x - x.mean(0)).square().sum(1).mean().sqrt() / way.norm()
+    chosen = {"one class": labels == 0, "one example": torch.arange(len(x)).to(labels) == 0}
+    for (change, moved), distance in product(chosen.items(), spec["distances"]):
+        y = x + distance * moved[:, None] * way
+        same = ((y - x) @ weights.mT).abs().max() / (x @ weights.mT).abs().max()
+        row = {"change": change, "distance": distance, "logits": float(same)}
+        for metric, options in spec["metrics"].items():
+            value = quiet(
+                similarity.compare, {"": x}, {"": y}, options["name"], **options["options"]
+            )
+            value = value.value[0]
+            rows.append(
+                row
+                | {"metric": metric, "value": 1 - value / 2 if metric == "Procrustes" else value}
+            )
+    return rows
+
+
+def noisy(images: Tensor, sigma: float = 0.1) -> Tensor:
+    """Return images with one draw of Gaussian noise."""
+    return images + sigma * torch.randn(images.shape, generator=generator(0, "noise")).to(images)
 
 
 def rotated(images: Tensor, degrees: float = 30.0) -> Tensor:
     """Return images turned about their centre, what comes in from outside black."""
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     turn = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]]).to(images).expand(len(images), 2, 3)
     places = F.affine_grid(turn, images.shape, align_corners=False)
     return F.grid_sample(images, places, align_corners=False)
 
 
-def covered(images: Tensor, first: int = 9, last: int = 19) -> Tensor:
-    """Return images with a black square near the centre."""
-    images = images.clone()
-    images[..., first:last, first:last] = 0
-    return images
+STRESS: dict[str, Callable[[Tensor], Tensor]] = {"noise": noisy, "rotation": rotated}
 
 
-def noisy(images: Tensor, sigma: float = 0.5) -> Tensor:
-    """Return images with one draw of Gaussian noise."""
-    source = torch.Generator().manual_seed(0)
-    return images + sigma * torch.randn(images.shape, generator=source).to(images.device)
-
-
-SHIFTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "moved by 3 pixels": lambda x: torch.roll(x, (3, -3), (2, 3)),
-    "rotated by 30°": rotated,
-    "noise, σ 0.5": noisy,
-    "contrast x 0.3": lambda x: 0.3 * x,
-    "square covered": covered,
-}
-
-
-def members_of(specs: list[dict], device: str = "auto") -> list[dict]:
-    """Train members of a population; return their accuracy on the test images and on each shift."""
-    images, mean, std = standardised(specs[0], device)
-    where = {"store": paths.runs() / NOTEBOOK / "networks", "device": device, "progress": False}
-    training.fit_population([training_spec(spec) for spec in specs], images, **where)
-    raw = images.test.images * std + mean
-    rows = []
-    for run, _ in runs_of(specs, device):
-        model = run.model(device=device)
-        row = {"in_distribution": training.evaluate(model, images.test)[1]}
-        for name, shift in SHIFTS.items():
-            shifted = data.Examples((shift(raw) - mean) / std, images.test.labels)
-            row[name] = training.evaluate(model, shifted)[1]
-        rows.append(row)
+def stressed(spec: dict, device: str = "auto") -> list[dict]:
+    """Fine-tune one network; return its accuracy on two halves of the test images, and stressed."""
+    net, seeds = spec["net"], spec["seed"]
+    split, mean, std = images_of(net, device)
+    model, raw, rows = model_of(net, seeds, device), split.test.images * std + mean, []
+    for name, change in {"none": lambda x: x, **STRESS}.items():
+        images = (change(raw) - mean) / std
+        halves = [data.Examples(images[i::2], split.test.labels[i::2]) for i in (0, 1)]
+        first, second = (training.evaluate(model, half)[1] for half in halves)
+        rows.append({"stress": name, "first": first, "second": second})
     return rows
 
 
-def probes(spec: dict, device: str = "auto") -> pd.DataFrame:
-    """Return the accuracy of linear probes of one network's layers, cut to each number in kept."""
-    names = layers_of(spec["network"])[spec["from"] :]
-    run, images = next(runs_of([spec["network"]], device))
-    (train, labels), (test, truth) = layers_and_labels(run, images, names, spec["examples"], device)
-    rows = []
-    for name in names:
-        x, z = train[name], test[name]
-        versions = {name: (x, z)}
-        if spec["kept"]:
-            kept = [k for k in spec["kept"] if k <= x.shape[1]]
-            versions = {f"{k} components": keep_components(x, k, z) for k in kept}
-        for layer, (fitted, held_out) in versions.items():
-            probe = linear_probe(fitted, labels, held_out, truth)
-            rows.append({"layer": layer, "probe": probe})
-    return pd.DataFrame(rows)
+def benchmark(spec: dict, device: str = "auto") -> list[dict]:
+    """Compare all representations of a subtask by three indices; probe what each can do.
 
-
-def few_examples(spec: dict, device: str = "auto") -> pd.DataFrame:
-    """Return similarities of one flattened layer in two networks, examples matched and shuffled."""
-    layer, most = spec["layer"], max(spec["counts"])
-    x, y = (
-        activations.record(
-            run.model(device=device), images.train.images[:most], [layer], reduction="flatten"
-        )[layer]
-        for run, images in runs_of(spec["networks"], device)
-    )
-    rows = []
-    for count in spec["counts"]:
-        source = torch.Generator().manual_seed(spec["seed"])
-        order = torch.randperm(count, generator=source).to(x.device)
-        for kind, second in (("matched", y[:count]), ("shuffled", y[:count][order])):
-            for metric in spec["metrics"]:
-                value = similarities({"x": x[:count]}, {"y": second}, metric)[0, 0]
-                row = {"examples": count, "features": second.shape[1], "kind": kind}
-                rows.append(row | {"metric": metric, "value": value})
-    return pd.DataFrame(rows)
-
-
-def moved_points(spec: dict, device: str = "auto") -> pd.DataFrame:
-    """Return the similarity of a layer to itself with points moved, and the probe's accuracy."""
-    run, images = next(runs_of([spec["network"]], device))
-    (train, labels), (test, truth) = layers_and_labels(
-        run, images, LAYERS["tiny10"][-1:], spec["examples"], device
-    )
-    x, z = (next(iter(layer.values())).double() for layer in (train, test))
-    source = torch.Generator().manual_seed(spec["network"]["seed"])
-    direction = torch.randn(x.shape[1], generator=source, dtype=x.dtype).to(x.device)
-    direction *= (x - x.mean(0)).square().sum(1).mean().sqrt() / direction.norm()
-    halves = [(torch.rand(len(v), generator=source) < 0.5).to(v)[:, None] for v in (x, z)]
-    rows = []
-    for distance in spec["distances"]:
-        step = distance * direction
-        subset = [v + half * step for v, half in zip((x, z), halves, strict=True)]
-        outlier = x.clone()
-        outlier[0] += step
-        white, held_out = whitened(*subset)
-        values = {("subset", "probe"): linear_probe(white, labels, held_out, truth)}
-        for change, after in (("subset", subset[0]), ("one example", outlier)):
-            for metric in spec["metrics"]:
-                values[change, metric] = similarities({"x": x}, {"y": after}, metric)[0, 0]
-        rows += [
-            {"change": change, "metric": metric, "value": value, "distance": distance}
-            for (change, metric), value in values.items()
-        ]
-    return pd.DataFrame(rows)
+    Representations are spatial means of test images: ``spec["layers"]`` of the networks
+    ``spec["seeds"]``, each whole or, with ``spec["components"]``, on so many principal components.
+    A row an index and representation, with its similarities to all as a list, and with
+    ``spec["probed"]`` the accuracy of a linear probe on two halves of the test images.
+    """
+    net, split = spec["net"], images_of(spec["net"], device)[0]
+    shown, items = split.test.images[: spec["examples"]], []
+    halves = [data.Examples(split.test.images[i::2], split.test.labels[i::2]) for i in (0, 1)]
+    for unit, seed in enumerate(spec["seeds"]):
+        model = model_of(net, seed, device)
+        parts = [split.train.images[: spec["probed"]], *(h.images for h in halves)]
+        parts = [*(parts if spec["probed"] else []), shown]
+        *probed, acts = (recorded(model, p, spec["layers"], "spatial means") for p in parts)
+        for layer, z in acts.items():
+            x = (z - z.mean(0)).double()
+            u, s, vh = torch.linalg.svd(x, full_matrices=False)
+            rank = max(1, int((s > TOLERANCE * s[0]).sum()))
+            for kept in [k for k in spec["components"] if k < rank] + [rank]:
+                axes, row = (
+                    Axes(s[:kept], vh[:kept].mT),
+                    {"unit": unit, "layer": layer, "kept": kept},
+                )
+                if probed:
+                    cut = [p[layer].double() @ vh[:kept].mT for p in probed]
+                    labels = split.train.labels[: spec["probed"]]
+                    scores = [
+                        linear_probe(cut[0], labels, c, h.labels)
+                        for c, h in zip(cut[1:], halves, strict=True)
+                    ]
+                    row |= {"first": scores[0], "second": scores[1]}
+                items.append((row, u[:, :kept], axes))
+    rows, values = [], {m: np.zeros((len(items),) * 2, "float32") for m in spec["metrics"]}
+    for (i, (_, a, x)), (j, (_, b, y)) in product(enumerate(items), enumerate(items)):
+        t = a.mT @ b
+        u, rho, _ = torch.linalg.svd(t)
+        for metric, value in _sums(t, x, y, u, rho.clamp(max=1)).items():
+            values[metric][i, j] = value
+    for metric, matrix in values.items():
+        rows += [row | {"metric": metric, "values": matrix[i]} for i, (row, *_) in enumerate(items)]
+    return rows

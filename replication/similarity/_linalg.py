@@ -71,9 +71,17 @@ def warn(
             warnings.warn(message, UserWarning, stacklevel=level)
 
 
-def permutation(examples: int, draw: int, seed: int) -> Tensor:
-    """Return the random order (examples,) of a draw of the null, the same for all indices."""
-    return torch.randperm(examples, generator=generator(seed, "null", draw))
+def permutation(examples: int, draw: int, seed: int, groups: Tensor | None = None) -> Tensor:
+    """Return the random order (examples,) of a draw of the null, the same for all indices.
+
+    With `groups`, integers (examples,), each example takes the place of one of its own group.
+    """
+    order = torch.randperm(examples, generator=generator(seed, "null", draw))
+    if groups is None:
+        return order
+    result = torch.empty_like(order)
+    result[groups.argsort(stable=True)] = order[groups[order].argsort(stable=True)]
+    return result
 
 
 def centred(x: Tensor) -> Tensor:

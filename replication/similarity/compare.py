@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from replication._core.inputs import Array, as_choice, as_integer, like
+from replication._core.inputs import Array, as_choice, as_integer, as_labels, like
 from replication._core.precision import full_precision
 from replication._core.progress import bar
 from replication.activations import flatten, spatial_mean
@@ -165,6 +165,34 @@ class SimilarityGrid:
     metric: str
     checkpoints: tuple | None = None
     null: Array | None = None  #: like `values`, the mean over permutations of y's examples
+    maxima: Array | None = None  #: (..., permutations), the largest value of each permuted grid
+
+    @property
+    def p_values(self) -> Array:
+        """Of each pair, in how many permuted grids the largest value is as high, itself counted.
+
+        (1 + #{k: max_k >= value}) / (1 + permutations), which allows for all pairs of the grid
+        (Westfall & Young 1993, single-step maxT). ValueError without a null, or for distances.
+        """
+        values, maxima = self._against()
+        above = (maxima[..., None, None, :] >= values[..., None]).sum(-1)
+        return like(self.values)((1 + above) / (1 + maxima.shape[-1]))
+
+    def calibrated(self, level: float = 0.05) -> Array:
+        """Return max(0, (value - t) / (1 - t)): 0 for what unrelated layers give, 1 for equal ones.
+
+        t is the least of the permuted grids' maxima that at most the share `level` of them, the
+        grid itself counted, exceeds or equals; without so many the largest. As `p_values` else.
+        """
+        values, maxima = self._against()
+        kept = int(level * (1 + maxima.shape[-1]))
+        t = maxima.sort(-1, descending=True).values[..., max(0, kept - 1)][..., None, None]
+        return like(self.values)(((values - t) / (1 - t).clamp_min(1e-12)).clamp(0, 1))
+
+    def _against(self) -> tuple[Tensor, Tensor]:
+        if self.maxima is None or self.metric == "procrustes":
+            raise ValueError("null: expected at least 1 permutation, of a similarity")
+        return torch.as_tensor(self.values), torch.as_tensor(self.maxima)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a pair: (checkpoint,) row, column, value (and null)."""
@@ -212,6 +240,7 @@ def compare(
     *,
     conv: str = "spatial_mean",
     null: int = 0,
+    within: Array | None = None,
     seed: int = 0,
     progress: bool = False,
     **options,
@@ -237,6 +266,9 @@ def compare(
         agree); every position a neuron; or, for ``metric="cca"``, DFT-CCA (Raghu et al. 2017, for
         different layers), which is also the metric ``"dft_cca"``.
     null, seed : int, as in `cca`
+    within : (examples,) integers, optional
+        Permutations stay within examples of equal ones: of labels, so that the null keeps what
+        layers share because both tell the classes apart.
     progress : bool, show a progress bar over pairs
     options : of the metric, as in the function of that name, but for the confounder of `cka`
 
@@ -281,10 +313,13 @@ def compare(
         flat = {name: policy(x) if x.ndim > kept else x for name, x in part.items()}
         return {name: chosen.reduce(x.to(dtype)) for name, x in flat.items()}
 
-    draws = [permutation(len(first), draw, seed)[:, None] * positions for draw in range(null)]
+    groups = None if within is None else as_labels(within, len(first), "within").cpu()
+    draws = [
+        permutation(len(first), draw, seed, groups)[:, None] * positions for draw in range(null)
+    ]
     # The rows of one example stay together.
     orders = [(draw + torch.arange(positions)).flatten().to(first.device) for draw in draws]
-    values, baseline, noted, examples = [], [], {}, len(first) * positions
+    values, baseline, maxima, noted, examples = [], [], [], {}, len(first) * positions
     steps = (1 + null) * len(lefts) * len(rows)
     with full_precision(), bar(show=progress, total=steps) as done:
         b = reduced(right)
@@ -293,20 +328,22 @@ def compare(
             noted |= notes(chosen, a, examples)
             values.append(grid(chosen, a, b, a is b and chosen.symmetric, done))
             baseline.append(torch.zeros_like(values[-1]))
-            for order in orders:
+            maxima.append(values[-1].new_zeros(null))
+            for draw, order in enumerate(orders):
                 c = {name: chosen.reorder(layer, order) for name, layer in b.items()}
-                baseline[-1] += grid(chosen, a, c, False, done) / null
+                permuted = grid(chosen, a, c, False, done)
+                baseline[-1] += permuted / null
+                maxima[-1][draw] = permuted.max()
         noted |= notes(chosen, b, examples)
     warn_once(noted, examples)
 
-    values, baseline = (
-        kind((torch.stack(z) if staged else z[0]).to(dtype)) for z in (values, baseline)
+    values, baseline, maxima = (
+        kind((torch.stack(z) if staged else z[0]).to(dtype)) for z in (values, baseline, maxima)
     )
     name = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
     checkpoints = tuple(stages) if staged else None
-    return SimilarityGrid(
-        values, rows, tuple(acts_b), name, checkpoints, baseline if null else None
-    )
+    nulls = (baseline, maxima) if null else ()
+    return SimilarityGrid(values, rows, tuple(acts_b), name, checkpoints, *nulls)
 
 
 def named(acts: Mapping[str, Array], name: str, maps: bool = True) -> dict[str, Tensor]:

@@ -105,6 +105,12 @@ class Accumulator:
         self._mean = self._mean + shift * (examples / total)
         self.examples = total
 
+    def products(self, first: str, second: str) -> Tensor:
+        """Return X^T Y (neurons, neurons) of two centred layers, float64, by their names."""
+        ends = dict(zip(self.widths, torch.tensor([*self.widths.values()]).cumsum(0), strict=True))
+        i, j = (slice(int(ends[n]) - self.widths[n], int(ends[n])) for n in (first, second))
+        return self._scatter[i, j].clone()
+
     def _stand_ins(self) -> dict[str, Tensor]:
         """Return for each layer rows of mean 0 with its centred neurons' inner products."""
         if self.examples < 2:

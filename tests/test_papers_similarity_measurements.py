@@ -1,119 +1,160 @@
-"""What notebook 07 measures, on layers and networks whose answer is known."""
+"""What notebook 07 measures, on layers whose answer is known."""
 
-from types import SimpleNamespace
-
+import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from replication import data, similarity
-from replication.papers import similarity_measurements as measurements
+from replication import similarity
+from replication.papers import similarity_measurements as measured
 from replication.papers import which_similarity_metric as paper
 
 
-def test_missing_directions_count_as_0_and_the_rest_is_that_of_similarity():
-    x = torch.randn(200, 6).double()
-    y = x[:, :3] @ torch.randn(3, 3).double()
-    assert measurements.cca_over_all(x, y).item() == pytest.approx(3 / 6)
-    assert measurements.cca_squared(x, y).item() == pytest.approx(1)
-    # Of y everything is in x; of x the share of the three directions in absolute projections.
-    assert measurements.pwcca_over_all(y, x).item() == pytest.approx(1)
-    assert 0.2 < measurements.pwcca_over_all(x, y).item() < 0.8
-    z = torch.randn(200, 6).double() + x
-    expected = similarity.pwcca(x, z)
-    assert measurements.pwcca_over_all(x, z).item() == pytest.approx(float(expected))
-    procrustes = measurements.similarities({"x": x}, {"x": x, "z": z}, "Procrustes")[0]
-    assert procrustes[0] == pytest.approx(1) and procrustes[1] == pytest.approx(
-        1 - float(similarity.procrustes(x, z)) / 2
-    )
-    one, other = (
-        measurements.similarities({"a": a}, {"b": b}, "regression") for a, b in ((x, z), (z, x))
-    )
-    assert one == pytest.approx(other)  # both orders are averaged
+def reduced(x):
+    return measured.axes_of((x - x.mean(0)).mT @ (x - x.mean(0)))
 
 
-def test_whitened_layers_have_unit_variance_without_correlation():
-    x = torch.randn(50, 4).double() @ torch.randn(4, 6).double() + 3  # of rank 4
-    white, held_out = measurements.whitened(x, x[:5])
-    assert white.shape == (50, 4)
-    assert torch.allclose(torch.cov(white.mT), torch.eye(4, dtype=x.dtype), atol=1e-9)
-    assert torch.allclose(held_out, white[:5])
+def indices(x, y):
+    a, b = reduced(x), reduced(y)
+    cross = a.directions.mT @ (x - x.mean(0)).mT @ (y - y.mean(0)) @ b.directions
+    return measured.linear_indices(cross / a.values[:, None] / b.values, a, b, len(x))
 
 
-def test_pooling_is_over_positions_or_tokens():
-    maps = torch.arange(24.0).reshape(2, 3, 2, 2)
-    assert torch.equal(measurements.pooled(maps), maps.mean((2, 3)))
-    tokens = torch.arange(24.0).reshape(2, 4, 3)
-    assert torch.equal(measurements.pooled(tokens), tokens.mean(1))
+def test_indices_of_inner_products_are_those_of_the_functions():
+    x, noise = torch.randn(2, 300, 12, dtype=torch.float64, generator=torch.manual_seed(0))
+    y = x[:, :8] @ torch.randn(8, 9, dtype=torch.float64) + noise[:, :9]
+    found, cca, svcca = indices(x, y), similarity.cca(x, y), similarity.svcca(x, y)
+    sides = similarity.linear_regression_r2(x, y), similarity.linear_regression_r2(y, x)
+    expected = {
+        "CCA mean": cca.mean,
+        "CCA R2": cca.correlations.square().mean(),
+        "SVCCA mean": svcca.mean,
+        "SVCCA R2": svcca.correlations.square().mean(),
+        "SVCCA 0.5": similarity.svcca(x, y, variance=0.5).mean,
+        "PWCCA": similarity.pwcca(x, y, symmetric=True),
+        "regression": sum(sides) / 2,
+        "CKA linear": similarity.cka(x, y),
+        "Procrustes": 1 - similarity.procrustes(x, y) / 2,
+        "CCA, missing 0": cca.correlations.sum() / 12,
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(float(value), abs=1e-9), name
+    assert set(paper.TABLE) - set(measured.KERNELS) <= set(found)
+
+
+def test_missing_directions_count_as_0_on_the_side_of_the_full_layer():
+    x = torch.randn(200, 6, dtype=torch.float64, generator=torch.manual_seed(0))
+    y = x[:, :3] @ torch.randn(3, 3, dtype=torch.float64)
+    assert indices(y, x)["PWCCA, missing 0"] == pytest.approx(1)
+    assert indices(x, y)["PWCCA, missing 0"] < 0.8
+    assert indices(x, y)["PWCCA"] == pytest.approx(1)
+    shared = indices(x, x @ torch.diag(torch.arange(1.0, 7).double()))
+    assert shared["PC 1-2"] <= 1 + 1e-9 and shared["eigenvectors"] == 6
+
+
+def test_a_dead_layer_has_no_index():
+    x = torch.randn(50, 3, dtype=torch.float64)
+    assert indices(x, torch.zeros_like(x)) == {}
+
+
+def test_streamed_inner_products_are_those_of_the_whole(monkeypatch):
+    x, y = torch.randn(2, 90, 5, dtype=torch.float64)
+    parts = zip(x.split(40), y.split(40), strict=True)
+    joint = measured.streamed({"x": a, "y": b} for a, b in parts)
+    expected = (x - x.mean(0)).mT @ (y - y.mean(0))
+    assert torch.allclose(joint.products("x", "y"), expected)
+
+
+def test_thinned_maps_keep_neurons_up_to_the_limit():
+    maps = torch.arange(2 * 3 * 8 * 8.0).reshape(2, 3, 8, 8)
+    assert torch.equal(measured.neurons(maps, 192), maps.flatten(1))
+    assert torch.equal(measured.neurons(maps, 50), maps[..., ::2, ::2].flatten(1))
+    assert torch.equal(measured.neurons(maps), maps.flatten(1))
+
+
+def test_tokens_are_examples_at_each_of_four_places():
+    net = {"recipe": {"model": "vit", "model_options": {"depth": 1}}}
+    from replication import models
+
+    model = models.build("vit", 0, size=8, patch=4, width=8, depth=1, heads=2).eval()
+    with torch.no_grad():
+        model.attention1.norm.weight.fill_(3.0)
+    images, layers = torch.randn(5, 3, 8, 8), measured.layers_of(net)
+    acts = {p: measured.recorded(model, images, layers, p) for p in measured.PLACES}
+    assert all(z.shape == (25, 8) for places in acts.values() for z in places.values())
+    before = acts["residual"]["mlp1"] - acts["sublayer"]["mlp1"]
+    assert torch.allclose(before, acts["residual"]["attention1"], atol=1e-5)
+    assert torch.allclose(3 * acts["layer norm"]["attention1"], acts["scale"]["attention1"])
+    deviations = acts["layer norm"]["attention1"].std(1, correction=0)
+    assert torch.allclose(deviations, torch.ones(25), atol=0.02)
 
 
 @pytest.fixture
-def same_network(monkeypatch):
-    """Networks that are all one linear layer, and the images that they see."""
-    model = nn.Sequential()
-    model.add_module("act8", nn.Linear(6, 6))
-    model.add_module("act4", nn.Unflatten(1, (2, 3)))
-    labels = torch.arange(60) % 3
-    part = data.Examples(8 * torch.eye(6)[labels] + torch.randn(60, 6), labels)
-    images = SimpleNamespace(train=part, test=part)
-    run = SimpleNamespace(model=lambda *_, **__: model, spec=SimpleNamespace(model="tiny10"))
-    monkeypatch.setattr(measurements, "runs_of", lambda nets, _: ((run, images) for _ in nets))
-    measurements._represented.cache_clear()
-
-
-def test_a_layer_is_equal_to_itself_and_not_to_its_shuffled_examples(same_network):
-    spec = {"networks": [{}, {}], "layer": "act4", "counts": [20, 60], "seed": 0}
-    rows = measurements.few_examples(spec | {"metrics": ["CKA linear", "CCA ρ"]}, "cpu")
-    values = rows.pivot(index=["metric", "examples"], columns="kind", values="value")
-    assert values.matched.to_numpy() == pytest.approx(1)
-    assert (values.shuffled < 0.9).all() and set(rows.features) == {6}
-
-
-def test_a_grid_has_all_pairs_and_components_only_as_far_as_there_are_any(same_network):
-    spec = {"networks": [{}, {}], "layers": {"tiny10": ["act8"]}, "examples": 50, "part": "test"}
-    rows = measurements.grid(spec | {"kept": [2, 6, 8], "metric": "CCA, missing 0"}, "cpu")
-    assert set(rows.layer) == {"2 components", "6 components"} and len(rows) == 16
-    expected = (rows.layer == rows.other).map({True: 1.0, False: 2 / 6})
-    assert rows.value.to_numpy() == pytest.approx(expected.to_numpy(), abs=1e-4)
-
-
-def test_moved_points_bring_cka_down_and_not_the_whitened_probe(same_network):
-    spec = {"network": {"seed": 0}, "examples": 60, "distances": [0, 50]}
-    rows = measurements.moved_points(spec | {"metrics": ["CKA linear"]}, "cpu")
-    value = rows.set_index(["change", "metric", "distance"]).value
-    assert value["subset", "CKA linear", 0] == pytest.approx(1)
-    assert value["subset", "CKA linear", 50] < 0.2
-    assert value["one example", "CKA linear", 50] < value["subset", "CKA linear", 0] - 0.1
-    assert value["subset", "probe", 50] > 0.9
-
-
-def test_tasks_are_halves_of_the_classes():
-    labels = torch.arange(10)
-    part = data.Examples(torch.randn(10, 1, 2, 2), labels)
-    split = data.Split(part, part, "digits", tuple("0123456789"), "here")
-    low, high = (measurements.taught(split, classes) for classes in ("low", "high"))
-    assert low.train.labels.tolist() == [0, 1, 2, 3, 4]
-    assert torch.equal(high.test.images, part.images[5:])
-    assert measurements.taught(split, "all") is split
-
-
-def test_shifted_images():
-    images = torch.rand(2, 1, 28, 28)
-    assert measurements.covered(images)[..., 9:19, 9:19].abs().max() == 0
-    turned = measurements.rotated(images, 90.0)
-    assert torch.allclose(turned, images.rot90(1, (2, 3)), atol=1e-4) or torch.allclose(
-        turned, images.rot90(-1, (2, 3)), atol=1e-4
-    )
-    noise = measurements.noisy(torch.zeros(4, 1, 28, 28))
-    assert 0.45 < noise.std() < 0.55
-
-
-def test_the_plan_names_every_network_and_trains_the_widest_first():
+def tiny(monkeypatch, tmp_path):
+    """A network of which all measurements are made, trained in no time."""
+    monkeypatch.setattr(measured.paths, "runs", lambda: tmp_path)
     plan = paper.plan("smoke", "mnist5k", "cpu")
-    trained = plan["networks"].specs
-    widths = [spec["options"]["width"] for spec in trained]
-    assert widths[0] == max(paper.SETTINGS["smoke"]["widths"])
-    for name in ("layers, convnet", "layers, transformer", "two seeds"):
-        assert all(net in trained for spec in plan[name].specs for net in spec["networks"])
-    seeds = [spec["seed"] for spec in plan["populations"].specs]
-    assert len(set(seeds)) == len(seeds) == 2 * paper.SETTINGS["smoke"]["members"]
+    return plan["flattened"].specs[0]["nets"][0], plan
+
+
+def test_truncated_layers_are_as_alike_as_the_functions_say(tiny):
+    net, _ = tiny
+    spec = {"net": net, "seed": 0, "read": "spatial means", "examples": 60, "most": None}
+    rows = measured.truncated(spec | {"gone": [0.5]}, "cpu")
+    images = measured.images_of(net, "cpu")[0].train.images[:60]
+    model = measured.model_of(net, 0, "cpu")
+    acts = measured.recorded(model, images, ["act8"], "spatial means")["act8"].double()
+    found = {row["metric"]: row for row in rows if row["layer"] == "act8"}
+    kept = round((1 - found["CKA linear"]["deleted"]) * len(reduced(acts).values))
+    from replication.directions.probe import keep_components
+
+    cut = keep_components(acts, kept)
+    assert found["CKA linear"]["value"] == pytest.approx(float(similarity.cka(acts, cut)), abs=1e-6)
+    other = 1 - float(similarity.procrustes(acts, cut)) / 2
+    assert found["Procrustes"]["value"] == pytest.approx(other, abs=1e-6)
+    both = similarity.linear_regression_r2(acts, cut) + similarity.linear_regression_r2(cut, acts)
+    assert found["regression"]["value"] == pytest.approx(float(both) / 2, abs=1e-6)
+
+
+def test_moved_points_change_no_logit_and_bring_cka_down(tiny):
+    options = tiny[0]["recipe"]["model_options"] | {"width": 0.25}  # more units than classes
+    net = tiny[0] | {"recipe": tiny[0]["recipe"] | {"model_options": options}}
+    spec = {"net": net, "seed": 0, "examples": 60, "distances": [0, 50], "metrics": paper.ROBUST}
+    rows = measured.moved_points(spec, "cpu")
+    far = {(r["change"], r["metric"]): r["value"] for r in rows if r["distance"] == 50}
+    assert max(row["logits"] for row in rows) < 1e-6
+    assert all(r["value"] == pytest.approx(1, abs=1e-6) for r in rows if r["distance"] == 0)
+    assert far["one example", "CKA linear"] < 0.5
+
+
+def test_fine_tuning_starts_from_the_pre_trained_network_and_is_kept(tiny):
+    net = tiny[1]["fine-tunings"].specs[0]["net"]
+    base = measured.run_of(net["base"], 0, "cpu").model()
+    tuned, again = (measured.model_of(net, [0, 1], "cpu") for _ in range(2))
+    other = measured.model_of(net, [1, 1], "cpu")
+    assert all(
+        torch.equal(a, b) for a, b in zip(tuned.parameters(), again.parameters(), strict=True)
+    )
+
+    def distance(model):
+        return (model.conv1.weight - base.conv1.weight).norm()
+
+    assert 0 < distance(tuned) < distance(other)  # fmt: skip
+
+
+def test_classes_are_halves_and_stress_sets_are_what_they_say(tiny):
+    low = measured.images_of({**tiny[0], "classes": "low"}, "cpu")[0]
+    assert set(low.train.labels.tolist()) == set(range(5))
+    images = torch.rand(2, 1, 28, 28)
+    turned, right = measured.rotated(images, 90.0), [images.rot90(k, (2, 3)) for k in (1, -1)]
+    assert any(torch.allclose(turned, r, atol=1e-4) for r in right)
+    assert measured.noisy(torch.zeros(50, 1, 8, 8)).std() == pytest.approx(0.1, rel=0.1)
+
+
+def test_representations_are_probed_on_two_halves(tiny):
+    net = tiny[0]
+    spec = {"net": net, "seeds": [0, 1], "layers": ["act8"], "components": [2], "examples": 50}
+    rows = measured.benchmark(spec | {"probed": 100, "metrics": paper.THREE}, "cpu")
+    assert len(rows) == 3 * 4 and {row["kept"] for row in rows} >= {2}
+    own = [row["values"][i % 4] for i, row in enumerate(rows)]
+    assert np.allclose(own, 1, atol=1e-5)
+    assert all(0 <= row["first"] <= 1 and 0 <= row["second"] <= 1 for row in rows)

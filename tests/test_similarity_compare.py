@@ -345,3 +345,42 @@ def test_the_gpu_agrees(metric, dtype, tolerance):
     assert_close(found.null.cpu(), expected.null, tolerance)
     with pytest.raises(ValueError, match=r"acts_b\['a'\]: expected the device of acts_a\['a'\]"):
         compare({"a": LAYER}, {"a": LAYER.cuda()})
+
+
+def unrelated(trial, count=6, examples=60):
+    source = torch.Generator().manual_seed(trial)
+    draw = torch.randn(2, count, examples, 5, dtype=torch.float64, generator=source)
+    return ({str(i): z for i, z in enumerate(side)} for side in draw)
+
+
+def test_the_null_of_the_maximum_holds_for_the_best_of_a_grid():
+    found = [compare(*unrelated(t), "cka", null=19, seed=t) for t in range(60)]
+    best = np.array([grid.p_values.min().item() for grid in found])
+    assert (best <= 0.05).mean() <= 0.12  # 0.05, and what 60 trials scatter
+    alone = [(g.maxima[:, None, None] >= 0).float().mean() for g in found]  # all maxima count
+    assert np.allclose(alone, 1) and all((g.maxima >= g.null.max()).all() for g in found)
+
+
+def test_calibrated_scores_keep_what_is_alike_and_drop_what_is_not():
+    first, second = unrelated(0)
+    second["0"] = first["0"]
+    grid = compare(first, second, "cka", null=39)
+    assert grid.p_values[0, 0] == pytest.approx(1 / 40)
+    scores = grid.calibrated()
+    assert scores[0, 0] == pytest.approx(1) and (scores.flatten()[1:] < 0.1).all()
+    kept = grid.maxima.sort(descending=True).values[1]  # 5% of 40
+    expected = ((grid.values - kept) / (1 - kept)).clamp(0)
+    assert torch.allclose(scores, expected)
+    with pytest.raises(ValueError, match="permutation"):
+        _ = compare(first, metric="cka").p_values
+
+
+def test_permutations_within_groups_leave_what_groups_share():
+    labels = torch.arange(60) % 3
+    centres = 5 * torch.randn(3, 5, dtype=torch.float64, generator=torch.manual_seed(0))
+    first, second = ({n: z + centres[labels] for n, z in side.items()} for side in unrelated(3, 2))
+    free = compare(first, second, "cka", null=9)
+    kept = compare(first, second, "cka", null=9, within=labels)
+    assert (free.null < 0.3).all() and (kept.null > 0.9 * kept.values).all()
+    with pytest.raises(ValueError, match="within"):
+        compare(first, second, "cka", null=1, within=labels[:5])

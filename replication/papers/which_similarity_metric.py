@@ -299,144 +299,106 @@ def _rules(smallest: float | None, source: str, *texts: str, **how) -> tuple[Rul
     return tuple(Rule(text, smallest, source if smallest else "", **how) for text in texts)
 
 
-_TABLE = {  # id: statement, rules, figure, the paper's value, gate, corrected, why
-    "K1": ("In finding the same layer linear CKA is best, regression second, the CCA family last",
-        _rules(0.1, LAYER, "accuracy of linear CKA minus regression", "accuracy of regression "
-                "minus "
-               "the best of CCA, SVCCA and PWCCA"),
+_TABLE = {  # id: experiment, statement, rules, figure, the paper's value, gate, corrected, why
+    "K1": ("flattened", "In finding the same layer linear CKA is best, regression second, the CCA "
+        "family last",
+        _rules(0.1, LAYER, "accuracy of linear CKA minus regression",
+               "accuracy of regression minus the best of CCA, SVCCA and PWCCA"),
         "Table 2", "99.3, 45.4 and at most 15.1%", READY, MEANS,
         "with more images to a neuron CCA loses less; thinning less would test it"),
-    "K2": ("In a net 8 times as deep over half of the layers are very like the last",
-        _rules(0.1, OURS, *(f"share of layers with CKA above {c} to the last, minus {of}" for c in
-               (0.9, 0.8) for of in ("0.5", "that of the shallowest nets")), "0.5 minus the "
-                       "relative "
-               "depth at which a probe is within 0.01 of its end"),
+    "K2": ("plain grids", "In a net 8 times as deep over half of the layers are very like the last",
+        _rules(0.1, OURS, *(f"share of layers with CKA above {c} to the last, minus {of}"
+               for c in (0.9, 0.8) for of in ("0.5", "that of the shallowest nets")),
+               "0.5 minus the relative depth at which a probe is within 0.01 of its end"),
         "Fig. 3", "heatmaps", DEPTH, "nothing checked that depth costs accuracy",
         "a net that trains well at depth has no pathology to see"),
-    "K3": ("CKA of two networks rises with width and saturates at less width in early layers; "
-            "equal "
-           "widths are more alike than each to the widest",
-        _rules(0.5, OURS, "correlation of log width with CKA of the same layer", test="correlation")
-        + _rules(2.0, "a factor 4 on the axis of Fig. 6", "log2 width at 95% of the final CKA, "
-                "late "
-                 "minus early layers")
+    "K3": ("same width", "CKA of two nets rises with width, and saturates at less in early layers",
+        _rules(0.5, OURS, "correlation of log width with CKA of a layer", test="correlation")
+        + _rules(2.0, "a factor 4 on the axis of Fig. 6",
+                 "log2 width at 95% of the final CKA, late minus early layers")
         + _rules(None, "", "CKA at equal width minus to the widest"),
         "Fig. 6", "curves", None, "levels were compared in place of saturation",
         "widths below 64 may all be short of saturation; wider ones would test it"),
-    "K4": ("Networks of different tasks agree in early, not in late layers; untrained ones less",
-        _rules(0.2, "a tick of Fig. 7", "CKA in early layers, other task minus untrained", "what "
-                "the "
-               "other task costs in CKA, late minus early layers"),
+    "K4": ("tasks", "Nets of other tasks agree in early, not in late layers; untrained ones less",
+        _rules(0.2, "a tick of Fig. 7", "CKA in early layers, other task minus untrained",
+               "what the other task costs in CKA, late minus early layers"),
         "Fig. 7", "curves of CIFAR-10 and -100", READY, "spatial means; both test sets now",
         "halves of one data set are closer than CIFAR-10 and -100, which would test it"),
-    "K6": ("On Transformers, every token an example, all indices find the same sublayer, and CCA "
-           "more of the residual stream than CKA",
+    "K6": ("tokens", "On Transformers, every token an example, all indices find the sublayer, and "
+        "of the residual stream CCA more than CKA",
         _rules(0.1, LAYER, *(f"{p}: the least accuracy of CCA, PWCCA, regression and CKA, minus "
                "chance" for p in measured.PLACES), "residual: accuracy of CCA minus CKA"),
         "Table F.1", "36.9 to 96.1%; 90.9 and 73.6% at the residual", None,
         "token means at one place were compared, with 800 rows",
-        "patches of an image resemble each other as words do not; a text model would test it"),
-    "K7": ("The first two principal components of a layer agree between networks",
+        "patches resemble each other as words do not; a text model would test it"),
+    "K7": ("flattened", "The first two principal components of a layer agree between networks",
         _rules(0.2, OURS, "R2 of components 1 and 2 minus of 9 and 10, act5"),
-        "Fig. 1", "scatter plots", READY, "", "components of near variances can swap places"),
-    "K8": ("In a ResNet sums of blocks are alike and interiors are not; stages show",
+        "Fig. 1", "scatter plots", READY, "", "near variances swap; R2 of five would not"),
+    "K8": ("resnets", "In a ResNet sums of blocks are alike, interiors are not, and stages show",
         _rules(0.1, "a tick of the colour bar", "CKA between sums minus between interiors",
                "CKA within a stage minus between stages, sums"),
-        "Fig. 4", "heatmaps", RESIDUAL, "", "ReLU after a sum makes it less of a stream"),
-    "K9": ("Between depths and architectures layers match in order, and only CKA shows it",
-        _rules(0.3, OURS, *(f"{p}: correlation of depth with the best match, CKA minus the best of "
-               "the CCA family" for p in ("Plain-10 and -18", "Tiny-10 and ResNet"))),
-        "Figs. 5, F.8", "heatmaps", READY, "", "few layers order by chance; deeper nets would "
-        "test it"),
-    "K10": ("Two networks share about as many eigenvectors of the pooling layer as there are "
-            "classes",
+        "Fig. 4", "heatmaps", RESIDUAL, "", "ReLU follows sums; a pre-activation net tells"),
+    "K9": ("depths", "Between depths and architectures layers match in order; only CKA shows it",
+        _rules(0.3, OURS, *(f"{p}: correlation of depth with the best match, CKA less best CCA"
+               for p in ("Plain-10 and -18", "Tiny-10 and ResNet"))),
+        "Figs. 5, F.8", "heatmaps", READY, "", "few layers order by chance; deeper nets tell"),
+    "K10": ("five classes, means", "Nets share as many eigenvectors of the pooling as classes",
         _rules(3, OURS, "eigenvectors with a cosine above 0.5, of 10 classes minus of 5"),
-        "Fig. 8", "about 10 for 10 classes", READY, "", "classes that share features share "
-        "directions"),
-    "K11": ("No cut of SVCCA shows the layers", _rules(0.1, LAYER, "accuracy of CKA minus of "
-            "SVCCA at "
-            "its best cut"), "Fig. F.3", "heatmaps", READY, "", "thinned layers help CCA"),
-    "K12": ("Nets with and without batch norm are alike layer by layer, least in the last "
-            "convolution",
-        _rules(0.1, OURS, "CKA of the same minus of other layers", "CKA of earlier layers minus "
-                "of the "
-               "last convolution"),
-        "Fig. F.6", "93.9 and 91.5%, heatmaps", READY, "", "accuracies that differ more would too"),
-    "K13": ("CKA within classes resembles that of all images",
+        "Fig. 8", "about 10 for 10 classes", READY, "",
+        "like classes share directions; CIFAR-100 would test it"),
+    "K11": ("flattened", "No cut of SVCCA shows the layers",
+        _rules(0.1, LAYER, "accuracy of CKA minus of SVCCA at its best cut"),
+        "Fig. F.3", "heatmaps", READY, "", "thinned layers help CCA; all neurons would test it"),
+    "K12": ("batch norm", "Nets with and without batch norm are alike, least in the last conv",
+        _rules(0.1, OURS, "CKA of the same minus of other layers",
+               "CKA of earlier layers minus of the last convolution"),
+        "Fig. F.6", "93.9 and 91.5%, heatmaps", READY, "", "equally good nets would test it"),
+    "K13": ("within classes", "CKA within classes resembles that of all images",
         _rules(0.8, OURS, "Spearman correlation of the maps' entries", test="correlation"),
-        "Fig. F.7", "heatmaps", READY, "", "within a class few examples are left; more would test "
-        "it"),
-    "D1": ("CKA is specific but not sensitive, PWCCA the other way round",
-        _rules(0.2, OURS, "specificity of CKA minus PWCCA", "share of components deleted "
-                "unnoticed, "
-               "CKA minus PWCCA with missing directions 0")
-        + _rules(0.5, "ours: half; the authors' blog has 0.97", "the same share, CKA"),
-        "Figs. 2, 3", "CKA notices after 97%", READY, "PWCCA renormalised the missing directions "
-        "away",
+        "Fig. F.7", "heatmaps", READY, "", "a class has few examples; more would test it"),
+    "D1": ("truncated", "CKA is specific but not sensitive, PWCCA the other way round",
+        _rules(0.2, OURS, "specificity of CKA minus PWCCA",
+               "share of components deleted unnoticed, CKA minus PWCCA, missing directions 0")
+        + _rules(0.5, "ours: half of the components", "the same share, CKA", paper=0.97),
+        "Figs. 2, 3", "CKA notices after 97%", READY, "PWCCA left missing directions out",
         "seeds may lie so far apart that nothing is noticed; wider networks are closer"),
-    "D2": ("Procrustes is near the best of Procrustes, CKA and PWCCA in every subtask",
+    "D2": ("crossed", "Procrustes is near the best of Procrustes, CKA and PWCCA in every subtask",
         _rules(None, "", *(f"{s}: Spearman of Procrustes minus the better of the others, plus 0.1 "
                "(twice the paper's worst)" for s in OTHERS + STRESSED)),
-        "Table 1", "behind by at most 0.051", RELIABLE, "a fourth metric; every reference; ,054",
-        "with few references one network decides; the column of every reference tells"),
-    "D3": ("None of the three does well where pre-trainings are crossed with fine-tunings",
-        _rules(0.1, OURS, "lowest of three on other subtasks minus best on crossed ones",
-                paper=0.219),
+        "Table 1", "behind by at most 0.051", RELIABLE, "a fourth metric and every reference",
+        "one network is the reference; the column of every reference tells"),
+    "D3": ("crossed", "None of the three does well where pre-trainings meet fine-tunings",
+        _rules(0.1, OURS, "lowest of three on other subtasks minus best here", paper=0.219),
         "Table 1", "0.243 and 0.122, against 0.462", RELIABLE, "seeds of one network were tested",
-        "with five classes to begin with, pre-trainings may differ less than BERTs"),
-    "D4": ("Within a pre-training dissimilarity tells more of functionality than across",
-        _rules(0.1, OURS, *(f"{s}: lowest of three within pre-trainings minus best of three "
-                "across, "
-               "mean of layers" for s in measured.STRESS)),
-        "Table 1", "0.462 and 0.243", RELIABLE, "", "nine others are few to rank within a group"),
-    "CU1": ("The input's structure makes random networks look alike; deconfounding takes it away",
-        _rules(None, "", "what deconfounding takes of CKA between two untrained nets, minus "
-                "between "
-               "trained ones"),
-        "Fig. 1", "curves", READY, "two untrained networks are compared", "layers near the input "
-        "share it"),
+        "pre-trainings on five classes differ less than BERTs; other data would test it"),
+    "D4": ("crossed", "Within a pre-training dissimilarity tells more of function than across",
+        _rules(0.1, OURS, *(f"{s}: lowest of three within pre-trainings minus best of three across"
+               for s in measured.STRESS)),
+        "Table 1", "0.462 and 0.243", RELIABLE, "", "nine others are few; more would test it"),
+    "CU1": ("tasks", "The input makes random nets alike; deconfounding takes that away",
+        _rules(None, "", "what deconfounding takes of CKA, untrained nets minus trained ones"),
+        "Fig. 1", "curves", READY, "two untrained networks are compared",
+        "trained layers may keep as much of the input; early and late ones apart would test it"),
 }  # fmt: skip
-_CHECKS = {  # kind, paper, and as above
-    "K5": ("theorem", KORNBLITH, "An index invariant to invertible maps is the same for all "
-            "layers of "
-           "as many neurons as examples",
-        (Rule("0.001 minus |CCA of matched minus of shuffled examples|", test="every"),),
-                "Theorem 1"),
-    "DA1": ("sanity", "Davari et al. 2023", "Moving one class, or one example, where the "
-            "classifier "
-            "does not look brings linear CKA down",
-        _rules(0.5, "ours: half of its range", "1 minus CKA of a layer with itself, a class far",
-               "1 minus CKA, one example far"), "Cor. 3, 4"),
-    "MU1": ("sanity", "Murphy et al. 2024", "With few examples biased CKA of unrelated layers is "
-            "high, "
-            "debiased is about 0",
+_CHECKS = {  # experiment, statement, rules, figure, kind, paper
+    "K5": ("few examples", "With as many neurons as examples an index invariant to invertible maps "
+        "is the same for all layers", (Rule("0.001 minus |CCA of matched minus of shuffled "
+        "examples|", test="every"),), "Theorem 1", "theorem", KORNBLITH),
+    "DA1": ("moved points", "Moving one class, or one example, where the classifier does not look "
+        "brings linear CKA down", _rules(0.5, "ours: half of its range",
+        "1 minus CKA, a class far", "1 minus CKA, one example far"), "Cor. 3, 4", "sanity",
+        "Davari et al. 2023"),
+    "MU1": ("few examples", "With few examples biased CKA of unrelated layers is high, debiased 0",
         _rules(0.1, "ours: where the package warns", "CKA of shuffled examples")
-        + _rules(0.1, "the same", "debiased CKA of shuffled examples", test="equivalence"), "Fig. "
-                "1"),
+        + _rules(0.1, "the same", "debiased CKA of shuffled examples", test="equivalence"),
+        "Fig. 1", "sanity", "Murphy et al. 2024"),
 }  # fmt: skip
-CLAIMS: tuple[Claim, ...] = (
-    *(
-        Claim(id, "Cui et al. 2022" if id == "CU1" else KORNBLITH if id[0] == "K" else DING,
-                *row[:4],
-              gate=row[4], corrected=row[5], why=row[6])
-        for id, row in _TABLE.items()
-    ),
-    *(Claim(id, row[1], row[2], row[3], row[4], kind=row[0]) for id, row in _CHECKS.items()),
-)  # fmt: skip
-
-MEASURED = dict.fromkeys(("K1", "K7", "K11"), "flattened") | dict.fromkeys(("K4", "CU1"), "tasks")
-MEASURED |= dict.fromkeys(("D2", "D3", "D4"), "crossed") | dict.fromkeys(
-    ("K5", "MU1"), "few examples"
-)
-MEASURED |= {
-    "K2": "plain grids",
-    "K3": "same width",
-    "K6": "tokens",
-    "K8": "resnets",
-    "K9": "depths",
-}
-MEASURED |= {"K10": "five classes, means", "K12": "batch norm", "K13": "within classes"}
-MEASURED |= {"D1": "truncated", "DA1": "moved points"}  # the experiment whose fidelity is a claim's
+_PAPERS = {"K": KORNBLITH, "D": DING, "C": "Cui et al. 2022"}
+CLAIMS: tuple[Claim, ...] = tuple(
+    Claim(id, _PAPERS[id[0]], *row[1:5], gate=row[5], corrected=row[6], why=row[7])
+    for id, row in _TABLE.items()
+) + tuple(Claim(id, row[5], *row[1:4], kind=row[4]) for id, row in _CHECKS.items())
+MEASURED = {id: row[0] for id, row in (_TABLE | _CHECKS).items()}  # whose fidelity is a claim's
 
 
 def paired(table: pd.DataFrame) -> pd.DataFrame:

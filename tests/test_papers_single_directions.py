@@ -200,6 +200,17 @@ def test_a_part_of_the_measurements_decides_what_it_can(name):
     assert known == expected - {"S6"}  # which needs two of them
 
 
+def test_columns_of_other_experiments_leave_types_as_they_were():
+    net = {"seed": 0, "images": [60, 60]}
+    parts = {
+        "units": pd.DataFrame({"net": [net], "layer": [1], "dead": [True]}),
+        "convnets": pd.DataFrame({"net": [net], "train_accuracy": 1.0, "test_accuracy": 0.7}),
+    }
+    groups = paper.tables(pd.concat(parts))
+    assert groups["units"].dtypes[["layer", "dead"]].tolist() == [np.dtype(int), np.dtype(bool)]
+    assert groups["convnets"].generalisation_error.tolist() == pytest.approx([0.3])
+
+
 def test_networks_that_did_not_fit_do_not_count():
     groups = world()
     rows = groups["corruption"]

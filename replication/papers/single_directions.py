@@ -344,7 +344,7 @@ def tables(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the rows by experiment, a network's settings as columns of their own."""
     groups = {}
     for name, rows in results.groupby(level=0, sort=False):
-        rows = rows.droplevel(0).dropna(axis=1, how="all").reset_index(drop=True)
+        rows = rows.droplevel(0).dropna(axis=1, how="all").reset_index(drop=True).infer_objects()
         own = pd.json_normalize(rows.net.tolist()).rename(columns={"images": "trained"})
         rows = pd.concat([rows.drop(columns="net"), own], axis=1)
         if "layer" in rows:

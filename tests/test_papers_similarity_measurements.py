@@ -79,7 +79,7 @@ def test_tokens_are_examples_at_each_of_four_places():
     with torch.no_grad():
         model.attention1.norm.weight.fill_(3.0)
     images, layers = torch.randn(5, 3, 8, 8), measured.layers_of(net)
-    acts = {p: measured.recorded(model, images, layers, p) for p in measured.PLACES}
+    acts = {p: measured.recorded(model, layers, images, p) for p in measured.PLACES}
     assert all(z.shape == (25, 8) for places in acts.values() for z in places.values())
     before = acts["residual"]["mlp1"] - acts["sublayer"]["mlp1"]
     assert torch.allclose(before, acts["residual"]["attention1"], atol=1e-5)
@@ -102,7 +102,7 @@ def test_truncated_layers_are_as_alike_as_the_functions_say(tiny):
     rows = measured.truncated(spec | {"gone": [0.5]}, "cpu")
     images = measured.images_of(net, "cpu")[0].train.images[:60]
     model = measured.model_of(net, 0, "cpu")
-    acts = measured.recorded(model, images, ["act8"], "spatial means")["act8"].double()
+    acts = measured.recorded(model, ["act8"], images, "spatial means")["act8"].double()
     found = {row["metric"]: row for row in rows if row["layer"] == "act8"}
     kept = round((1 - found["CKA linear"]["deleted"]) * len(reduced(acts).values))
     from replication.directions.probe import keep_components

@@ -321,6 +321,17 @@ def test_nothing_measured_decides_nothing():
     }
 
 
+def test_what_is_there_of_an_unfinished_run_is_no_error():
+    some = {name: world()[name] for name in ("flattened", "tasks", "tokens", "same width")}
+    some["tasks"] = some["tasks"].query("kind == 'same task'")
+    some["tokens"] = some["tokens"].query("read == 'layer norm'")
+    nothing = {"truncated": world()["truncated"][:0], "widest": world()["widest"][:0]}
+    found = paper.statistics(some | nothing)
+    assert np.isnan([*found["K4"][0], *found["CU1"][0], *found["D1"][1], *found["D3"][0]]).all()
+    assert np.isfinite(found["K6"][0]).all() and np.isnan(found["K6"][4]).all()
+    assert np.isfinite([*found["D1"][0], *found["K1"][0], *found["K3"][0]]).all()
+
+
 def test_the_plan_names_every_network_and_states_what_it_is_worth():
     plan = paper.plan("smoke", "mnist5k", "cpu")
     assert {paper.MEASURED[claim.id] for claim in paper.CLAIMS} <= set(plan)

@@ -133,7 +133,7 @@ def averaged(output: Tensor) -> Tensor:
 
 
 def recorded(
-    model: nn.Module, images: Tensor, layers: Sequence[str], read: str, most: int | None = None
+    model: nn.Module, layers: Sequence[str], images: Tensor, read: str, most: int | None = None
 ) -> dict[str, Tensor]:
     """Return layers as `read`, (examples, features); of tokens (examples x tokens, features)."""
     if read not in PLACES:
@@ -245,7 +245,7 @@ def indices(spec: dict, device: str = "auto") -> pd.DataFrame:
     images, rows = images[: spec["examples"]], []
 
     def layers(batch: Tensor, most: int | None) -> list[dict[str, Tensor]]:
-        return [recorded(m, batch, n, read, most) for m, n in zip(models, names, strict=True)]
+        return [recorded(m, n, batch, read, most) for m, n in zip(models, names, strict=True)]
 
     joint = streamed(
         {f"{side} {name}": z for side, acts in enumerate(pair) for name, z in acts.items()}
@@ -259,21 +259,23 @@ def indices(spec: dict, device: str = "auto") -> pd.DataFrame:
     some = layers(images[: spec["kernels"]], None)
     order = torch.randperm(len(next(iter(some[0].values()))), generator=generator(0, "rows"))
     some = [{n: z[order[: spec["kernels"]].to(z.device)] for n, z in acts.items()} for acts in some]
-    for metric, options in KERNELS.items():
-        rows += (
-            quiet(similarity.compare, *some, "cka", **options)
-            .assign(metric=metric)
-            .to_dict("records")
-        )
-    return pd.DataFrame(rows).astype({"value": "float32"})
+    kernels = [compared(some, "cka", **how).assign(metric=m) for m, how in KERNELS.items()]
+    return pd.concat([pd.DataFrame(rows), *kernels], ignore_index=True).astype({"value": "float32"})
 
 
-def quiet(compare: Callable, *arguments, **options) -> pd.DataFrame:
-    """Return a grid as rows layer, other, value; few examples are part of what is studied."""
+def compared(sides: Sequence[Mapping], name: str, **options) -> pd.DataFrame:
+    """Return a grid as rows layer, other, value; with a null also null, p and calibrated.
+
+    Without warnings: few examples are part of what is studied.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        table = compare(*arguments, **options).to_frame()
-    return table.rename(columns={"row": "layer", "column": "other"})
+        grid = similarity.compare(*sides, name, **options)
+    table = grid.to_frame().rename(columns={"row": "layer", "column": "other"})
+    if grid.maxima is None:
+        return table
+    more = {"p": grid.p_values, "calibrated": grid.calibrated()}
+    return table.assign(**{n: v.flatten().double().cpu().numpy() for n, v in more.items()})
 
 
 def truncated(spec: dict, device: str = "auto") -> list[dict]:
@@ -285,7 +287,7 @@ def truncated(spec: dict, device: str = "auto") -> list[dict]:
     model, images = model_of(net, spec["seed"], device), images_of(net, device)[0].train.images
     batches = images[: spec["examples"]].split(BATCH)
     names = layers_of(net)
-    joint = streamed(recorded(model, b, names, spec["read"], spec["most"]) for b in batches)
+    joint = streamed(recorded(model, names, b, spec["read"], spec["most"]) for b in batches)
     for name in names:
         x = axes_of(joint.products(name, name))
         squares, count = x.values.square(), len(x.values)
@@ -312,21 +314,16 @@ def grids(spec: dict, device: str = "auto") -> pd.DataFrame:
     names = [layers_of(net, spec.get("inside", False)) for net in spec["nets"]]
     test = images_of(spec.get("shown", spec["nets"][0]), device)[0].test
     images, labels = test.images[: spec["examples"]], test.labels[: spec["examples"]]
-    models = _pair(spec, device)
-    sides = [
-        recorded(m, images, n, "flattened") for m, n in zip(models[:1], names[:1], strict=True)
-    ]
+    both = list(zip(_pair(spec, device), names, strict=True))
     alone = spec["nets"][0] == spec["nets"][1] and len({*spec["seeds"]}) == 1
-    sides.append(sides[0] if alone else recorded(models[1], images, names[1], "flattened"))
-    table = quiet(similarity.compare, *sides, "cka").rename(columns={"value": "cka"})
-    table["debiased"] = quiet(similarity.compare, *sides, "cka", unbiased=True).value
+    sides = [recorded(*net, images, "flattened") for net in (both[:1] if alone else both)]
+    sides = sides * (1 + alone)
+    table = compared(sides, "cka").rename(columns={"value": "cka"})
+    table["debiased"] = compared(sides, "cka", unbiased=True).value
     if spec.get("by class"):
-        parts = [
-            [{n: z[labels == c] for n, z in acts.items()} for acts in sides]
-            for c in labels.unique()
-        ]
-        values = [quiet(similarity.compare, *part, "cka", unbiased=True).value for part in parts]
-        table["within"] = np.mean(values, 0)
+        masks = [labels == c for c in labels.unique()]
+        parts = [[{n: z[own] for n, z in acts.items()} for acts in sides] for own in masks]
+        table["within"] = np.mean([compared(p, "cka", unbiased=True).value for p in parts], 0)
     if spec.get("confounded"):
         pixels, same = images.flatten(1), table.layer == table.other
         with warnings.catch_warnings():
@@ -338,54 +335,34 @@ def grids(spec: dict, device: str = "auto") -> pd.DataFrame:
 
 def calibrated(spec: dict, device: str = "auto") -> pd.DataFrame:
     """Compare two networks with the null of the grid's maximum; permutations may keep classes."""
-    train, net = images_of(spec["nets"][0], device)[0].train, spec["nets"][0]
-    models, images = _pair(spec, device), train.images[: spec["examples"]]
-    sides = [recorded(m, images, layers_of(net), spec["read"]) for m in models]
-    labels = train.labels[: spec["examples"]] if spec["restricted"] else None
-    metric, options = spec["metric"], {"null": spec["permutations"], "within": labels}
-    options |= {"unbiased": True} if metric == "CKA debiased" else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        name = "cka" if "CKA" in metric else metric.lower()
-        grid = similarity.compare(*sides, name, seed=spec["seeds"][0], **options)
-    table = grid.to_frame().rename(columns={"row": "layer", "column": "other"})
-    more = {"p": grid.p_values, "calibrated": grid.calibrated()}
-    return table.assign(**{n: v.flatten().double().cpu().numpy() for n, v in more.items()})
+    train, names = images_of(spec["nets"][0], device)[0].train, layers_of(spec["nets"][0])
+    images, labels = train.images[: spec["examples"]], train.labels[: spec["examples"]]
+    sides = [recorded(m, names, images, spec["read"]) for m in _pair(spec, device)]
+    how = {"null": spec["permutations"], "within": labels if spec["restricted"] else None}
+    how |= {"unbiased": True} if spec["metric"] == "CKA debiased" else {}
+    return compared(sides, spec["metric"].split()[0].lower(), seed=spec["seeds"][0], **how)
 
 
 def probes(spec: dict, device: str = "auto") -> list[dict]:
     """Measure linear probes of every layer's spatial means, and a network's test accuracy."""
     net, split = spec["net"], images_of(spec["net"], device)[0]
     model, names = model_of(net, spec["seed"], device), layers_of(net)
-    train, test = (
-        data.Examples(p.images[: BATCH * 5], p.labels[: BATCH * 5])
-        for p in (split.train, split.test)
-    )
-    x, z = (recorded(model, p.images, names, "spatial means") for p in (train, test))
+    halves = [(p.images[: 5 * BATCH], p.labels[: 5 * BATCH]) for p in (split.train, split.test)]
+    (x, y), (z, truth) = ((recorded(model, names, i, "spatial means"), k) for i, k in halves)
     accuracy = training.evaluate(model, split.test)[1]
-    return [
-        {
-            "layer": n,
-            "accuracy": accuracy,
-            "probe": linear_probe(x[n], train.labels, z[n], test.labels),
-        }
-        for n in names
-    ]
+    values = {n: linear_probe(x[n], y, z[n], truth) for n in names}
+    return [{"layer": n, "accuracy": accuracy, "probe": v} for n, v in values.items()]
 
 
 def few_examples(spec: dict, device: str = "auto") -> pd.DataFrame:
     """Compare one flattened layer in two networks on few examples, matched and shuffled."""
     layer, tables = spec["of"], []
-    images = images_of(spec["nets"][0], device)[0].train.images
-    sides = [
-        recorded(m, images[: max(spec["counts"])], [layer], "flattened")
-        for m in _pair(spec, device)
-    ]
-    for count, (metric, options) in product(spec["counts"], spec["metrics"].items()):
+    images = images_of(spec["nets"][0], device)[0].train.images[: max(spec["counts"])]
+    sides = [recorded(m, [layer], images, "flattened") for m in _pair(spec, device)]
+    for count, (metric, (name, options)) in product(spec["counts"], spec["metrics"].items()):
         some = [{n: z[:count] for n, z in acts.items()} for acts in sides]
-        null = {"null": 5, "seed": spec["seeds"][0]}
-        table = quiet(similarity.compare, *some, options["name"], **null, **options["options"])
-        tables.append(table.assign(metric=metric, count=count, features=sides[0][layer].shape[1]))
+        table = compared(some, name, null=5, seed=spec["seeds"][0], **options)
+        tables.append(table.assign(metric=metric, count=count))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -397,7 +374,7 @@ def moved_points(spec: dict, device: str = "auto") -> list[dict]:
     """
     net, rows = spec["net"], []
     train, model = images_of(net, device)[0].train, model_of(net, spec["seed"], device)
-    x = recorded(model, train.images[: spec["examples"]], ["pool"], "flattened")["pool"].double()
+    x = recorded(model, ["pool"], train.images[: spec["examples"]], "flattened")["pool"].double()
     labels, weights = train.labels[: spec["examples"]], model.fc.weight.detach().double()
     way = torch.randn(x.shape[1], generator=generator(spec["seed"], "way"), dtype=x.dtype).to(x)
     way = way - torch.linalg.lstsq(weights.mT, way[:, None]).solution[:, 0] @ weights
@@ -407,15 +384,10 @@ def moved_points(spec: dict, device: str = "auto") -> list[dict]:
         y = x + distance * moved[:, None] * way
         same = ((y - x) @ weights.mT).abs().max() / (x @ weights.mT).abs().max()
         row = {"change": change, "distance": distance, "logits": float(same)}
-        for metric, options in spec["metrics"].items():
-            value = quiet(
-                similarity.compare, {"": x}, {"": y}, options["name"], **options["options"]
-            )
-            value = value.value[0]
-            rows.append(
-                row
-                | {"metric": metric, "value": 1 - value / 2 if metric == "Procrustes" else value}
-            )
+        for metric, (name, options) in spec["metrics"].items():
+            value = compared([{"": x}, {"": y}], name, **options).value[0]
+            value = 1 - value / 2 if metric == "Procrustes" else value
+            rows.append(row | {"metric": metric, "value": value})
     return rows
 
 
@@ -463,25 +435,19 @@ def benchmark(spec: dict, device: str = "auto") -> list[dict]:
         model = model_of(net, seed, device)
         parts = [split.train.images[: spec["probed"]], *(h.images for h in halves)]
         parts = [*(parts if spec["probed"] else []), shown]
-        *probed, acts = (recorded(model, p, spec["layers"], "spatial means") for p in parts)
+        *probed, acts = (recorded(model, spec["layers"], p, "spatial means") for p in parts)
         for layer, z in acts.items():
             x = (z - z.mean(0)).double()
             u, s, vh = torch.linalg.svd(x, full_matrices=False)
             rank = max(1, int((s > TOLERANCE * s[0]).sum()))
             for kept in [k for k in spec["components"] if k < rank] + [rank]:
-                axes, row = (
-                    Axes(s[:kept], vh[:kept].mT),
-                    {"unit": unit, "layer": layer, "kept": kept},
-                )
+                row = {"unit": unit, "layer": layer, "kept": kept}
                 if probed:
-                    cut = [p[layer].double() @ vh[:kept].mT for p in probed]
+                    fitted, *cut = (p[layer].double() @ vh[:kept].mT for p in probed)
                     labels = split.train.labels[: spec["probed"]]
-                    scores = [
-                        linear_probe(cut[0], labels, c, h.labels)
-                        for c, h in zip(cut[1:], halves, strict=True)
-                    ]
-                    row |= {"first": scores[0], "second": scores[1]}
-                items.append((row, u[:, :kept], axes))
+                    for name, c, half in zip(("first", "second"), cut, halves, strict=True):
+                        row[name] = linear_probe(fitted, labels, c, half.labels)
+                items.append((row, u[:, :kept], Axes(s[:kept], vh[:kept].mT)))
     rows, values = [], {m: np.zeros((len(items),) * 2, "float32") for m in spec["metrics"]}
     for (i, (_, a, x)), (j, (_, b, y)) in product(enumerate(items), enumerate(items)):
         t = a.mT @ b

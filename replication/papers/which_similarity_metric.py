@@ -88,15 +88,11 @@ STRESSED = [f"{kind}, {name}" for kind in ("fine-tuning", "crossed") for name in
 DELETED = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.94, 0.96, 0.98, 0.99)
 KEPT = [1, 2, 4, 8, 12, 16, 24, 32, 48]  # components
 DISTANCES = (0, 1, 2, 5, 10, 20, 50)
-FEW = {
-    "CCA mean": {"name": "cca", "options": {}},
-    "CKA linear": {"name": "cka", "options": {}},
-    "CKA debiased": {"name": "cka", "options": {"unbiased": True}},
-}
-ROBUST = FEW | {
-    "CKA RBF 0.4": {"name": "cka", "options": {"kernel": "rbf", "sigma": 0.4}},
-    "Procrustes": {"name": "procrustes", "options": {}},
-}
+FEW = {"CCA mean": ["cca", {}], "CKA linear": ["cka", {}]}
+FEW |= {"CKA debiased": ["cka", {"unbiased": True}]}
+ROBUST = FEW | {"CKA RBF 0.4": ["cka", measured.KERNELS["CKA RBF 0.4"]]}
+ROBUST |= {"Procrustes": ["procrustes", {}]}
+KINDS = ("same task", "other task", "untrained", "both untrained")
 EARLY, LATE = ("act1", "act2", "act3"), ("act6", "act7", "act8")
 
 
@@ -181,7 +177,7 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
     add(
         "within classes",
         measured.grids,
-        both(tiny, tiny, pairs, **{"examples": 10 * read["shown"], "by class": True}),
+        both(tiny, tiny, pairs, **{"examples": 5 * read["shown"], "by class": True}),
         *ten,
     )
     tests = [("CKA linear", "flattened"), ("CKA debiased", "flattened"), ("CCA", "spatial means")]
@@ -243,8 +239,8 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
         *part,
         **half,
     )
-    kinds = {"same task": (low, [None, None]), "other task": (high, [None, None])}
-    kinds |= {"untrained": (low, [None, 0]), "both untrained": (low, [0, 0])}
+    others = ((low, [None, None]), (high, [None, None]), (low, [None, 0]), (low, [0, 0]))
+    kinds = dict(zip(KINDS, others, strict=True))
     tasks = [s | {"kind": kind, "shown": on, "epochs": epochs, "confounded": True}
              for kind, (net, epochs) in kinds.items() for on in (low, high)
              for s in both(low, net, _ring(count), **shown)]  # fmt: skip
@@ -432,6 +428,7 @@ def _flattened(flat: pd.DataFrame, cut: pd.DataFrame) -> tuple:
     same = flat[flat.layer == flat.other]
     components = same[same.layer == "act5"].pivot(index="pair", columns="metric", values="value")
     noticed = sensitivity(flat, cut).pivot(index="pair", columns="metric", values="unnoticed")
+    noticed = noticed.reindex(columns=["CKA linear", "PWCCA, missing 0"])
     insensitive = noticed["CKA linear"]
     return (
         [right["CKA linear"] - right["regression"], right["regression"] - right[CCA].max(axis=1)],
@@ -544,6 +541,9 @@ def _tasks(tasks: pd.DataFrame) -> tuple:
 
     def statistic(rows: pd.DataFrame) -> list[float]:
         means = rows.groupby(["kind", "layer"])[["cka", "deconfounded"]].mean()
+        means = means.reindex(
+            pd.MultiIndex.from_product([KINDS, rows.layer.unique()], names=means.index.names)
+        )
         early, late = (means.cka.unstack()[list(e)].mean(axis=1) for e in (EARLY, LATE))
         cost = (late - early)["same task"] - (late - early)["other task"]
         taken = (means.cka - means.deconfounded).groupby("kind").mean()

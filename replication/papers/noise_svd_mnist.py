@@ -323,7 +323,7 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
         return ours | {"training": min(1.0, part["epochs"] / 20)}
 
     experiments = {}
-    for name, (fn, listed) in groups.items():
+    for name, (fn, listed) in ((k, v) for k, v in groups.items() if v[1]):
         part = few if "labels" in name else scale
         part = many if name in ("multiverse", "multiverse training") else part
         width = small[0] if part is many else scale["channels"][0]

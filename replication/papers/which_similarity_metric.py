@@ -44,15 +44,15 @@ SETTINGS = by_profile(
             "most": (16, 64, 1152, None),  # neurons of a flattened layer
             "kernels": (40, 100, 1000, 1000),  # images for RBF kernels
             "shown": (40, 100, 1000, 10_000),  # test images
-            "permutations": (9, 39, 199, 999),
+            "permutations": (9, 19, 199, 999),
             "counts": ((10, 20), (10, 20, 50, 100), (20, 50, 100, 200, 400, 800), (20, 200, 2000)),
-            "probed": (60, 200, 5000, 50_000),
+            "probed": (60, 100, 5000, 50_000),
         },
         "transformers": {
             "width": (8, 16, 64, 512),
             "depth": (1, 2, 6, 6),
             "patches": (4, 4, 8, 8),  # a side
-            "epochs": (1, 6, 30, 100),
+            "epochs": (1, 3, 30, 100),
             "examples": (10, 40, 1000, 3000),  # images, of which every token is a row
         },
         "depth": {
@@ -65,11 +65,11 @@ SETTINGS = by_profile(
         },
         "width": {
             "units": ((2, 4), (2, 4, 8), (4, 8, 16, 32, 64), (4, 16, 64, 256, 1024, 4096)),
-            "epochs": (1, 3, 30, 100),
+            "epochs": (1, 2, 30, 100),
             "seeds": (2, 2, 3, 10),
         },
         "five classes": {
-            "epochs": (1, 3, 20, 100),
+            "epochs": (1, 2, 20, 100),
             "seeds": (2, 3, 10, 10),  # pre-trainings
             "fine-tunings": (2, 4, 10, 10),  # of each
             "fine images": ((60, 60), (200, 200), (5000, 10_000), (25_000, 10_000)),

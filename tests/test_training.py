@@ -108,6 +108,7 @@ def descend(rates):
         ("constant", [0.5] * 20),
         ("cosine", [0.25 * (1 + math.cos(math.pi * t / 20)) for t in range(20)]),
         ("exponential", [0.5 * 0.8**t for t in range(20)]),
+        ("steps", [0.5 * 0.8 ** ((t >= 6) + (t >= 12) + (t >= 18)) for t in range(20)]),
     ],
 )
 def test_full_batch_descent_follows_its_closed_form(schedule, rates):

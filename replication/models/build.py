@@ -23,13 +23,15 @@ def mlp(
     batch_norm: bool = False,
     dropout: float = 0.0,
     init: str = "torch",
+    bias_sd: float = 0.0,
 ) -> nn.Sequential:
     """Return a fully connected network: ``flatten, fc1, bn1, act1, drop1, ..., fcL``.
 
     Inputs are ``(N, ...)`` with `inputs` numbers each; `bias` is that of all dense layers. Zhang et
     al. 2017 (Table 1) have `inputs` 2352 and `widths` (512,) with 1,209,866 parameters, (512, 512,
     512) with 1,735,178. Default: 407,050. `init`: ``"torch"``, or ``"he"`` for normal weights of
-    variance 2 / fan_in (He et al. 2015) with biases 0, as deep networks without biases need.
+    variance 2 / fan_in (He et al. 2015) with biases 0, as deep networks without biases need. With
+    `bias_sd` biases are normal of that standard deviation (0.001 in Hanin and Rolnick 2019).
     Shared options: see `build`.
     """
     sizes = [as_integer(inputs, "inputs", 1), *[as_integer(n, "widths", 1) for n in widths]]
@@ -40,12 +42,14 @@ def mlp(
         dense = nn.Linear(fan_in, fan_out, bias=bias)
         layers |= unit(f"fc{index}", dense, index, activation, batch_norm, dropout)
     network = sequence(layers | {f"fc{len(sizes)}": nn.Linear(sizes[-1], classes, bias=bias)})
+    dense = [layer for layer in network if isinstance(layer, nn.Linear)]
     if as_choice(init, "init", ("torch", "he")) == "he":
-        for index in range(1, len(sizes) + 1):
-            dense = network.get_submodule(f"fc{index}")
-            nn.init.kaiming_normal_(dense.weight)
+        for layer in dense:
+            nn.init.kaiming_normal_(layer.weight)
             if bias:
-                nn.init.zeros_(dense.bias)
+                nn.init.zeros_(layer.bias)
+    for layer in dense if bias_sd else ():  # after all weights, which are the same without
+        nn.init.normal_(layer.bias, std=bias_sd)
     return network
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from replication._core.inputs import as_integer
+from replication._core.inputs import as_choice, as_integer
 from replication.models._layers import activate, pooled_readout, scaled, sequence, unit
 
 
@@ -53,18 +53,26 @@ def morcos_convnet(
     activation: str = "relu",
     batch_norm: bool = True,
     dropout: float = 0.0,
+    init: str = "torch",
 ) -> nn.Sequential:
     """Return the 11-layer convnet of Morcos et al. 2018 (appendix; also in Morcos et al. 2018b).
 
     3x3 convolutions; layers ``conv1, bn1, act1, drop1, ..., act11, drop11, pool, flatten, fc``.
     Images of any size. Default: 7,793,610 parameters. Ours, as the papers do not say: zero padding
     of 1, biases beside batch normalisation, the mean over positions before the read-out, dropout of
-    single entries and not of whole feature maps.
+    single entries and not of whole feature maps. `init`: ``"torch"``, or ``"he"`` (He et al. 2015,
+    normal) with biases 0, as so many layers without batch normalisation need.
     """
     maps = (64, 64, *3 * (128,), *3 * (256,), *3 * (512,))
     strides = (1, 1, *3 * (2, 1, 1))
     plan = [(units, 3, stride, 1) for units, stride in zip(maps, strides, strict=True)]
-    return _plain(plan, classes, channels, width, activation, batch_norm, dropout)
+    network = _plain(plan, classes, channels, width, activation, batch_norm, dropout)
+    if as_choice(init, "init", ("torch", "he")) == "he":
+        for layer in network:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)
+                nn.init.zeros_(layer.bias)
+    return network
 
 
 def tiny10(

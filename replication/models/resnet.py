@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from replication._core.inputs import as_integer
-from replication.models._layers import activate, pooled_readout, scaled, sequence
+from replication.models._layers import activate, as_flag, pooled_readout, scaled, sequence
 
 
 class PaddedShortcut(nn.Module):
@@ -28,14 +28,21 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(
-        self, fan_in: int, fan_out: int, stride: int, activation: str, projection: bool
+        self,
+        fan_in: int,
+        fan_out: int,
+        stride: int,
+        activation: str,
+        projection: bool,
+        batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(fan_in, fan_out, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(fan_out)
+        norm, bias = nn.BatchNorm2d if batch_norm else nn.Identity, not batch_norm
+        self.conv1 = nn.Conv2d(fan_in, fan_out, 3, stride, padding=1, bias=bias)
+        self.bn1 = norm(fan_out)
         self.act1 = activate(activation)
-        self.conv2 = nn.Conv2d(fan_out, fan_out, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(fan_out)
+        self.conv2 = nn.Conv2d(fan_out, fan_out, 3, padding=1, bias=bias)
+        self.bn2 = norm(fan_out)
         self.changes = stride > 1 or fan_in != fan_out
         if self.changes and projection:
             conv = nn.Conv2d(fan_in, fan_out, 1, stride, bias=False)
@@ -57,18 +64,21 @@ def resnet(
     channels: int = 3,
     width: float = 1.0,
     activation: str = "relu",
+    batch_norm: bool = True,
 ) -> nn.Sequential:
     """Return the CIFAR-10 residual network of He et al. 2016 (section 4.2), of 6n + 2 layers.
 
     Parameter-free shortcuts (option A), batch normalisation and no biases. Layers: ``conv1, bn1,
     act1, block1_1, ..., block1_n, block2_1, ..., block3_n, pool, flatten, fc``; in a block ``conv1,
     bn1, act1, conv2, bn2, shortcut, act2``. `depth` is 8, 14, 20, 32, ...; images of any size.
-    Default: 269,722 parameters. Ours: the added channels of zeros come last.
+    Default: 269,722 parameters. Ours: the added channels of zeros come last. Without `batch_norm`
+    its layers are identities and the convolutions have biases.
     """
     blocks, rest = divmod(as_integer(depth, "depth", 8) - 2, 6)
     if rest:
         raise ValueError(f"depth: expected 6n + 2, such as 8, 14 or 20, found {depth}")
-    return _stages((16, 32, 64), blocks, classes, channels, width, activation, projection=False)
+    stages, norm = (16, 32, 64), as_flag(batch_norm, "batch_norm")
+    return _stages(stages, blocks, classes, channels, width, activation, False, norm)
 
 
 def resnet18(
@@ -92,12 +102,15 @@ def _stages(
     width: float,
     activation: str,
     projection: bool,
+    batch_norm: bool = True,
 ) -> nn.Sequential:
     """Return `blocks` residual blocks for each number of channels in `stages`, and a read-out."""
     fan_in = scaled(stages[0], width)
     layers: dict[str, nn.Module] = {
-        "conv1": nn.Conv2d(as_integer(channels, "channels", 1), fan_in, 3, padding=1, bias=False),
-        "bn1": nn.BatchNorm2d(fan_in),
+        "conv1": nn.Conv2d(
+            as_integer(channels, "channels", 1), fan_in, 3, padding=1, bias=not batch_norm
+        ),
+        "bn1": nn.BatchNorm2d(fan_in) if batch_norm else nn.Identity(),
         "act1": activate(activation),
     }
     for stage, units in enumerate(stages, start=1):
@@ -105,7 +118,7 @@ def _stages(
         for block in range(1, blocks + 1):
             stride = 2 if stage > 1 and block == 1 else 1
             layers[f"block{stage}_{block}"] = ResidualBlock(
-                fan_in, fan_out, stride, activation, projection
+                fan_in, fan_out, stride, activation, projection, batch_norm
             )
             fan_in = fan_out
     return sequence(layers | pooled_readout(fan_in, classes))

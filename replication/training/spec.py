@@ -12,7 +12,7 @@ from replication import data, models
 from replication._core.inputs import as_choice, as_integer, as_number
 
 VERSION = 1  # of the numbers and files of training: raise it when they change
-SCHEDULES = ("constant", "cosine", "exponential")
+SCHEDULES = ("constant", "cosine", "exponential", "steps")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 OPTIMIZERS = sorted(
     name
@@ -38,7 +38,8 @@ class Spec:
     learning_rate, schedule, decay
         ``"constant"``; ``"cosine"``, which would reach 0 one step after the last
         (``1/2 (1 + cos(pi step / steps))`` times the rate, steps counted from 0);
-        ``"exponential"``, times `decay` after each epoch.
+        ``"exponential"``, times `decay` after each epoch; ``"steps"``, times `decay` after 30, 60
+        and 90% of the training (Zhang, Bengio and Singer 2022, appendix A, with 0.2).
     batch_size, epochs
         Minibatches are drawn without replacement; the last of an epoch may be smaller. One step is
         taken at least.

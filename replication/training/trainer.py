@@ -165,6 +165,9 @@ class Trainer:
             return rate * self.spec.decay ** (self.step // self.epoch_steps)
         if self.spec.schedule == "cosine":
             return rate * 0.5 * (1 + math.cos(math.pi * self.step / self.last_step))
+        if self.spec.schedule == "steps":
+            passed = sum(self.step >= round(share * self.last_step) for share in (0.3, 0.6, 0.9))
+            return rate * self.spec.decay**passed
         return rate
 
 

@@ -100,7 +100,7 @@ def world(*edits):
         assert len(rows), where
         for name, value in columns.items():
             table.loc[rows.index, PLANE if name == "plane" else name] = rows.eval(value)
-    return paper.tidy(table.set_index("group", append=True).swaplevel())
+    return measured.tidy(table.set_index("group", append=True).swaplevel())
 
 
 def verdicts(table):
@@ -166,7 +166,7 @@ def test_statistics_are_the_ones_their_rules_name():
     assert found["L7"][0] == pytest.approx(0.2)
     assert found["L9"][0] == pytest.approx(0.7 - 0.055)
     assert found["L10"][0] == pytest.approx(0.8 - 0.25)
-    assert [part[1] for part in found["R1"]] == pytest.approx([*4 * [0.01 / 4], 0])
+    assert [part[1] for part in found["R1"]] == pytest.approx([*4 * [0.01 / 4], 0.01 * math.log(6)])
     assert [part[0] for part in found["R2"]] == pytest.approx(4 * [math.log(0.6)])
     assert [part[0] for part in found["R4"]] == pytest.approx(8 * [math.log(1.3)])
     assert found["R5"][0] == pytest.approx(math.log(3 / 0.6 / 1.3))
@@ -178,7 +178,7 @@ def test_what_is_undefined_is_nan_and_what_is_missing_decides_nothing():
     assert np.isnan(found["L3"]).all()  # nothing to give back
     early = verdicts(world(("group == 'resnet'", {"test_accuracy": "test_accuracy - 0.2"})))
     assert {early[name].verdict for name in ("L9", "L10")} == {"not testable at this scale"}
-    for table in (world().loc[["resnet frozen"]], paper.tidy(pd.DataFrame())):
+    for table in (world().loc[["resnet frozen"]], measured.tidy(pd.DataFrame())):
         values = paper.statistics(table)
         assert all(np.isnan(np.ravel(values[claim.id]).astype(float)).all() for claim in CLAIMS)
 
@@ -251,14 +251,17 @@ def test_pictures_of_a_plane_agree_with_a_grid():
     assert (rows.met <= rows["count"]).all()
 
 
-def test_the_solution_of_least_norm_is_scaled_to_the_train_loss():
+def test_the_solution_of_least_norm_interpolates_and_is_scaled_to_the_train_loss():
     model = models.build("mlp", 0, widths=[400])
     hidden = model.fc1.weight.clone()
-    solved = measured.least_norm(model, DIGITS.train, 0.2)
+    solved = measured.least_norm(model, DIGITS.train)
+    targets = nn.functional.one_hot(DIGITS.train.labels).float()
+    torch.testing.assert_close(solved(DIGITS.train.images), targets, atol=1e-2, rtol=0)
+    solved = measured.scaled(solved, DIGITS.train, 0.2)
     loss = nn.functional.cross_entropy(solved(DIGITS.train.images), DIGITS.train.labels).item()
-    assert 0.195 < loss <= 0.2001 and torch.equal(solved.fc1.weight, hidden)
-    narrow = models.build("mlp", 0, widths=[2])
-    assert measured.least_norm(narrow, DIGITS.train, 0.2) is None  # too few features to fit
+    assert 0.19 < loss <= 0.2001 and torch.equal(solved.fc1.weight, hidden)
+    narrow = measured.least_norm(models.build("mlp", 0, widths=[2]), DIGITS.train)
+    assert measured.scaled(narrow, DIGITS.train, 0.2) is None  # too few features to fit
 
 
 def test_a_resnet_without_batch_norm_has_none_and_a_plain_convnet_keeps_the_size_of_its_signal():

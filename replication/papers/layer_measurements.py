@@ -30,6 +30,14 @@ SQUARE = 1.25  # half a side of a plane's square, in circumradii
 AUGMENT = {"shift": 4, "flip": 0.5}
 METHODS = SGD, LAST, FULL = ("all layers by SGD", "random features by SGD", "full batches")
 FULL_BATCH = 256  # width of the networks trained by full batches
+SIZES = (0.125, SQUARE, 12.5)  # the same, of networks before training
+_ROWS = (  # all columns that a table has, also where nothing is measured
+    "kind layer position share seed network dataset images labels width depth neurons epoch rate "
+    "start method state line linear distance origin regions lost lost_train test_accuracy "
+    "train_accuracy train_loss rms linf l2 jacobian logit_jacobian transitions part polygon x y "
+    "count certified met split merged"
+)
+COLUMNS = [*_ROWS.split(), *(f"plane {size:g}" for size in SIZES)]
 HIDDEN = ["training", "options"]  # settings of networks that no table shows
 
 
@@ -153,6 +161,24 @@ def untrained(scale: Mapping, dataset: str, shapes: Sequence[list]) -> list[dict
     return nets
 
 
+def tidy(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the results with the settings of networks as columns, and what resets lost.
+
+    lost is test accuracy less than before the reset, lost_train that on the labels trained on.
+    """
+    if "net" in table:
+        nets = table.drop_duplicates("network").set_index("network").net
+        about = pd.DataFrame(nets.tolist(), nets.index)
+        about = about[about.columns.difference(HIDDEN, sort=False)]
+        table = table.drop(columns="net").join(about, on="network")
+    table = table.reindex(columns=list(dict.fromkeys([*table.columns, *COLUMNS])))
+    whole = table[table.kind == WHOLE].drop_duplicates("network").set_index("network")
+    for half, column in (("test", "lost"), ("train", "lost_train")):
+        before = table.network.map(whole[f"{half}_accuracy"])
+        table[column] = before - table[f"{half}_accuracy"]
+    return table
+
+
 def on_device(examples: data.Examples, count: int, model: nn.Module) -> data.Examples:
     """Return the first `count` examples, where the model is."""
     device = next(model.parameters()).device
@@ -195,13 +221,13 @@ def resets(spec: Mapping, device: str = "auto") -> pd.DataFrame:
 def measure(model: nn.Module, halves: Mapping, spec: Mapping) -> dict[str, float]:
     """Return accuracies and sensitivity; NaN without points, or paths, to measure them on."""
     row = {f"{k}_accuracy": training.evaluate(model, half)[1] for k, half in halves.items()}
-    points, paths_ = (halves["test"].images[: spec[name]] for name in ("points", "paths"))
+    points, shown = (halves["test"].images[: spec[name]] for name in ("points", "paths"))
     row |= dict.fromkeys(MEASURES, math.nan)
     if len(points):
         row["jacobian"] = sensitivity.jacobian_norm(model, points).mean().item()
         row["logit_jacobian"] = sensitivity.jacobian_norm(model, points, "logits").mean().item()
-    if len(paths_):
-        rings = [trajectories.translations(image, image.shape[-1]) for image in paths_]
+    if len(shown):
+        rings = [trajectories.translations(image, image.shape[-1]) for image in shown]
         row["transitions"] = np.mean([int(n) for n in sensitivity.transitions(model, rings)])
     return row
 
@@ -323,49 +349,57 @@ def picture(spec: Mapping, device: str = "auto") -> pd.DataFrame:
 
 
 def solutions(spec: Mapping, device: str = "auto") -> list[dict]:
-    """Measure functions of one train loss: a network's first checkpoint with it, and its last.
+    """Measure functions of one train loss: a network's first checkpoint below it, and its last.
 
     Of a network whose hidden layer stays as drawn, the solution of least norm over its features
-    as well, scaled to that loss. Regions are those of lines between test images.
+    as well. Logits of all but the last are scaled to the loss exactly. Regions are those of lines
+    between test images.
     """
-    net, rows = spec["net"], []
+    net = spec["net"]
     split, run = split_of(net), network(net, device)
     history, start = run.history, run.model(0.0, device)
-    passed = history[(history.train_loss <= spec["loss"]) & history.epoch.isin(run.checkpoints)]
-    found = [("fixed loss", run.model(e, device)) for e in passed.epoch[:1]]
-    found.append(("end", run.model(device=device)))
     train = on_device(split.train, len(split.train), start)
+    passed = history[(history.train_loss <= spec["loss"]) & history.epoch.isin(run.checkpoints)]
+    found = {"fixed loss": run.model(passed.epoch.iloc[0], device)} if len(passed) else {}
     if net["training"]["freeze"]:
-        found += [("least norm", least_norm(start, train, spec["loss"]))]
+        found["least norm"] = least_norm(start, train)
+    found = {name: scaled(model, train, spec["loss"]) for name, model in found.items()}
+    found["end"] = run.model(device=device)
     test = on_device(split.test, len(split.test), start)
-    ends = test.images[: 2 * spec["lines"]]
-    lines = [ends[[2 * i, 2 * i + 1]] for i in range(spec["lines"])]
-    for state, model in found:
-        if model is None:
-            continue
-        row = {"state": state, "train_loss": training.evaluate(model, train)[0]}
-        row["test_accuracy"] = training.evaluate(model, test)[1]
-        points = test.images[: spec["points"]]
-        row["jacobian"] = sensitivity.jacobian_norm(model, points).mean().item()
-        counts = sensitivity.transitions(model, lines, closed=False)
-        rows.append(row | {"regions": np.mean([1 + int(count) for count in counts])})
+    lines = list(test.images[: 2 * spec["lines"]].unflatten(0, (-1, 2)))
+    rows = []
+    for state, model in found.items():
+        if model is not None:
+            row = {"state": state, "train_loss": training.evaluate(model, train)[0]}
+            row["test_accuracy"] = training.evaluate(model, test)[1]
+            points = test.images[: spec["points"]]
+            row["jacobian"] = sensitivity.jacobian_norm(model, points).mean().item()
+            counts = sensitivity.transitions(model, lines, closed=False)
+            rows.append(row | {"regions": np.mean([1 + int(count) for count in counts])})
     return rows
 
 
 @torch.no_grad()
-def least_norm(model: nn.Module, train: data.Examples, loss: float) -> nn.Module | None:
-    """Return the model with the read-out of least norm |W| of those that fit one-hot labels best.
-
-    Its logits are scaled by the least factor that brings the train loss down to `loss`; None where
-    none does.
-    """
+def least_norm(model: nn.Module, train: data.Examples) -> nn.Module:
+    """Return the model with the read-out of least norm of those that fit one-hot labels best."""
     hidden = model[:-1](train.images).double()
     features = torch.cat([hidden, torch.ones_like(hidden[:, :1])], 1)
     weights = memorisation.minimum_norm_solution(features, train.labels)
-    logits = features @ weights
-    for scale in torch.logspace(-1, 3, 1000).tolist():
+    model[-1].weight.copy_(weights[:-1].mT)
+    model[-1].bias.copy_(weights[-1])
+    return model
+
+
+@torch.no_grad()
+def scaled(model: nn.Module, train: data.Examples, loss: float) -> nn.Module | None:
+    """Return the model, its logits scaled by the least factor that brings the train loss to `loss`.
+
+    None where no factor does.
+    """
+    logits = model(train.images).double()
+    for scale in torch.logspace(-2, 3, 1000).tolist():
         if F.cross_entropy(scale * logits, train.labels) <= loss:
-            model[-1].weight.copy_(scale * weights[:-1].mT)
-            model[-1].bias.copy_(scale * weights[-1])
+            model[-1].weight.mul_(scale)
+            model[-1].bias.mul_(scale)
             return model
     return None

@@ -30,7 +30,7 @@ HE, ZERO, SQUARE = measured.HE, measured.ZERO, measured.SQUARE
 DEPTHS = (1, 2, 3, 6)  # hidden layers
 EARLY = 0.01  # share of the training: the paper's epoch 1 of 100
 RATES = LOW, RATE, HIGH = (0.0001, 0.001, 0.01)  # of Adam
-PLANE, SIZES = f"plane {SQUARE:g}", (0.125, SQUARE, 12.5)  # half a side, in circumradii
+PLANE = f"plane {SQUARE:g}"  # regions in a square of `SQUARE`
 LEAST = 0.02  # accuracy lost below which there is nothing to restore
 ROBUST = 0.1  # accuracy lost up to which a block counts as robust
 FIVE = ("fc2", "fc3", "fc4", "fc5", "fc6")  # layers 2 to 6 of the FCN of five hidden layers
@@ -47,14 +47,14 @@ SETTINGS = by_profile(
             "width": (32, 128, 256, 256),
             "widths": ((16, 32), (16, 32, 128), _WIDTHS, _WIDTHS),
             "cifar_widths": ((32,), (16,), (16, 256), (16, 256, 512)),
-            "draws": (2, 3, 10, 10),
+            "draws": (2, 2, 10, 10),
             "points": (10, 10, 500, 1000),  # test images for the Jacobian
             "paths": (1, 1, 5, 20),  # test images for transitions, through all translations
         },
         "resnet": {
             "images": ((40, 40), (100, 60), _CIFAR, _CIFAR),
-            "epochs": (1, 3, 40, 100),
-            "seeds": (1, 3, 3, 5),
+            "epochs": (1, 20, 40, 100),
+            "seeds": (1, 1, 3, 5),
             "depth": (8, 8, 20, 20),  # the paper: bottleneck networks of 50, 101 and 152 layers
             "width": (0.125, 0.125, 1.0, 1.0),
             "draws": (1, 1, 5, 10),
@@ -62,20 +62,20 @@ SETTINGS = by_profile(
             "shown": (40, 100, 2000, 10_000),  # images on which resets are measured
         },
         "convnet": {  # what differs from the ResNet; none at smoke, for its time
-            "epochs": (None, 4, 20, 100),
+            "epochs": (None, 20, 20, 100),
             "depth": (None, 0, 0, 0),  # the eleven layers are fixed
             "width": (None, 0.0625, 0.5, 1.0),
         },
         "regions": {
-            "images": ((100, 50), (200, 100), _ALL, _ALL),
-            "epochs": (5, 6, 40, 40),
+            "images": ((100, 50), (100, 50), _ALL, _ALL),
+            "epochs": (5, 10, 40, 40),
             "seeds": (1, 3, 5, 5),
             "neurons": ((12, 24), (12, 24), *2 * ((48, 96, 192, 384, 768),)),
             "depths": ((1, 3), DEPTHS, DEPTHS, DEPTHS),
-            "lines": (3, 3, 50, 100),
+            "lines": (3, 2, 50, 100),
             "planes": (1, 1, 2, 5),
             "largest": (24, 24, 384, 384),  # neurons up to which planes are counted
-            "points": (3, 5, 100, 200),  # test images for the distances
+            "points": (3, 3, 100, 200),  # test images for the distances
             "corruptions": ((0.0, 1.0), (0.0, 1.0), _LEVELS, _LEVELS),
             "picture": (4, 8, 32, 32),  # width of three layers
             "grid": (40, 100, 120, 200),  # points a side
@@ -143,7 +143,7 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
     add("plane", measured.picture, drawn, count, width=narrow[0] / 32, training=epochs)
     small = [shape for shape in shapes if sum(shape) <= count["largest"]]
     nets = measured.untrained(count, digits, small)
-    add_counts("starts", measured.starts, nets, ratio, sizes=SIZES, around_zero=True)
+    add_counts("starts", measured.starts, nets, ratio, sizes=measured.SIZES, around_zero=True)
     widths = {"widths": (digits, 60_000, [w for w in fcn["widths"] if w != width])}
     widths |= {"cifar": (colour, 50_000, fcn["cifar_widths"])} if colour != digits else {}
     for name, (images, most, some) in widths.items():
@@ -329,32 +329,6 @@ CLAIMS: tuple[Claim, ...] = (
 
 GROUPS = (["fcn"], ["resnet", "resnet frozen"], ["regions", "regions random"], ["rates"])
 GROUPS += (["starts"], ["fcn", "widths"], ["deep"], ["convnet"])
-COLUMNS = (
-    "kind layer position share seed network dataset images labels width depth neurons epoch rate"
-)
-COLUMNS += " start method state line linear distance origin regions lost lost_train test_accuracy"
-COLUMNS += (
-    " train_accuracy train_loss rms linf l2 jacobian logit_jacobian transitions part polygon x y"
-)
-COLUMNS = [*f"{COLUMNS} count certified met split merged".split(), *(f"plane {s:g}" for s in SIZES)]
-
-
-def tidy(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the results with the settings of networks as columns, and what resets lost.
-
-    lost is test accuracy less than before the reset, lost_train that on the labels trained on.
-    """
-    if "net" in table:
-        nets = table.drop_duplicates("network").set_index("network").net
-        about = pd.DataFrame(nets.tolist(), nets.index)
-        about = about[about.columns.difference(measured.HIDDEN, sort=False)]
-        table = table.drop(columns="net").join(about, on="network")
-    table = table.reindex(columns=list(dict.fromkeys([*table.columns, *COLUMNS])))
-    whole = table[table.kind == WHOLE].drop_duplicates("network").set_index("network")
-    for half, column in (("test", "lost"), ("train", "lost_train")):
-        before = table.network.map(whole[f"{half}_accuracy"])
-        table[column] = before - table[f"{half}_accuracy"]
-    return table
 
 
 def statistics(table: pd.DataFrame) -> dict[str, list]:

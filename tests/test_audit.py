@@ -18,6 +18,10 @@ def test_the_register_has_the_rules_of_the_code():
     assert _audit.changed() == []
 
 
+def test_every_empirical_claim_says_why_it_may_fail_and_what_would_test_that():
+    assert [c.id for _, c in _audit.claims() if c.kind == "empirical" and not c.why] == []
+
+
 def test_no_claim_is_called_confirmatory_whose_rule_is_younger_than_its_evidence():
     said = [claim.id for _, claim in _audit.claims() if claim.status == "confirmatory"]
     if said:

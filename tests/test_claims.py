@@ -343,18 +343,6 @@ def test_values_that_are_none_are_refused(values):
         settle(claim(rule(), rule()), [UP] * 3, **WHERE)
 
 
-def test_the_former_language_still_reads():
-    for text, values, expected in (
-        ("rise > 0.5", UP, R),
-        ("rise < 0.5", UP, N),
-        ("rise < 2", UP, R),
-    ):
-        former = claim(Rule.read(text))
-        settled = settle(former, [*values, math.nan], **WHERE)
-        assert settled.verdict == expected and settled.parts[0].dropped == 1
-    assert str(Rule.read("rise < 2", minimum_seeds=5)).startswith("2 minus (rise): the 95% t")
-
-
 ROWS = {row[0]: row for row in simulated.ERRORS}
 DRAWS = 800
 MOST = stats.binom.ppf(0.9999, DRAWS, 0.025) / DRAWS  # of a rate of 2.5%; below 5%

@@ -46,7 +46,7 @@ class Rule:
     skewed: bool = False  #: known to be so: needs "sign" or a range with an open end
     paper: float | None = None  #: the paper's number of this statistic
     minimum: int = 0  #: the fewest units planned, where that is more than the test needs
-    turn: tuple[float, float] | None = None  # of `old`: values v become turn[0] * (v - turn[1])
+    turn: tuple[float, float] | None = None  # in files of former rules, whose values are turned
 
     def __post_init__(self):
         given = {"correlation": (-1.0, 1.0), "share": (0.0, 1.0)}.get(self.test, self.range)
@@ -65,20 +65,6 @@ class Rule:
         ):
             if not ok:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {expected}")
-
-    @classmethod
-    def old(cls, statistic, direction, threshold, test="t", minimum_seeds=3) -> "Rule":
-        """Return a rule of the former language: the statistic lies on a side of a threshold."""
-        less = f"{threshold:g} minus ({statistic})"
-        text = less if direction == "<" else f"{statistic}, minus {threshold:g}"
-        turn = (-1.0 if direction == "<" else 1.0, float(threshold))
-        return cls(text, test=test.replace("bootstrap", "t"), minimum=minimum_seeds, turn=turn)
-
-    @classmethod
-    def read(cls, text: str, test: str = "t", minimum_seeds: int = 3) -> "Rule":
-        """Return the former rule written as ``"statistic > threshold"``, or with ``<``."""
-        statistic, direction, threshold = text.rsplit(" ", 2)
-        return cls.old(statistic, direction, float(threshold), test, minimum_seeds)
 
     @property
     def ends(self) -> tuple[float, float]:

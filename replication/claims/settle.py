@@ -172,9 +172,6 @@ def settle(
         raise ValueError(f"{name} has {len(series)} series; expected {len(claim.rules)}: 1 a rule")
     parts, remarks = [], [note.strip()]
     for i, (rule, given) in enumerate(zip(claim.rules, series, strict=True), 1):
-        if rule.turn:
-            turn, threshold = rule.turn
-            given = [math.nan if v is None else turn * (v - threshold) for v in given]
         parts.append(decide(rule, given, f"{name}, part {i}" if several else name))
         which = f"part {i}: " if len(series) > 1 else ""
         remarks.append(parts[-1].reason and which + parts[-1].reason)

@@ -57,9 +57,9 @@ SETTINGS = by_profile(
             "seeds": (1, 1, 3, 5),
             "depth": (8, 8, 20, 20),  # the paper: bottleneck networks of 50, 101 and 152 layers
             "width": (0.125, 0.125, 1.0, 1.0),
-            "draws": (1, 1, 5, 10),
+            "draws": (1, 1, 3, 10),
             "points": (2, 2, 50, 200),
-            "shown": (40, 100, 2000, 10_000),  # images on which resets are measured
+            "shown": (40, 100, 1000, 10_000),  # images on which resets are measured
         },
         "convnet": {  # what differs from the ResNet; none at smoke, for its time
             "epochs": (None, 20, 20, 100),

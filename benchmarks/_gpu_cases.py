@@ -59,6 +59,7 @@ EXEMPT = {
     "training.Spec": "what to train, no numbers",
     "training.training_labels": "integers drawn on the CPU for every device",
     "papers.own_models.find": "imports a function",
+    "papers.own_models.read_image": "reads files",
     "papers.own_models.batches": "iterates over a data set",
     "papers.own_models.load_dataset": "reads files",
     "papers.own_models.pretrained": "downloads weights; they stay on the CPU",
@@ -99,6 +100,11 @@ def directions_cases() -> Iterator[Case]:
         lambda at: spectra.group_singular_values(at(groups)),
         1e-7,  # of a rank-deficient group by its Gram matrix: the root of the unit of precision
         1e-3,
+    )
+    yield Case(
+        "spectra.projected_variance",
+        "",
+        lambda at: (spectra.projected_variance(at(draw(3, 8, 30))),),
     )
     yield Case(
         "spectra.explained_variance",

@@ -231,6 +231,8 @@ ENTRIES = (
           degrees={"singular_values": 0}),
     Entry("spectra.group_singular_values", groups=(N, 3, 12), degrees={"groups": 1},
           floating="groups"),
+    Entry("spectra.projected_variance", groups=(N, 3, 12), degrees={"groups": 0},
+          floating="groups"),
     Entry("spectra.noise_spectrum", **LABELLED, layers=["input", "1"], sigma=0.1, copies=3,
           perturb="fgsm", steps=2, seed=0, images_per_batch=2, wrong={"copies": BELOW_2}),
     Entry("activations.record", **IMAGES, layers=["0", "3"], batch_size=5, reduction=None,

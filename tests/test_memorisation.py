@@ -13,19 +13,18 @@ from torch.nn import functional as F
 from replication import data
 from replication.memorisation import (
     blocked,
-    deep_outputs,
     features,
     finite_sample,
     finite_sample_network,
-    gabor_features,
     gaussian_kernel_interpolation,
     gradient_descent_path,
-    interpolate,
     kernel,
     minimum_norm_solution,
     random_conv_features,
-    squared_distances,
 )
+from replication.memorisation.blocked import interpolate, squared_distances
+from replication.memorisation.features import gabor_features
+from replication.memorisation.finite_sample import deep_outputs
 
 
 @pytest.fixture

@@ -4,13 +4,8 @@ What Zhang et al. 2017 set beside trained networks, in Theorem 1 and section 5. 
 another shape or range, or with NaN or infinity, is a `ValueError` that names it.
 """
 
-from replication.memorisation.blocked import Interpolant, gaussian, interpolate, squared_distances
-from replication.memorisation.features import gabor_features, random_conv_features
-from replication.memorisation.finite_sample import (
-    FiniteSampleNetwork,
-    deep_outputs,
-    finite_sample_network,
-)
+from replication.memorisation.features import random_conv_features
+from replication.memorisation.finite_sample import FiniteSampleNetwork, finite_sample_network
 from replication.memorisation.kernel import KernelSolution, gaussian_kernel_interpolation
 from replication.memorisation.least_squares import (
     GradientDescentPath,
@@ -21,8 +16,7 @@ from replication.memorisation.least_squares import (
 VERSION = 1  # of the numbers: raise it when they change
 
 __all__ = [
-    "FiniteSampleNetwork", "GradientDescentPath", "Interpolant", "KernelSolution",
-    "deep_outputs", "finite_sample_network", "gabor_features", "gaussian",
-    "gaussian_kernel_interpolation", "gradient_descent_path", "interpolate",
-    "minimum_norm_solution", "random_conv_features", "squared_distances",
+    "FiniteSampleNetwork", "GradientDescentPath", "KernelSolution", "finite_sample_network",
+    "gaussian_kernel_interpolation", "gradient_descent_path", "minimum_norm_solution",
+    "random_conv_features",
 ]  # fmt: skip

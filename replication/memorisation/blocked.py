@@ -36,9 +36,9 @@ def squared_distances(blocks: Iterable[Tensor], columns: int, square: bool = Fal
     Examples
     --------
     >>> import torch
-    >>> from replication import memorisation
+    >>> from replication.memorisation import blocked
     >>> features = torch.tensor([[0.0, 3.0], [4.0, 0.0]])
-    >>> memorisation.squared_distances(features.split(1, 1), columns=2)  # a block a feature
+    >>> blocked.squared_distances(features.split(1, 1), columns=2)  # a block a feature
     tensor([[ 0., 25.],
             [25.,  0.]])
     """
@@ -77,9 +77,9 @@ def gaussian(squares: Tensor, columns: int) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> from replication import memorisation
+    >>> from replication.memorisation import blocked
     >>> squares = torch.tensor([[0.0, 25.0], [25.0, 0.0]])
-    >>> kernel = memorisation.gaussian(squares, columns=2)  # exp(-4) at the median distance
+    >>> kernel = blocked.gaussian(squares, columns=2)  # exp(-4) at the median distance
     >>> torch.allclose(kernel[0, 1].log(), torch.tensor(-4.0))
     True
     """
@@ -123,10 +123,10 @@ def interpolate(
     Examples
     --------
     >>> import torch
-    >>> from replication import memorisation
+    >>> from replication.memorisation import blocked
     >>> x, y = torch.randn(30, 4), torch.randn(30, 1)
-    >>> kernel = memorisation.gaussian(memorisation.squared_distances([x], 30), 30)
-    >>> f = memorisation.interpolate(kernel, y)
+    >>> kernel = blocked.gaussian(blocked.squared_distances([x], 30), 30)
+    >>> f = blocked.interpolate(kernel, y)
     >>> bool((f(kernel) - y).abs().max() < 0.01)
     True
     """

@@ -114,8 +114,8 @@ def gabor_features(
     Examples
     --------
     >>> import torch
-    >>> from replication import memorisation
-    >>> tuple(memorisation.gabor_features(torch.rand(5, 1, 28, 28)).shape)  # 8 x 3 x 7 x 7
+    >>> from replication.memorisation.features import gabor_features
+    >>> tuple(gabor_features(torch.rand(5, 1, 28, 28)).shape)  # 8 x 3 x 7 x 7
     (5, 1176)
     """
     if images.ndim != 4 or not images.is_floating_point():

@@ -109,10 +109,10 @@ def deep_outputs(network: FiniteSampleNetwork, images: Array, depth: int) -> Arr
     Examples
     --------
     >>> import torch
-    >>> from replication import memorisation
+    >>> from replication.memorisation import finite_sample
     >>> images, labels = torch.rand(50, 20, dtype=torch.float64), torch.randint(10, (50,))
-    >>> network = memorisation.finite_sample_network(images, labels)
-    >>> torch.allclose(memorisation.deep_outputs(network, images, 5), labels.double(), atol=1e-5)
+    >>> network = finite_sample.finite_sample_network(images, labels)
+    >>> torch.allclose(finite_sample.deep_outputs(network, images, 5), labels.double(), atol=1e-5)
     True
     """
     rows = as_rows(images, "images")

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from replication import data, memorisation
 from replication._core import inputs
 from replication.claims import Claim, Rule
+from replication.memorisation import blocked, features, finite_sample
 
 RIDGES = (0.0, 0.01, 0.1, 1.0)
 BLOCK = 100  # filters whose features are held at once
@@ -31,7 +32,7 @@ def _blocks(x: Tensor, spec: Mapping) -> Iterator[Tensor]:
             seed, source = 1000 * spec["seed"] + block, x[: spec["images"]]
             yield memorisation.random_conv_features(x, size, seed=seed, source=source)
     else:
-        yield memorisation.gabor_features(x) if spec["features"] == "Gabor" else x.flatten(1)
+        yield features.gabor_features(x) if spec["features"] == "Gabor" else x.flatten(1)
 
 
 def kernels(spec: Mapping, device: str = "auto") -> list[dict]:
@@ -52,16 +53,16 @@ def kernels(spec: Mapping, device: str = "auto") -> list[dict]:
         rest = (x.flatten(1) - train.flatten(1).mean(0)).double()
         weights = memorisation.minimum_norm_solution(rest[:n], y - y.mean(0))
         return [{"ridge": 0.0} | _errors(rest[n:] @ weights + y.mean(0), truth)]
-    squares = memorisation.squared_distances(_blocks(x, spec), n, square=spec["forced"])
-    kernel = memorisation.gaussian(squares, n)
+    squares = blocked.squared_distances(_blocks(x, spec), n, square=spec["forced"])
+    kernel = blocked.gaussian(squares, n)
     for ridge in RIDGES:
-        f = memorisation.interpolate(kernel[:n, :n], y, ridge)
+        f = blocked.interpolate(kernel[:n, :n], y, ridge)
         row = {"ridge": ridge, "norm": f.norm, "residual": f.residual, "steps": f.steps}
         rows.append(row | _errors(f(kernel[n:, :n]), truth))
     if spec["forced"]:
         drawn = torch.randint(10, (m,), generator=inputs.generator(seed, "forced")).to(y.device)
         both = torch.cat([y, F.one_hot(drawn, 10).float()])
-        rows[0]["both"] = memorisation.interpolate(kernel, both).norm
+        rows[0]["both"] = blocked.interpolate(kernel, both).norm
     return rows
 
 
@@ -77,7 +78,7 @@ def theorem(spec: Mapping, device: str = "auto") -> list[dict]:
     x, y = split.train.images, data.corrupt_labels(split.train.labels, 1.0, 10, seed=spec["seed"])
     flat = memorisation.finite_sample_network(x, y, seed=spec["seed"])
     row, d = {"condition": flat.condition, "inputs": len(flat.a)}, len(flat.a)
-    output = memorisation.deep_outputs(flat, x.double(), DEPTH)
+    output = finite_sample.deep_outputs(flat, x.double(), DEPTH)
     error = (output - y).abs().max().item()
     # Of a unit its input, threshold and two outputs; a layer hands on z (1) and the sum so far (4).
     return [

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, StrMethodFormatter
 
 from replication._core.files import atomic
 
@@ -169,7 +169,8 @@ def _keep_apart(fig: Figure) -> None:
             text.set_text(textwrap.fill(title, width))
     for axis in (axis for ax in fig.axes for axis in (ax.xaxis, ax.yaxis)):
         low, high = sorted(axis.get_view_interval())
-        if axis.get_scale() == "log" and high < 30 * low:
+        chosen = isinstance(axis.get_major_locator(), FixedLocator)  # by `set_xticks`
+        if axis.get_scale() == "log" and high < 30 * low and not chosen:
             _plain_numbers(axis)
 
 

@@ -219,6 +219,8 @@ def test_titles_keep_off_the_legend_and_numbers_of_a_short_log_axis_apart(tmp_pa
     for panel in (ax, other):
         panel.plot([1, 2], [3, 4], label="a")
         panel.set_yscale("log")
+    ax.set_xscale("log")
+    ax.set_xticks([1, 2], ["one", "two"])
     other.set_ylim(1e-3, 1e3)
     plotting.legend_outside(fig, *ax.get_legend_handles_labels())
     fig.suptitle("a title of many words " * 5, fontsize=9)
@@ -228,4 +230,5 @@ def test_titles_keep_off_the_legend_and_numbers_of_a_short_log_axis_apart(tmp_pa
     assert title.get_window_extent().x1 < fig.legends[0].get_window_extent().x0
     labels = [text.get_text() for text in ax.get_yticklabels(minor=True)]
     assert not any(labels) and all(len(t.get_text()) <= 3 for t in ax.get_yticklabels())
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["one", "two"]  # as they were set
     assert other.get_yticklabels()[1].get_text().startswith("$")  # powers of ten, as ever

@@ -33,14 +33,14 @@ NOTEBOOK = "07_which_similarity_metric"
 SETTINGS = by_profile(
     {  # smoke, quick, full, and the paper's where it is stated
         "convnets": {
-            "images": ((120, 60), (400, 200), (50_000, 10_000), (50_000, 10_000)),
+            "images": ((80, 60), (400, 200), (50_000, 10_000), (50_000, 10_000)),
             "width": (1 / 8, 1 / 4, 1.0, 1.0),
             "epochs": (1, 3, 40, 100),  # not stated; until 89.4%
             "seeds": (2, 6, 10, 10),
             "without batch norm": (1, 1, 5, 10),
         },
         "readings": {
-            "examples": (120, 400, 50_000, 50_000),  # images, with as many rows as neurons or more
+            "examples": (60, 400, 50_000, 50_000),  # images, with as many rows as neurons or more
             "most": (16, 64, 1152, None),  # neurons of a flattened layer
             "kernels": (40, 100, 1000, 1000),  # images for RBF kernels
             "shown": (40, 100, 1000, 10_000),  # test images
@@ -139,9 +139,8 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
                  for c in ("low", "high"))  # fmt: skip
     tuned = network("tiny10", {"width": scale["width"]}, {"epochs": five["fine epochs"]}, base=low,
                     images=list(five["fine images"]), learning_rate=0.01)  # fmt: skip
-    resnet = dict(svcca_dynamics.plan(profile, dataset)["resnets"].specs[0])
-    residual = 1 + svcca_dynamics.plan(profile, dataset)["resnets"].specs[-1]["seed"]
-    del resnet["seed"]
+    resnets = svcca_dynamics.plan(profile, dataset)["resnets"].specs
+    resnet = {key: value for key, value in resnets[0].items() if key != "seed"}
 
     def add(key: str, fn: Callable, specs: Sequence[dict], part: str, nets: float, **ours: float):
         mine, theirs = settings[part], top[part]
@@ -262,8 +261,8 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
     part, seeds = ("convnets", count / 5), [(i, i) for i in range(count)]
     add("no batch norm", measured.train, each(plain_norm, count), *part)
     add("batch norm", measured.grids, both(tiny, plain_norm, seeds, **shown), *part)
-    seeds = [(i, i) for i in range(min(residual, scale["seeds"]))]
-    part = ("convnets", residual / 3)
+    seeds = [(i, i) for i in range(min(len(resnets), scale["seeds"]))]
+    part = ("convnets", len(resnets) / 3)
     add("trained resnets", measured.train, each(resnet, len(seeds)), *part)
     add("resnets", measured.grids, both(resnet, resnet, seeds, inside=True, **shown), *part)
     add("convnet and resnet", measured.indices, both(tiny, resnet, seeds, **across), *part)
@@ -276,8 +275,8 @@ def _pairs(count: int) -> list[tuple[int, int]]:
 
 
 def _ring(count: int) -> list[tuple[int, int]]:
-    """Return each seed with the next."""
-    return [(i, (i + 1) % count) for i in range(count)]
+    """Return each seed with the next, each pair once."""
+    return [(i, (i + 1) % count) for i in range(count if count > 2 else count - 1)]
 
 
 KORNBLITH, DING = "Kornblith et al. 2019", "Ding et al. 2021"

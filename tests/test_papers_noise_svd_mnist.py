@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from replication import claims
+from replication._core import paths
+from replication.papers import experiment
 from replication.papers import noise_svd_mnist as paper
 from replication.papers.noise_svd_mnist import CLAIMS, LAYERS, RECIPES, SHOWN
 
@@ -175,3 +177,13 @@ def test_plan_names_each_network_by_its_key(profile):
     for spec in specs[:3]:
         split = paper.split_of(spec["net"])[0]
         assert spec["network"] == paper.training_spec(spec["net"]).key(split)
+
+
+def test_at_full_committed_results_are_found_also_where_the_images_are_not(monkeypatch):
+    monkeypatch.setattr(experiment, "_at_hand", lambda dataset: False)
+    monkeypatch.setattr(paper.data, "load", lambda *_, **__: pytest.fail("images were asked for"))
+    found = paper.plan("full")["noise"].run(
+        "no store", evidence=paths.evidence() / paper.NOTEBOOK, compute=False, progress=False
+    )
+    assert {"SGD", "Adam"} <= set(paper.unpacked(found).optimizer)
+    assert experiment.network_key({"dataset": "x"}, str, paper.NOTEBOOK) == "its data are not here"

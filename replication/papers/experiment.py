@@ -1,6 +1,8 @@
 """What a notebook runs: a measuring function, and the specs that it is called with."""
 
+import functools
 import inspect
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, update_wrapper
@@ -12,6 +14,8 @@ import pandas as pd
 from replication import data, sweeps
 from replication._core import paths
 from replication._core.profiles import EVIDENCE, PROFILES
+from replication.data._download import UnavailableError
+from replication.sweeps import evidence
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,39 @@ def results(
             share = 1 - left / len(experiment.specs)
             experiments[name] = replace(experiment, measured=share)
     return pd.concat(tables)
+
+
+def network_key(net: Mapping[str, Any], key: Callable[[], str], notebook: str) -> str:
+    """Return the key of a network's training, which holds a digest of its data.
+
+    Where the data set ``net["dataset"]`` cannot be had, it is the key under which the notebook's
+    evidence has a network of these settings, so that `results` finds it all the same.
+    """
+    if _at_hand(net["dataset"]):
+        return key()
+    return _committed_networks(notebook).get(json.dumps(net), "its data are not here")
+
+
+@functools.cache
+def _at_hand(dataset: str) -> bool:
+    """Tell whether a data set is here or can be downloaded, asked once."""
+    try:
+        data.load(dataset, subset=(10, 10))
+    except UnavailableError:
+        return False
+    return True
+
+
+@functools.cache
+def _committed_networks(notebook: str) -> dict[str, str]:
+    """Return the keys of the networks in a notebook's evidence by their settings as JSON."""
+    known = {}
+    for path in (paths.evidence() / notebook).glob("*.parquet"):
+        for table in evidence.read(path.parent, path.stem).values():
+            spec = json.loads(table["spec"][0].as_py())
+            if {"net", "network"} <= spec.keys():
+                known[json.dumps(spec["net"])] = spec["network"]
+    return known
 
 
 def by_profile(table: Mapping[str, Mapping[str, Sequence]]) -> dict[str, dict[str, dict[str, Any]]]:

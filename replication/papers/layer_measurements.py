@@ -18,8 +18,10 @@ from replication import data, memorisation, models, sensitivity, sweeps, trainin
 from replication._core import paths
 from replication._core.inputs import choose_device
 from replication.directions.resets import reset, weight_distance
+from replication.papers.experiment import network_key
 from replication.sensitivity import trajectories
 
+NOTEBOOK = "08_layers_and_regions"
 WHOLE, SINGLE, JOINT = "trained", "single", "joint"
 MEASURES = ("jacobian", "logit_jacobian", "transitions")
 TRUE, RANDOM = 0.0, 1.0  # shares of corrupted labels
@@ -65,7 +67,8 @@ def network(net: Mapping, device: str = "auto") -> training.Run:
 
 def named(net: Mapping) -> dict:
     """Return what a spec says of a network: its settings, and the key of its training."""
-    return {"net": net, "network": training.Spec(**net["training"]).key(split_of(net))}
+    spec = training.Spec(**net["training"])
+    return {"net": net, "network": network_key(net, lambda: spec.key(split_of(net)), NOTEBOOK)}
 
 
 def _net(scale: Mapping, seed: int, labels: float, about: Mapping, recipe: Mapping) -> dict:

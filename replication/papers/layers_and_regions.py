@@ -23,7 +23,7 @@ from replication.papers import layer_measurements as measured
 from replication.papers._correlation import correlation, parts_by_seed
 from replication.papers.experiment import Experiment, by_profile
 
-NOTEBOOK = "08_layers_and_regions"
+NOTEBOOK = measured.NOTEBOOK
 TRUE, RANDOM, SHARES = measured.TRUE, measured.RANDOM, measured.SHARES
 WHOLE, SINGLE, JOINT = measured.WHOLE, measured.SINGLE, measured.JOINT
 HE, ZERO, SQUARE = measured.HE, measured.ZERO, measured.SQUARE
@@ -96,8 +96,10 @@ SETTINGS = by_profile(
 def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str, Experiment]:
     """Return the experiments, what claims need first; random-label ResNets, the longest, last."""
     fcn, resnet, other, count, question = map(SETTINGS[profile].get, SETTINGS["full"])
-    digits = data.load(dataset, subset=(10, 10)).name
-    colour = "cifar10" if dataset == "auto" and data.locate("cifar10") else digits
+    evidence = profile in EVIDENCE and dataset == "auto"  # which knows no other images
+    digits = "mnist" if evidence else data.load(dataset, subset=(10, 10)).name
+    colours = evidence or (dataset == "auto" and data.locate("cifar10"))
+    colour = "cifar10" if colours else digits
     epochs = count["epochs"] / 20  # the paper's are not known; its accuracy is reached after 20
     precision = "auto" if profile in EVIDENCE else "float32"
     experiments = {}

@@ -19,9 +19,10 @@ from scipy import stats
 from replication import data, spectra, sweeps, training
 from replication._core import paths
 from replication._core.inputs import choose_device
+from replication._core.profiles import EVIDENCE
 from replication.claims import Claim, Gate, Rule
 from replication.papers import noise_attacks, noise_readings
-from replication.papers.experiment import Experiment, by_profile
+from replication.papers.experiment import Experiment, by_profile, network_key
 from replication.papers.noise_readings import LAYERS, SHOWN
 
 NOTEBOOK = "04_noise_svd_mnist"
@@ -134,7 +135,8 @@ def network(net: Mapping, device: str = "auto") -> training.Run:
 
 def _named(net: Mapping) -> dict:
     """Return what a spec says of a network: its settings, and the key of its training."""
-    return {"net": net, "network": training_spec(net).key(split_of(net)[0])}
+    key = network_key(net, lambda: training_spec(net).key(split_of(net)[0]), NOTEBOOK)
+    return {"net": net, "network": key}
 
 
 def train(spec: Mapping, device: str = "auto") -> pd.DataFrame:
@@ -255,13 +257,15 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
     settings = SETTINGS[profile]
     scale, probes, few, many, hostile = settings.values()
     usual = {"init": "torch", "inputs": "standardised", "dropout": False, "labels": 0.0}
-    usual |= {"dataset": data.load(dataset).name, "test_images": scale["test_images"]}
+    evidence = profile in EVIDENCE and dataset == "auto"  # which knows no other digits
+    usual |= {"dataset": "mnist" if evidence else data.load(dataset).name}
+    usual |= {"test_images": scale["test_images"]}
 
     def nets(part: Mapping, **changed) -> dict:
         common = {"channels": scale["channels"], "images": part["images"], "epochs": part["epochs"]}
         return _named(usual | common | changed)
 
-    own = {"precision": "auto"} if profile in ("full", "paper") else {}
+    own = {"precision": "auto"} if profile in EVIDENCE else {}
     main = [nets(scale, optimizer=o, seed=s) for s in range(scale["seeds"]) for o in RECIPES]
     by_labels = [
         nets(few, optimizer="momentum", labels=level, seed=seed, **own)

@@ -14,7 +14,6 @@ import pandas as pd
 from replication import data, sweeps
 from replication._core import paths
 from replication._core.profiles import EVIDENCE, PROFILES
-from replication.data._download import UnavailableError
 from replication.sweeps import evidence
 
 
@@ -108,7 +107,9 @@ def _at_hand(dataset: str) -> bool:
     """Tell whether a data set is here or can be downloaded, asked once."""
     try:
         data.load(dataset, subset=(10, 10))
-    except UnavailableError:
+    except ValueError:
+        if data.locate(dataset):  # it is damaged
+            raise
         return False
     return True
 

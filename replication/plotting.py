@@ -162,11 +162,14 @@ def save(
 
 def _keep_apart(fig: Figure) -> None:
     """Break a title that would reach into the legend, and thin the numbers of short log axes."""
-    title = fig.get_suptitle()
-    width = int((10 if fig.legends else 13) * fig.get_figwidth())
+    words = [len(text.get_text()) for legend in fig.legends for text in legend.get_texts()]
+    legend, whole = 0.5 + 0.055 * max(words) if words else 0.0, fig.get_figwidth()  # inches, about
+    title, width = fig.get_suptitle(), max(20, int(13 * (whole - legend)))
     for text in fig.texts:
         if title and text.get_text() == title:
-            text.set_text(textwrap.fill(title, width))
+            text.set(text=textwrap.fill(title, width), x=(1 - legend / whole) / 2)
+    if len(fig.axes) == 1 and (single := fig.axes[0].get_title()):
+        fig.axes[0].set_title(textwrap.fill(single, width))
     for axis in (axis for ax in fig.axes for axis in (ax.xaxis, ax.yaxis)):
         low, high = sorted(axis.get_view_interval())
         chosen = isinstance(axis.get_major_locator(), FixedLocator)  # by `set_xticks`

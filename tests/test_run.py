@@ -12,7 +12,7 @@ import pytest
 from safetensors import safe_open
 
 from replication import __main__
-from replication.papers import _run
+from replication.papers import Experiment, _run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,7 +53,7 @@ import replication.training
 sys.modules["replication.training.fit"].INTERVAL = 0.2
 import made_up_paper
 sys.modules["replication.papers.made_up"] = made_up_paper
-from replication.papers import _run
+from replication.papers import Experiment, _run
 _run.module = lambda path: made_up_paper
 from replication.__main__ import main
 sys.exit(main(["run", *sys.argv[1:]]))
@@ -105,11 +105,31 @@ def test_what_is_stored_is_not_computed_again(start, tmp_path):
     status, out = ended(start("--profile", "smoke"))
     assert status == _run.COMPLETE
     assert out.count("measured") == 3
-    assert "networks (1 of 2): 2 specs" in out and "squares (2 of 2): 3 specs" in out
+    assert "0 left" in out.splitlines()[-1]
     assert len(results(tmp_path)) == 5
     assert not (tmp_path / "data" / "runs" / "unfinished" / "01_made_up").exists()
     status, out = ended(start("--profile", "smoke"))
     assert status == _run.COMPLETE and "measured" not in out
+
+
+def test_networks_come_one_after_the_other_with_all_that_is_measured_of_each():
+    nets = [{"network": name, "net": {"seed": seed}} for seed in (0, 1) for name in "ab"]
+    for net in nets:
+        net["network"] += str(net["net"]["seed"])
+    readings = [net | {"epoch": epoch} for epoch in (0, 1) for net in nets]
+    pairs = [{"seeds": [0, 1]}, {"seed": 0}]
+    plan = {"a": nets[::-1], "b": readings, "c": pairs}
+    plan = {title: Experiment(len, specs) for title, specs in plan.items()}
+    found = list(_run.stages(plan, 1))
+    assert [part["a"].specs[0]["network"] for part in found[:4]] == ["b0", "a0", "b1", "a1"]
+    for part in found[:4]:
+        names = {spec["network"] for experiment in part.values() for spec in experiment.specs}
+        assert len(names) == 1 and len(part["b"].specs) == 2
+    assert [part["c"].specs for part in found[4:]] == [[pairs[1]], [pairs[0]]]
+    together = list(_run.stages(plan, 2))
+    assert [len(part.get("a", part.get("c")).specs) for part in together] == [2, 2, 2]
+    several = {"d": Experiment(len, [{"seed": s} for s in range(5)], batch=2)}
+    assert [len(part["d"].specs) for part in _run.stages(several, 1)] == [2, 2, 1]
 
 
 @pytest.mark.slow

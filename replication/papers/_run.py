@@ -1,8 +1,9 @@
 """``python -m replication run``: what notebooks train and measure, without Jupyter.
 
-All results are kept below ``data/runs/``, one small file a spec, and training at least every half
-minute, so that a run may be killed at any moment and the same command goes on. Those of the full
-and the paper profile are brought into ``data/evidence/``, to be committed.
+Network after network is trained and measured in full, so that a machine that is lost takes little
+with it. All results are kept below ``data/runs/``, one small file a spec, and training at least
+every half minute: a run may be killed at any moment and the same command goes on. Those of the full
+and the paper profile are brought into ``data/evidence/`` after each network, to be committed.
 """
 
 import importlib.util
@@ -11,14 +12,17 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType, ModuleType
+from typing import Any
 
 from replication._core import paths
 from replication._core.profiles import EVIDENCE
 from replication.papers import _evidence
+from replication.papers.experiment import Experiment
 from replication.training.fit import SCRATCH
 
 COMPLETE, SPENT = 0, 75  # EX_TEMPFAIL: call again
@@ -46,7 +50,7 @@ def run(
     cluster: str | None = None,
     limit: float | None = None,
 ) -> int:
-    """Run all experiments of notebooks, one after the other; what is stored is not done again.
+    """Run all experiments of notebooks, network after network; what is stored is not done again.
 
     `profile`, `dataset` and `device` are arguments of each paper's `plan` (None leaves its own
     default), `cluster` one of `sweeps.run`: by default at full and paper a process a core where
@@ -58,17 +62,29 @@ def run(
     start, given = time.monotonic(), {"dataset": dataset, "device": device}
     chosen = {name: value for name, value in given.items() if value is not None}
     try:
-        with _stopped_by_signals(limit):
+        opened = nullcontext() if cluster is None else _connected(cluster)
+        with _stopped_by_signals(limit), opened as client:
             for path in notebooks:
                 if (paper := module(path)) is None:
                     print(f"{path.stem}: has no experiments of its own; `figures` runs it")
                     continue
-                _run_one(path.stem, paper.plan(profile, **chosen), cluster, profile in EVIDENCE)
+                _run_one(path.stem, paper.plan(profile, **chosen), client, profile in EVIDENCE)
     except Stopped as reason:
         print(f"{reason} after {time.monotonic() - start:.0f} s: all that is done is in")
         print(f"{paths.runs()}: the same command goes on")
         return SPENT
     return COMPLETE
+
+
+def _connected(cluster: str) -> AbstractContextManager[Any]:
+    """Return a context of a client of `cluster`, the same one for all that is run."""
+    try:
+        from replication.sweeps._dask import connected
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"cluster: needs {error.name}: pip install -e '.[cluster]'", name=error.name
+        ) from None
+    return connected(cluster)
 
 
 def module(notebook: Path) -> ModuleType | None:
@@ -77,26 +93,65 @@ def module(notebook: Path) -> ModuleType | None:
     return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
 
-def _run_one(name: str, experiments: dict, cluster: str | None, commit: bool) -> None:
+def _run_one(name: str, experiments: dict[str, Experiment], client: Any, commit: bool) -> None:
     """Run a notebook's experiments; with `commit` bring their results into ``data/evidence``."""
     store, scratch = paths.runs() / name, paths.runs() / "unfinished" / name
-    before = os.environ.copy()
+    at_once = 1 if client is None else max(len(client.nthreads()), 1)
+    before, start = os.environ.copy(), time.monotonic()
     os.environ[SCRATCH] = str(scratch.absolute())
+    left, computed = sum(len(experiment.specs) for experiment in experiments.values()), 0
     try:
-        for number, (title, experiment) in enumerate(experiments.items(), 1):
-            start = time.monotonic()
-            rows = experiment.run(store, cluster, evidence=paths.evidence() / name)
-            print(
-                f"{name}: {title} ({number} of {len(experiments)}): {len(experiment.specs)} specs, "
-                f"{len(rows)} rows, {time.monotonic() - start:.0f} s",
-                flush=True,
-            )
+        for part in stages(experiments, at_once):
+            for experiment in part.values():
+                rows = experiment.run(store, client, False, evidence=paths.evidence() / name)
+                computed += rows.attrs["computed"]
+                left -= len(experiment.specs)
+            if commit:
+                _evidence.collect(name, experiments)
+            hours = (time.monotonic() - start) / 3600
+            ahead = f", about {hours / computed * left:.1f} h" if computed else ""
+            print(f"{name}: {computed} results in {hours:.2f} h, {left} left{ahead}", flush=True)
     finally:
         if commit:
             _evidence.collect(name, experiments)
         os.environ.clear()
         os.environ.update(before)
     shutil.rmtree(scratch, ignore_errors=True)  # all results of these networks are stored
+
+
+def stages(experiments: Mapping[str, Experiment], at_once: int) -> Iterator[dict[str, Experiment]]:
+    """Yield the experiments for `at_once` networks after the other.
+
+    Networks come in the order of the first experiment that has them, and then of their seeds. Specs
+    that have no entry ``network`` stand together by their seed, the largest of several.
+    """
+    parts: dict[Any, dict[str, list]] = {}
+    order = {}
+    for number, (title, experiment) in enumerate(experiments.items()):
+        size = experiment.batch or 1
+        for first in range(0, len(experiment.specs), size):
+            specs = experiment.specs[first : first + size]
+            seed = max(_seed(spec) for spec in specs)
+            network = specs[0].get("network", seed)
+            order.setdefault(network, (number, seed))
+            parts.setdefault(network, {}).setdefault(title, []).extend(specs)
+    networks = sorted(parts, key=order.__getitem__)
+    for first in range(0, len(networks), at_once):
+        chosen = [parts[network] for network in networks[first : first + at_once]]
+        joined = {
+            title: [s for part in chosen for s in part.get(title, ())] for title in experiments
+        }
+        yield {t: replace(experiments[t], specs=specs) for t, specs in joined.items() if specs}
+
+
+def _seed(settings: Any) -> int:
+    """Return the largest seed within a spec, 0 without any."""
+    if isinstance(settings, Mapping):
+        own = [settings.get("seed", 0), *settings.get("seeds", ())]
+        return max([*own, *map(_seed, settings.values())])
+    if isinstance(settings, list | tuple):
+        return max(map(_seed, settings), default=0)
+    return 0
 
 
 @contextmanager

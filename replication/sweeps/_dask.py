@@ -41,7 +41,7 @@ def outcomes(
     scheduler holds few. A spec whose workers died may only have been beside the culprit; it has
     another chance at the end, on its own.
     """
-    with _connected(cluster, len(missing), resources) as client:
+    with connected(cluster, len(missing), resources) as client:
         if not steps.disable and (cluster != "local" or importlib.util.find_spec("bokeh")):
             steps.write(f"dashboard: {client.dashboard_link}")
         workers = _offering(client, resources)
@@ -116,10 +116,10 @@ def _offering(client: Client, resources: Mapping[str, float] | None) -> int:
 
 
 @contextmanager
-def _connected(
-    cluster: str | Client, tasks: int, resources: Mapping[str, float] | None
+def connected(
+    cluster: str | Client, tasks: int = CPU_COUNT, resources: Mapping[str, float] | None = None
 ) -> Iterator[Client]:
-    """Yield a client of `cluster`; close what was opened for it."""
+    """Yield a client of `cluster`, for so many tasks; close what was opened for it."""
     if isinstance(cluster, Client):
         if cluster.asynchronous:
             raise ValueError("cluster: expected a synchronous client, found an asynchronous one")
@@ -131,7 +131,7 @@ def _connected(
                 f"{resources}; pass a Client of LocalCluster(..., resources={resources})"
             )
         with _local(tasks) as local, Client(local, set_as_default=False) as client:
-            client.register_plugin(_IgnoreInterrupts())
+            client.register_plugin(_Quiet())
             yield client
     elif isinstance(cluster, str) and "://" in cluster:
         with Client(cluster, set_as_default=False) as client:
@@ -143,10 +143,14 @@ def _connected(
         )
 
 
-class _IgnoreInterrupts(WorkerPlugin):
-    """Ctrl-C reaches the workers on this machine too; it is for the client to handle."""
+class _Quiet(WorkerPlugin):
+    """Ctrl-C reaches the workers on this machine too; it is for the client to handle.
+
+    Nor do they hold tqdm's lock between processes, which a killed one would leave behind.
+    """
 
     def setup(self, worker: object) -> None:
+        tqdm.set_lock(threading.RLock())
         child = multiprocessing.parent_process() is not None
         if child and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)

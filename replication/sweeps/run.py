@@ -86,7 +86,8 @@ def run(
     -------
     pandas.DataFrame
         The rows of all results in the order of `specs`, behind a column for each entry of the spec.
-        A result that is NaN is a result. ``attrs["missing"]`` says how many specs have no rows.
+        A result that is NaN is a result. ``attrs["missing"]`` says how many specs have no rows,
+        ``attrs["computed"]`` how many of them this call has measured.
 
     Raises
     ------
@@ -163,6 +164,7 @@ def run(
     done = zip(paths, specs, strict=True)
     table = _store.tidy([(spec, tables[path]) for path, spec in done if path in tables])
     table.attrs["missing"] = len(wanted) - len(tables)
+    table.attrs["computed"] = len(missing) - len(failures)
     return table
 
 

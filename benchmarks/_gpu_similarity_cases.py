@@ -46,6 +46,9 @@ def similarity_cases() -> Iterator[Case]:
         ),
         "linear_regression_r2": lambda x, y: (similarity.linear_regression_r2(x, y),),
         "rsa": lambda x, y: (similarity.rsa(x, y, distance="euclidean"),),
+        "ridge_r2": lambda x, y: (similarity.ridge_r2(x, y),),
+        "mutual_knn": lambda x, y: (similarity.mutual_knn(x, y),),
+        "unit_matching": lambda x, y: (similarity.unit_matching(x, y),),
     }
     for name, index in indices.items():
         for kind in ("healthy", "degenerate", "wide"):

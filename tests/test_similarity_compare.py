@@ -18,6 +18,7 @@ from replication.similarity import _linalg, cca, cka, compare, dft_cca, svcca
 
 GRIDS = sys.modules[compare.__module__]  # the function hides the module
 METRICS = ("cca", "svcca", "pwcca", "cka", "procrustes", "regression", "rsa", "dft_cca")
+METRICS += ("ridge", "mutual_knn", "unit_matching")
 CASES = [(metric, {}) for metric in METRICS] + [
     ("svcca", {"dims": 3}),
     ("svcca", {"variance": 0.8, "squares": True}),
@@ -33,7 +34,7 @@ few_examples = pytest.mark.filterwarnings("ignore:few examples")
 
 def number(metric, x, y, **options):
     """Return what the function of a metric's name gives."""
-    name = "linear_regression_r2" if metric == "regression" else metric
+    name = {"regression": "linear_regression_r2", "ridge": "ridge_r2"}.get(metric, metric)
     found = getattr(similarity, name)(x, y, **options)
     return (found if isinstance(found, torch.Tensor) else found.mean).item()
 
@@ -71,7 +72,7 @@ def test_every_pair_is_the_function_of_that_name(metric, options):
         assert (own.values - own.values.T).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("metric", [m for m in METRICS if m != "rsa"])
+@pytest.mark.parametrize("metric", [m for m in METRICS if m not in ("rsa", "ridge")])
 def test_the_diagonal_is_exact(metric):
     layers = network()
     expected = 0 if metric == "procrustes" else 1

@@ -2,13 +2,17 @@
 
 import math
 from functools import partial
+from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
 from _random_layers import related, rotation
+from sklearn.linear_model import RidgeCV
+from sklearn.neighbors import NearestNeighbors
 
 from replication import similarity as sim
+from replication.similarity import _linalg
 
 AFFINE = {  # name: index, and how far rounding may move it
     "cca": (lambda x, y: sim.cca(x, y).mean, 1e-9),
@@ -23,9 +27,11 @@ ORTHOGONAL = {
     "procrustes": (sim.procrustes, 1e-13),
     "angle": (partial(sim.procrustes, angular=True), 1e-13),
     "rsa euclidean": (partial(sim.rsa, distance="euclidean"), 1e-6),
+    "neighbours": (sim.mutual_knn, 1e-12),
 }
 CUT = {"svcca": (lambda x, y: sim.svcca(x, y, variance=0.9).mean, 1e-9)}
 CASES = {**AFFINE, **CUT, "pwcca": (sim.pwcca, 1e-9), **ORTHOGONAL, "rsa": (sim.rsa, 1e-12)}
+CASES |= {"matching": (sim.unit_matching, 1e-12)}
 DISTANCES = {"procrustes": 2, "angle": math.pi / 2}  # and what is farthest
 ALL = pytest.mark.parametrize(("name", "index", "atol"), [(n, *c) for n, c in CASES.items()])
 DTYPES = pytest.mark.parametrize("dtype", ["f4", "f8"])
@@ -54,6 +60,7 @@ SIMILARITY = {"stretched", "scaled and shifted examples", "permuted examples"}
 SEEN = dict.fromkeys(CASES, SIMILARITY) | dict.fromkeys(AFFINE, SIMILARITY - {"stretched"})
 SEEN["rsa"] = {"rotation", "translation", "constant neurons", "more neurons", "stretched"}
 SEEN["rsa"] |= {"permuted examples"}
+SEEN["matching"] = SIMILARITY - {"stretched"} | {"rotation", "scaling", "more neurons", "copies"}
 SEEN["pwcca"] = SIMILARITY | {"rotation", "more neurons"}  # the weights are of x's own neurons
 
 
@@ -126,6 +133,8 @@ def test_units_of_layers_and_of_neurons(name, index, atol, dtype, power):
 @ALL
 @pytest.mark.parametrize(("dx", "dy"), [(20, 30), (20, 300), (300, 200), (5000, 5000)])
 def test_kind_dtype_and_precision(name, index, atol, dx, dy):
+    if name == "matching" and dx == 5000:
+        pytest.skip("an assignment of so many units takes half a minute")
     x, y = related(100, dx, dy)
     assert index(x, y).dtype == np.float64
     x, y = x.astype("f4"), y.astype("f4")
@@ -169,3 +178,44 @@ def test_the_gpu_agrees(name, index, atol, dtype):
     assert index(x.cuda(), x.cuda()) == (0 if name in DISTANCES else 1)
     with pytest.raises(ValueError, match="y: expected the device of x, cuda:0, found cpu"):
         index(x.cuda(), y)
+
+
+def test_neighbours_are_those_of_scikit_learn():
+    x, y = related(80, 5, 7)
+    sets = [
+        NearestNeighbors(n_neighbors=6).fit(z).kneighbors(return_distance=False) for z in (x, y)
+    ]
+    shares = [len({*a} & {*b}) / 6 for a, b in zip(*sets, strict=True)]
+    assert sim.mutual_knn(x, y, k=6) == pytest.approx(np.mean(shares))
+    with pytest.raises(ValueError, match="k: expected fewer than the 80 examples, found 80"):
+        sim.mutual_knn(x, y, k=80)
+
+
+def test_matching_is_the_best_of_all_permutations():
+    x, y = related(60, 4, 5)
+    r = np.corrcoef(x.T, y.T)[:4, 4:]
+    best = max(np.mean(r[range(4), p]) for p in permutations(range(5), 4))
+    assert sim.unit_matching(x, y) == sim.unit_matching(y, x) == pytest.approx(best)
+
+
+def test_ridge_is_that_of_scikit_learn():
+    x, y = related(60, 80, 7)
+    a, b = (z - z.mean(0) for z in (x, y))
+    a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
+    order = np.array_split(_linalg.permutation(60, 0, 3).numpy(), 4)
+    error = total = 0
+    for test in order:
+        train = np.setdiff1d(np.arange(60), test)
+        top = np.linalg.norm(a[train] - a[train].mean(0), 2) ** 2
+        ridge = RidgeCV(top * np.logspace(-6, 6, 13)).fit(a[train], b[train])
+        error += ((ridge.predict(a[test]) - b[test]) ** 2).sum()
+        total += ((b[test] - b[train].mean(0)) ** 2).sum()
+    value = sim.ridge_r2(x, y, folds=4, seed=3)
+    assert value == pytest.approx(1 - error / total, abs=1e-9)
+    for change in ("rotation", "scaling", "translation", "constant neurons", "more neurons"):
+        for layers in ((changes(x)[change], y), (x, changes(y)[change])):
+            assert sim.ridge_r2(*layers, folds=4, seed=3) == pytest.approx(value, abs=1e-9)
+    shuffled = sim.ridge_r2(changes(x)["permuted examples"], y)
+    assert -0.2 < shuffled < 0.1 < value  # where linear_regression_r2 would be 1
+    with pytest.raises(ValueError, match="folds: expected 2 to 30, half the examples, found 31"):
+        sim.ridge_r2(x, y, folds=31)

@@ -35,11 +35,13 @@ from replication.similarity.baselines import (
     distance_ranks,
     explained,
     normalised,
+    predicted,
     rank_correlation,
 )
 from replication.similarity.cca import CCAResult, mean_correlation, weighted
 from replication.similarity.cka import Prepared, check_kernel, index, prepare, product, shuffled
 from replication.similarity.fourier import FourierCCAResult, Spectrum, correlate_spectra, spectrum
+from replication.similarity.matching import matched, neighbours, shared, standardised
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -130,6 +132,25 @@ def _rsa(distance: str = "correlation") -> Metric:
     return Metric(partial(distance_ranks, distance=distance), rank_correlation, reorder=reorder)
 
 
+def _ridge(folds: int = 5, seed: int = 0) -> Metric:
+    return Metric(normalised, partial(predicted, folds=folds, seed=seed), symmetric=False)
+
+
+def _mutual_knn(k: int = 10) -> Metric:
+    def reorder(near: Tensor, order: Tensor) -> Tensor:
+        return order.argsort()[near[order]] if near[0, 0] >= 0 else near
+
+    rank = lambda near: int(near[0, 0] >= 0)  # noqa: E731
+    return Metric(partial(neighbours, k=k), shared, rank=rank, reorder=reorder)
+
+
+def _unit_matching() -> Metric:
+    def pair(a: Tensor, b: Tensor) -> Tensor:
+        return matched(a, a if torch.equal(a, b) else b)
+
+    return Metric(standardised, pair, rank=lambda layer: int(layer.numel() > 0))
+
+
 def _dft_cca() -> Metric:
     def reorder(layer: Spectrum, order: Tensor) -> Spectrum:
         return replace(layer, bases=layer.bases[:, order])
@@ -138,6 +159,7 @@ def _dft_cca() -> Metric:
 
 
 _MAKERS = (_cca, _svcca, _pwcca, _cka, _procrustes, _regression, _rsa, _dft_cca)
+_MAKERS += (_ridge, _mutual_knn, _unit_matching)
 METRICS: dict[str, Callable[..., Metric]] = {make.__name__[1:]: make for make in _MAKERS}
 
 
@@ -248,7 +270,7 @@ def compare(
     """Return the similarity of all layers of one network to all layers of another.
 
     Where an index has sides, a row is its x and a column its y: "pwcca" weights by the row's layer,
-    "regression" predicts the column's.
+    "regression" and "ridge" predict the column's.
 
     Parameters
     ----------
@@ -258,8 +280,9 @@ def compare(
     acts_b : mapping of name to layer, optional
         By default `acts_a` itself, for checkpoints the last one.
     metric : str or callable
-        "cca", "svcca", "pwcca", "cka", "procrustes", "regression", "rsa", "dft_cca", or a function
-        of two (examples, neurons) tensors that returns a number or a CCAResult.
+        "cca", "svcca", "pwcca", "cka", "procrustes", "regression", "rsa", "dft_cca", "ridge",
+        "mutual_knn", "unit_matching", or a function of two (examples, neurons) tensors that returns
+        a number or a CCAResult.
     conv : "spatial_mean", "positions", "flatten" or "dft"
         What becomes of convolutional layers: channels averaged over space (Morcos et al. 2018b);
         every position an example (Raghu et al. 2017, for one layer in two networks; the sizes must

@@ -1,6 +1,7 @@
 """Settings for every pytest run here, also for a plain ``pytest --nbval-lax notebooks/``."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,12 @@ def pytest_configure(config):
     nbval.kernel.KernelManager = local(nbval.kernel.KernelManager)
 
 
+def pytest_runtest_setup():
+    """Let every test draw the same numbers, whichever ran before it, and its fixtures too."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
 def pytest_collection_modifyitems(items):
     """Skip what is marked ``gpu`` where there is no CUDA device."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
@@ -45,13 +52,3 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def own_random_numbers():
-    """Seed torch's global generator, from which layers are drawn, and put it back afterwards."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield

@@ -14,7 +14,6 @@ from replication import activations, models
 from replication._core.vision import models as torchvision_models
 from replication.activations import record
 
-pytestmark = pytest.mark.usefixtures("own_random_numbers")
 PICTURES = gaussian(7, 1, 8, 8)
 
 

@@ -9,8 +9,6 @@ from replication import directions, similarity
 from replication._core.vision import models as torchvision_models
 from replication.activations import record
 
-pytestmark = pytest.mark.usefixtures("own_random_numbers")
-
 
 class ChannelsLast(nn.Module):
     """A convolution, blocks that keep channels last as Swin's do, and a read-out of their mean."""

@@ -7,8 +7,6 @@ from torch import nn
 
 from replication import activations, directions, sensitivity
 
-pytestmark = pytest.mark.usefixtures("own_random_numbers")
-
 
 class LowRank(nn.Linear):
     """A linear layer with a bypass of its own, as adapters add one."""

@@ -12,8 +12,6 @@ from replication import activations, models, spectra
 from replication._core.inputs import generator
 from replication.spectra import noise_spectrum
 
-pytestmark = pytest.mark.usefixtures("own_random_numbers")
-
 
 def test_noise_on_many_inputs():
     """For d >> M the copies' noises are orthogonal: s_1^2 = M |x|^2 + sigma^2 d, others sigma^2 d.

@@ -117,7 +117,7 @@ def test_networks_come_one_after_the_other_with_all_that_is_measured_of_each():
     for net in nets:
         net["network"] += str(net["net"]["seed"])
     readings = [net | {"epoch": epoch} for epoch in (0, 1) for net in nets]
-    pairs = [{"seeds": [0, 1]}, {"seed": 0}]
+    pairs = [{"nets": ["x", "y"], "seeds": [0, 1]}, {"net": "y", "seed": 1}, {"seed": 0}]
     plan = {"a": nets[::-1], "b": readings, "c": pairs}
     plan = {title: Experiment(len, specs) for title, specs in plan.items()}
     found = list(_run.stages(plan, 1))
@@ -125,9 +125,9 @@ def test_networks_come_one_after_the_other_with_all_that_is_measured_of_each():
     for part in found[:4]:
         names = {spec["network"] for experiment in part.values() for spec in experiment.specs}
         assert len(names) == 1 and len(part["b"].specs) == 2
-    assert [part["c"].specs for part in found[4:]] == [[pairs[1]], [pairs[0]]]
+    assert [part["c"].specs for part in found[4:]] == [[pairs[2]], pairs[:2]]
     together = list(_run.stages(plan, 2))
-    assert [len(part.get("a", part.get("c")).specs) for part in together] == [2, 2, 2]
+    assert [len(part.get("a", part.get("c")).specs) for part in together] == [2, 2, 3]
     several = {"d": Experiment(len, [{"seed": s} for s in range(5)], batch=2)}
     assert [len(part["d"].specs) for part in _run.stages(several, 1)] == [2, 2, 1]
 

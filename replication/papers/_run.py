@@ -7,6 +7,7 @@ and the paper profile are brought into ``data/evidence/`` after each network, to
 """
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
+
+import numpy as np
 
 from replication._core import paths
 from replication._core.profiles import EVIDENCE
@@ -123,7 +126,7 @@ def stages(experiments: Mapping[str, Experiment], at_once: int) -> Iterator[dict
     """Yield the experiments for `at_once` networks after the other.
 
     Networks come in the order of the first experiment that has them, and then of their seeds. Specs
-    that have no entry ``network`` stand together by their seed, the largest of several.
+    without an entry ``network`` are of their ``net``, the last of ``nets``, and the largest seed.
     """
     parts: dict[Any, dict[str, list]] = {}
     order = {}
@@ -131,8 +134,9 @@ def stages(experiments: Mapping[str, Experiment], at_once: int) -> Iterator[dict
         size = experiment.batch or 1
         for first in range(0, len(experiment.specs), size):
             specs = experiment.specs[first : first + size]
-            seed = max(_seed(spec) for spec in specs)
-            network = specs[0].get("network", seed)
+            seed = max(seed for spec in specs for seed in _seeds(spec))
+            last = specs[0].get("net", specs[0].get("nets", [None])[-1])
+            network = specs[0].get("network", json.dumps([last, seed]))
             order.setdefault(network, (number, seed))
             parts.setdefault(network, {}).setdefault(title, []).extend(specs)
     networks = sorted(parts, key=order.__getitem__)
@@ -144,14 +148,18 @@ def stages(experiments: Mapping[str, Experiment], at_once: int) -> Iterator[dict
         yield {t: replace(experiments[t], specs=specs) for t, specs in joined.items() if specs}
 
 
-def _seed(settings: Any) -> int:
-    """Return the largest seed within a spec, 0 without any."""
+def _seeds(settings: Any) -> Iterator[int]:
+    """Yield 0 and all seeds within a spec."""
+    yield 0
     if isinstance(settings, Mapping):
-        own = [settings.get("seed", 0), *settings.get("seeds", ())]
-        return max([*own, *map(_seed, settings.values())])
-    if isinstance(settings, list | tuple):
-        return max(map(_seed, settings), default=0)
-    return 0
+        for key, value in settings.items():
+            if key in ("seed", "seeds"):
+                yield from np.ravel(value).tolist()
+            else:
+                yield from _seeds(value)
+    elif isinstance(settings, list | tuple):
+        for value in settings:
+            yield from _seeds(value)
 
 
 @contextmanager

@@ -59,7 +59,8 @@ def record(
         Inputs, examples first; floating ones get the model's dtype, integers (tokens) stay.
     layers : sequence of str, optional
         Module names as in ``model.named_modules()``, or the longer keys described below. By
-        default every named module but pure containers (``nn.Sequential`` repeats its last child).
+        default every named module but pure containers (``nn.Sequential`` repeats its last child);
+        a model without any, as ``nn.Linear``, is its own layer ``""``.
     batch_size : int
         Examples a forward pass.
     reduction : None, "flatten", "spatial_mean" or callable
@@ -76,17 +77,18 @@ def record(
     dict
         Key to ``(N, ...)`` tensor, or array if `images` was one; of four and more dimensions ``(N,
         units, ...)``, also where the layer has its units last, as in Swin. The key is the module's
-        name; a module called again in the same pass appears as ``name#2``, ``name#3``; the parts of
-        a tuple output as ``name[0]``, of a dict output as ``name[key]``.
+        name (of several the first, or the one asked for); a module called again in the same pass
+        appears as ``name#2``, ``name#3``; the parts of a tuple output as ``name[0]``, of a dict
+        output as ``name[key]``. Sparse outputs are made dense; arrays of bfloat16 are float32.
 
     Raises
     ------
     ValueError
-        If the model normalises by the statistics of a batch, `images` is empty, holds NaN or
-        integers that the model cannot take, a name in `layers` is unknown or was never called,
-        ``"spatial_mean"`` meets three dimensions, or an asked-for output does not have the examples
-        in its first dimension, or has its units no one knows where. Outputs of these two kinds are
-        left out with a ``UserWarning`` when `layers` is None.
+        If the model normalises by the statistics of a batch or is compiled (torch.jit), `images` is
+        empty, holds NaN or integers that the model cannot take, a name in `layers` is unknown or
+        was never called, ``"spatial_mean"`` meets three dimensions, or an asked-for output does not
+        have the examples in its first dimension, or has its units no one knows where. Outputs of
+        these two kinds are left out with a ``UserWarning`` when `layers` is None.
 
     Examples
     --------
@@ -145,6 +147,9 @@ def record(
             calls.clear()
             model(to_model(batch, weight))
 
+    if not calls:
+        told = "was run without a call of any of its modules (by a compiler?)"
+        raise ValueError(f"model: {type(model).__name__} {told}; expected the original network")
     for key, problem in misplaced.items():
         kept.pop(key, None)  # another batch may have had as many rows by chance
         warn(f"left out: {problem}, not with the examples first", stacklevel=2)
@@ -170,7 +175,10 @@ def record(
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put `model` in eval mode and TF32 off for the block, and all back as it was after it."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    try:
+        model.eval()
+    except NotImplementedError as error:  # of torch.export
+        raise ValueError(f"model: {type(model).__name__}: {error}") from error
     try:
         with full_precision():
             yield
@@ -197,20 +205,29 @@ def taking_integers(images: Tensor) -> Iterator[None]:
 
 def _choose(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
     """Return the modules to hook, by name."""
-    named = {name: module for name, module in inputs.as_network(model).named_modules() if name}
+    named = dict(inputs.as_network(model).named_modules(remove_duplicate=False))
+    if len(named) > 1:
+        del named[""]
     if layers is None:
-        return {n: m for n, m in named.items() if not isinstance(m, CONTAINERS)}
-    for name in as_names(layers, "layers"):
-        if name not in named and layer_of(name) not in named:
-            raise ValueError(f"layers: no layer {name!r}; {nearest(name, named)}")
-    wanted = {*layers, *map(layer_of, layers)}
-    return {name: module for name, module in named.items() if name in wanted}
+        first = dict(model.named_modules())
+        inside = CONTAINERS if model._modules else ()
+        wanted = {n for n, m in named.items() if n in first and not isinstance(m, inside)}
+    else:
+        for name in as_names(layers, "layers"):
+            if name not in named and layer_of(name) not in named:
+                raise ValueError(f"layers: no layer {name!r}; {nearest(name, named)}")
+        wanted = {*layers, *map(layer_of, layers)}
+    chosen = {name: module for name, module in named.items() if name in wanted}
+    if compiled := [n for n, m in chosen.items() if isinstance(m, torch.jit.ScriptModule)]:
+        told = "compiled by torch.jit, which calls no hooks; expected what it was made from"
+        raise ValueError(f"model: {compiled[0]!r} is {told}")
+    return chosen
 
 
 def _tensors(output: object, suffix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors in what a module gave, with what their keys end in."""
     if isinstance(output, Tensor):
-        yield suffix, output
+        yield suffix, output if output.layout is torch.strided else output.to_dense()
     elif isinstance(output, Mapping):
         for key, value in output.items():
             yield from _tensors(value, f"{suffix}[{key}]")

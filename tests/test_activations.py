@@ -10,7 +10,7 @@ import torch
 from _random_networks import gaussian
 from torch import nn
 
-from replication import activations, models
+from replication import activations, directions, models
 from replication._core.vision import models as torchvision_models
 from replication.activations import record
 
@@ -113,8 +113,10 @@ def test_a_module_under_two_names_counts_under_its_first():
     assert list(outputs) == ["a", "a#2"]
     with torch.no_grad():
         torch.testing.assert_close(outputs["a#2"], shared(outputs["a"]), rtol=0, atol=1e-12)
-    with pytest.raises(ValueError, match=r"layers: no layer 'b'"):
-        record(model, gaussian(2, 3), layers=["b"])
+    asked = record(model, gaussian(2, 3), layers=["b", "a#2"])
+    assert list(asked) == ["b", "a#2", "b#2"] and torch.equal(asked["b"], outputs["a"])
+    with pytest.raises(ValueError, match=r"layers: 'b' gave \['b', 'b#2'\]; expected one tensor"):
+        directions.unit_ablation(model, gaussian(2, 3), torch.tensor([0, 1]), ["b"])
 
 
 def test_resnet_blocks_are_recorded():
@@ -346,6 +348,47 @@ def test_bad_arguments(arguments, message):
         with pytest.raises(ValueError, match=message):
             record(model, **{"images": PICTURES, **arguments})
     assert_clean(model)
+
+
+@pytest.mark.parametrize("model", [nn.Linear(2, 3), nn.Sequential(), Calls(lambda self, x: x + 1)])
+def test_a_model_without_modules_is_its_own_layer(model):
+    images = gaussian(5, 2, dtype=torch.float32)
+    for layers in (None, [""]):
+        assert_equal(record(model, images, layers, 3), {"": model(images)}, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [torch.jit.trace, torch.jit.script, torch.export.export])
+def test_compiled_networks_are_refused_by_name(make):
+    inner, images = nn.Sequential(nn.Linear(2, 2), nn.ReLU()), gaussian(3, 2, dtype=torch.float32)
+    with warnings.catch_warnings():  # TorchScript is deprecated
+        warnings.simplefilter("ignore")
+        compiled = make(inner) if make is torch.jit.script else make(inner, (images,))
+    if make is torch.export.export:
+        with pytest.raises(ValueError, match=r"model: GraphModule: .*eval"):
+            record(compiled.module(), images)
+        return
+    whole = nn.Sequential(OrderedDict(body=compiled, head=nn.Linear(2, 1)))
+    for model, layers, name in (
+        (compiled, None, "0"),
+        (whole, None, "body"),
+        (whole, ["body"], "body"),
+    ):
+        with pytest.raises(ValueError, match=f"model: '{name}' is compiled by torch.jit"):
+            record(model, images, layers)
+    assert_equal(record(whole, images, ["head"]), {"head": whole(images).detach()}, atol=1e-6)
+
+
+def test_sparse_outputs_are_dense_and_bfloat16_is_float32_in_arrays():
+    parts = {"a": Calls(lambda self, x: x.to_sparse()), "b": Calls(lambda self, x: x.to_dense())}
+    model, images = nn.Sequential(OrderedDict(**parts, c=nn.Linear(2, 2).double())), gaussian(5, 2)
+    assert_equal(record(model, images, ["a", "b"], 3), {"a": images, "b": images})
+    labels = torch.arange(5) % 2
+    assert directions.unit_ablation(model, images, labels, ["b"]).accuracy.shape == (2,)
+    with pytest.raises(ValueError, match=r"layers: 'a' has torch.sparse_coo; expected dense"):
+        directions.unit_ablation(model, images, labels, ["a"])
+    half = nn.Linear(2, 3).bfloat16()
+    found, expected = record(half, images.numpy())[""], record(half, images)[""]
+    assert found.dtype == np.float32 and (torch.from_numpy(found) == expected).all()
 
 
 def test_a_layer_that_is_never_called():

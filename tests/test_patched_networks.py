@@ -5,7 +5,7 @@ import torch
 from _random_networks import gaussian
 from torch import nn
 
-from replication import activations, directions, sensitivity
+from replication import activations, directions, sensitivity, spectra
 
 
 class LowRank(nn.Linear):
@@ -94,3 +94,32 @@ def test_what_depends_on_the_whole_batch_is_refused():
     ):
         with pytest.raises(ValueError, match="model: '0' keeps no running statistics"):
             call()
+
+
+@pytest.mark.parametrize("how", ["requires_grad_", "no_grad", "inference_mode", "detach"])
+def test_gradients_go_through_a_frozen_backbone_or_are_refused(how):
+    backbone, head, x = nn.Linear(6, 5).double(), nn.Linear(5, 3).double(), gaussian(4, 6)
+    backbone.requires_grad_(how != "requires_grad_")
+
+    class Frozen(nn.Module):
+        def forward(self, x):
+            if how == "requires_grad_":
+                return head(backbone(x))
+            with torch.inference_mode() if how == "inference_mode" else torch.no_grad():
+                hidden = backbone(x if how != "detach" else x.detach())
+            return head(hidden) + hidden.new_ones(()).requires_grad_()
+
+    def attacked(network):
+        found = spectra.noise_spectrum(network, x, 0.1, 3, ["input"], "fgsm")
+        return found.singular_values["input"]
+
+    if how in ("inference_mode", "detach"):
+        for call in (lambda: sensitivity.jacobian_norm(Frozen(), x), lambda: attacked(Frozen())):
+            with pytest.raises(ValueError, match=r"model: (no gradient reaches|expected no inf)"):
+                call()
+        return
+    plain = nn.Sequential(backbone, head)
+    for output in ("softmax", "logits"):
+        found, expected = (sensitivity.jacobian_norm(m, x, output) for m in (Frozen(), plain))
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(attacked(Frozen()), attacked(plain))

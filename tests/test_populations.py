@@ -298,15 +298,6 @@ def test_global_randomness_is_not_touched():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_last_minibatch_of_one_is_refused_by_batch_norm_as_it_is_alone():
-    specs = [make(batch_size=71, epochs=1, model_options=MLP | {"batch_norm": True}, seed=s)
-             for s in (1, 2)]  # fmt: skip
-    with pytest.raises(ValueError, match=r"more than 1 value per channel"):
-        fit(specs[0])
-    with pytest.raises(ValueError, match=r"batch_size: .* needs at least 2 examples"):
-        population(specs)
-
-
 def test_bad_specifications_are_named():
     assert population([]) == []
     with pytest.raises(ValueError, match=r"specs\[1\]: expected a Spec, found dict"):

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from _random_layers import related
 from _random_networks import gaussian
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from replication.similarity import cca, pwcca, svcca
+from replication.papers import similarity_measurements as measured
+from replication.similarity import Accumulator, cca, compare, dft_cca, pwcca, svcca
 
 # Where the values come from is told in reference/README.md. Neurons come first there.
 REFERENCE = np.load(Path(__file__).parent / "reference" / "cca.npz")
@@ -59,6 +61,48 @@ def test_pwcca_is_the_papers_and_not_the_published_codes():
     # values of the paper's definition, worked out beside the reference
     assert float(pwcca(*layers("correlated"))) == pytest.approx(0.957, abs=5e-4)
     assert float(pwcca(*layers("shared_nx_gt_ny"))) == pytest.approx(0.713, abs=5e-4)
+
+
+def accumulated(x, y):
+    streamed = Accumulator()
+    streamed.update(x, y)
+    return streamed.result("pwcca")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(cca, svcca, pwcca, dft_cca, accumulated),
+        lambda x, y: compare({"x": x, "z": x[:, :2]}, {"y": y, "x": y[:, :2]}, "cca"),
+    ],
+)
+def test_ranks_that_add_up_to_the_examples_are_told_once(function):
+    x, y = np.random.default_rng(0).normal(size=(2, 30, 14))
+    y = np.c_[y, x[::-1, :3]]
+    assert cca(x, y[:, :15]).correlations[0] < 0.999
+    function(x, y[:, :15])
+    told = "x.* and .*y.*: ranks that add up to 31 with 30 examples"
+    with pytest.warns(UserWarning, match=told) as caught:
+        function(x, y)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    with pytest.warns(UserWarning, match=told):
+        assert cca(x, y).correlations[1] == 1  # 31 - (30 - 1) of them
+
+
+def test_directions_without_a_partner_are_left_out_or_count_0_as_in_notebook_07():
+    x, y = (torch.from_numpy(z) for z in related(200, 5, 4))
+    axes = [measured.axes_of(z.T @ z) for z in (x - x.mean(0), y - y.mean(0))]
+    t = [(z - z.mean(0)) @ a.directions / a.values for z, a in zip((x, y), axes, strict=True)]
+    expected = measured.linear_indices(t[0].T @ t[1], *axes, len(x))["PWCCA, missing 0"]
+    zero = pwcca(x, y, missing="zero")
+    assert zero == pytest.approx(expected, abs=1e-10) and zero < pwcca(x, y) - 0.05
+    wide = torch.cat([x, x.square()], 1)  # several have none
+    found = [float(pwcca(z, y, missing="zero")) for z in (wide, wide.flip(1))]
+    assert found[0] == pytest.approx(found[1], abs=1e-10)
+    assert compare({"x": x}, {"y": y}, "pwcca", missing="zero").values.item() == pytest.approx(zero)
+    assert pwcca(y, x, missing="zero") == pwcca(y, x)  # all have one
+    with pytest.raises(ValueError, match="missing: found 'none'; expected one of: drop, zero"):
+        pwcca(x, y, missing="none")
 
 
 def test_pwcca_from_its_definition_and_its_sides():

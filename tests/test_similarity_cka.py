@@ -254,6 +254,7 @@ def test_gradient(d, unbiased):
         ("batches: expected at least one", lambda: minibatch_cka([])),
         (r"batches\[1\]: expected a pair", lambda: minibatch_cka([(X, Y), X])),
         (r"batches\[1\]: x: .*at least 4", lambda: minibatch_cka([(X, Y), (X[:3], Y[:3])])),
+        (r"batches\[1\]: x: .*found \(1, ", lambda: minibatch_cka([(X, Y), (X[:1], Y[:1])])),
         (r"batches\[0\]: y: expected finite", lambda: minibatch_cka([(X, np.inf * Y)])),
         (r"batches\[0\]: x: .*an empty one", lambda: minibatch_cka([({}, Y)])),
         (r"batches\[1\]: expected the layers", lambda: minibatch_cka([(X, Y), ({"a": X}, Y)])),

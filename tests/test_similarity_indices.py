@@ -35,7 +35,7 @@ CASES |= {"matching": (sim.unit_matching, 1e-12)}
 DISTANCES = {"procrustes": 2, "angle": math.pi / 2}  # and what is farthest
 ALL = pytest.mark.parametrize(("name", "index", "atol"), [(n, *c) for n, c in CASES.items()])
 DTYPES = pytest.mark.parametrize("dtype", ["f4", "f8"])
-few_examples = pytest.mark.filterwarnings("ignore:.*(few examples|spans all)")
+few_examples = pytest.mark.filterwarnings("ignore:.*(few examples|spans all|add up to)")
 ROUNDING = {"f4": 1e-5, "f8": 1e-11}
 
 

@@ -252,6 +252,28 @@ def test_a_frozen_layer_stays_with_its_batch_statistics_and_the_rest_goes_on():
         assert_same(one, other)
 
 
+WRONG = [
+    ({"model_options": {"inputs": 63}}, 60, r"model: mlp cannot take train images \(1, 8, 8\)"),
+    (
+        {"model_options": MLP | {"classes": 9}},
+        60,
+        "train labels, of mlp's outputs: expected 0 to 8",
+    ),
+    (REGULAR, 49, "batch_size: 16 of 49 images: a minibatch of 1 cannot be normalised by itself"),
+]
+
+
+@pytest.mark.parametrize(("changes", "count", "message"), WRONG)
+@pytest.mark.parametrize("function", [fit, lambda *of: training.fit_population([of[0]] * 3, of[1])])
+def test_what_the_network_does_not_take_is_said_before_training(function, changes, count, message):
+    split = random_split(count, 40)
+    split.train.labels[0] = 9
+    with pytest.raises(ValueError, match=message):
+        function(make(**changes), split)
+    if changes is REGULAR:  # without batch norm it can
+        assert fit(make(), split).status == "finished"
+
+
 def test_history_holds_what_the_checkpoints_measure():
     run = fit(make(epochs=2.5, checkpoints=(0.25, 1), label_corruption=0.5, evaluate_every=0.5))
     assert list(run.history.columns) == COLUMNS

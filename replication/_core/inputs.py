@@ -53,9 +53,12 @@ def as_tensor(value: Array, name: str) -> Tensor:
 
 def like(value: Array) -> Callable[[Tensor], Array]:
     """Return what turns a tensor result into the caller's kind: that of `value`."""
-    if isinstance(value, np.ndarray):
-        return lambda result: result.detach().cpu().numpy()
-    return lambda result: result
+
+    def array(result: Tensor) -> np.ndarray:
+        half = result.dtype is torch.bfloat16  # which NumPy has not
+        return (result.float() if half else result).detach().cpu().numpy()
+
+    return array if isinstance(value, np.ndarray) else lambda result: result
 
 
 def as_images(value: Array) -> Tensor:

@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 ELEMENTWISE = (  # what acts on each number by itself, with nothing of its own
@@ -28,7 +29,7 @@ def chain(model: nn.Module, name: str = "") -> list[tuple[set[str], nn.Module]]:
     Nested Sequentials are unrolled; one that is empty, has hooks or a `forward` of its own is a
     single link, as is every other module. A module that is used twice comes twice.
     """
-    plain = type(model).forward is nn.Sequential.forward and not is_altered(model)
+    plain = getattr(type(model), "forward", None) is nn.Sequential.forward and not is_altered(model)
     if not plain or not len(model):
         return [({name}, model)]
     links = []
@@ -50,11 +51,49 @@ def is_altered(module: nn.Module) -> bool:
 
 @contextmanager
 def hooked(hooks: Iterable[tuple[nn.Module, Callable]]) -> Iterator[None]:
-    """Hold forward hooks (module, input, output) on some modules for the block."""
+    """Hold forward hooks (module, input, output) on some modules for the block.
+
+    Not on those that torch.jit compiled, which would not call them.
+    """
     with ExitStack() as stack:
         for module, hook in hooks:
-            stack.enter_context(module.register_forward_hook(hook))
+            if not isinstance(module, torch.jit.ScriptModule):
+                stack.enter_context(module.register_forward_hook(hook))
         yield
+
+
+class _GradientsStay(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return None if func is torch._C._set_grad_enabled else func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Keep gradients on for the block, also where a network has ``torch.no_grad()`` of its own.
+
+    So a frozen backbone cuts none. ValueError for ``torch.inference_mode()`` of its own.
+    """
+    try:
+        with torch.enable_grad(), _GradientsStay():
+            yield
+    except RuntimeError as error:
+        if "nference tensor" not in str(error):
+            raise
+        raise ValueError(f"model: expected no inference_mode within it ({error})") from error
+
+
+def input_gradient(outputs: Tensor, images: Tensor, vectors: Tensor | None = None) -> Tensor:
+    """Return the gradient of `outputs`, or of their product with `vectors` again and again.
+
+    A ValueError where the network let none through to `images`.
+    """
+    gradient, again = None, vectors is not None
+    if outputs.requires_grad:
+        options = {"retain_graph": again, "allow_unused": True}
+        (gradient,) = torch.autograd.grad(outputs, images, vectors, **options)
+    if gradient is None:
+        raise ValueError("model: no gradient reaches the images; it detaches what it makes of them")
+    return gradient
 
 
 def weight_of(model: nn.Module, default: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class Cut:
         self.head, self.tail = steps[: start + is_link], steps[start + is_link :]
         # The layer that is the head's output, None if there is no such, and those in the tail.
         self.first = places.index((start, True)) if is_link else None
-        named = dict(model.named_modules())
+        named = dict(model.named_modules(remove_duplicate=False))
         pairs = enumerate(zip(names, places, strict=True))
         layer = [(i, steps[at] if direct else named[name]) for i, (name, (at, direct)) in pairs]
         self.inner = [(i, module) for i, module in layer if i != self.first]
@@ -171,20 +171,22 @@ def _probe(model: nn.Module, images: Tensor, names: Sequence[str]) -> tuple[int,
 
     ValueError if a layer of `names` has its units last.
     """
-    count, sizes, last = len(images), [images[0].nbytes], []
+    count, sizes, wrong = len(images), [images[0].nbytes], []
 
     def note(name: str) -> Callable:
         def keep(module: nn.Module, arguments: tuple, output: object) -> None:
             if isinstance(output, Tensor):
-                sizes.append(output.nbytes // count)
-                if name in names and getattr(output, "units", None) == "last":
-                    last.append(f"{name!r} has units last, {tuple(output.shape)}")
+                sizes.append(output.numel() * output.element_size() // count)
+                last = getattr(output, "units", None) == "last"
+                if name in names and (last or output.layout is not torch.strided):
+                    found = f"units last, {tuple(output.shape)}" if last else output.layout
+                    wrong.append(f"{name!r} has {found}")
 
         return keep
 
     places = layouts.Places()
     hooks = [(module, places) for module in model.modules()]
-    hooks += [(module, note(name)) for name, module in model.named_modules()]
+    hooks += [(m, note(name)) for name, m in model.named_modules(remove_duplicate=False)]
     with modules.hooked(hooks), activations.evaluating(model), torch.no_grad():
         logits = model(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != count:
@@ -192,8 +194,8 @@ def _probe(model: nn.Module, images: Tensor, names: Sequence[str]) -> tuple[int,
         raise ValueError(f"model: expected logits (N, classes), found {shape}")
     if not logits.isfinite().all():
         raise ValueError("model: expected finite logits, found NaN or infinity")
-    if last:
-        raise ValueError(f"layers: {last[0]}; expected (N, units, ...)")
+    if wrong:
+        raise ValueError(f"layers: {wrong[0]}; expected dense (N, units, ...)")
     for name, weight in model.named_parameters():  # other images may meet what these did not
         if not weight.isfinite().all():
             raise ValueError(f"model: expected finite weights, but {name!r} holds NaN or infinity")

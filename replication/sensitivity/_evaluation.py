@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from replication._core.inputs import as_network
-from replication._core.modules import weight_of
+from replication._core.modules import differentiable, weight_of
 from replication.activations import evaluating
 
 
@@ -46,14 +46,16 @@ def forward_bytes(model: nn.Module, image: Tensor) -> int:
     weights = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
     sizes = {0: image.nbytes}
 
-    def note(saved: Tensor) -> torch.UntypedStorage:
+    def note(saved: Tensor) -> Tensor | torch.UntypedStorage:
+        if saved.layout is not torch.strided:  # sparse: of parts that count by themselves
+            return saved
         storage = saved.untyped_storage()
         if storage.data_ptr() not in weights:
             sizes[storage.data_ptr()] = storage.nbytes()
         return storage  # held until the end, as a freed one's address may come again
 
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda storage: storage)
-    with torch.enable_grad(), hooks:
+    with differentiable(), hooks:
         _ = model(image.clone().requires_grad_().clone())
     return sum(sizes.values()) + 4 * max(sizes.values())
 

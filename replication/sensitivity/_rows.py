@@ -178,15 +178,14 @@ def _by_autograd(model: nn.Module, batch: Tensor) -> tuple[Tensor, PullBack]:
 
     On a CPU that is as fast as passes batched over covectors, for a K-th of the memory.
     """
-    with torch.enable_grad():
+    with modules.differentiable():
         leaf = batch.clone().requires_grad_()
         logits = model(leaf.clone())  # an in-place layer may come first
 
     def pull_back(covectors: Tensor) -> Tensor:
         rows = leaf.new_empty(len(leaf), covectors.shape[1], leaf[0].numel())
         for k, vectors in enumerate(covectors.unbind(1)):
-            (gradient,) = torch.autograd.grad(logits, leaf, vectors, retain_graph=True)
-            rows[:, k] = gradient.flatten(1)
+            rows[:, k] = modules.input_gradient(logits, leaf, vectors).flatten(1)
         return rows
 
     return logits.detach(), pull_back

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from replication import activations
 from replication._core.inputs import generator, require_classes
-from replication.sensitivity._evaluation import as_logits
+from replication._core.modules import differentiable, input_gradient
+from replication.sensitivity._evaluation import as_logits, plain_evaluation
 
 
 def draw(shape: torch.Size, copies: int, positions: range, perturb: str, seed: int) -> Tensor:
@@ -32,17 +32,16 @@ def attack(
 ) -> Tensor:
     """Return perturbations (images, copies, ...) in the ball that raise the cross-entropy."""
     clean = images[:, None]
-    with activations.evaluating(model):
+    with plain_evaluation(model):
         if labels is None:
-            with torch.no_grad():
-                labels = as_logits(model(images), len(images)).argmax(1)
+            labels = as_logits(model(images), len(images)).argmax(1)
         target = labels.to(images.device).repeat_interleave(start.shape[1])
         for _ in range(steps):
             moved = (clean + start).flatten(0, 1).requires_grad_()
-            with torch.enable_grad():
+            with differentiable():
                 logits = as_logits(model(moved), len(moved))
                 require_classes(labels, logits.shape[1])
                 loss = F.cross_entropy(logits, target, reduction="sum")
-                (gradient,) = torch.autograd.grad(loss, moved)
+            gradient = input_gradient(loss, moved)
             start = (start + size * gradient.sign().view_as(start)).clamp(-radius, radius)
     return start

@@ -54,15 +54,31 @@ def promoted(layers: Iterable[Tensor]) -> torch.dtype:
 
 
 def warn(
-    ranks: Mapping[str, int], examples: float = math.inf, chance: float = 0.0, level: int = 3
+    ranks: Mapping[str, int],
+    examples: float = math.inf,
+    chance: float = 0.0,
+    level: int = 3,
+    correlated: Iterable[tuple[str, str]] = (),
 ) -> None:
-    """Warn of layers that are constant (rank 0) or span all examples, and of CKA by chance."""
+    """Warn of layers that are constant (rank 0) or span all examples, and of CKA by chance.
+
+    Of pairs that are `correlated`, warn of the one that most shares directions of necessity.
+    """
     constant = ", ".join(name for name, rank in ranks.items() if rank == 0)
     full = ", ".join(name for name, rank in ranks.items() if rank >= examples - 1)
+    sums = {
+        pair: sum(ranks[name] for name in pair)
+        for pair in correlated
+        if all(ranks[name] < examples - 1 for name in pair)
+    }
+    most = max(sums, key=sums.get, default="")
     messages = {
         f"{constant}: constant, or without structure of its own; similar to nothing": constant,
         f"{full}: spans all {examples} centred examples, so that the values say nothing; take more "
         "examples, or unbiased CKA": full,
+        f"{' and '.join(most)}: ranks that add up to {sums.get(most)} with {examples} examples, so "
+        "that some correlations are 1 whatever the layers; take more examples, fewer directions "
+        "(svcca by dims) or unbiased CKA": sums.get(most, 0) >= examples,
         f"few examples; unrelated layers like these have a biased CKA of {chance:.2f} on average. "
         "Use unbiased=True or more examples": chance > CHANCE,
     }

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from replication._core.inputs import Array, as_integer, like
+from replication._core.inputs import Array, as_choice, as_integer, like
 from replication._core.precision import full_precision
 from replication.similarity._linalg import (
     Subspace,
@@ -19,6 +19,8 @@ from replication.similarity._linalg import (
     subspace,
     warn,
 )
+
+MISSING = ("drop", "zero")
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,12 @@ def cca(x: Array, y: Array, *, null: int = 0, seed: int = 0) -> CCAResult:
     x, y : (examples, neurons) tensor or array
     null, seed : int, permutations for `CCAResult.null` and what they are drawn by
 
+    Warns
+    -----
+    UserWarning
+        Where the ranks add up to the examples or more: so many directions of the centred examples
+        cannot but be shared, with correlations of 1 also of unrelated layers.
+
     Examples
     --------
     >>> x, noise = torch.randn(2, 500, 4, dtype=torch.float64)
@@ -152,19 +160,24 @@ def svcca(
         return correlate(*cuts, like(x), null, seed)
 
 
-def pwcca(x: Array, y: Array, *, symmetric: bool = False) -> Array:
+def pwcca(x: Array, y: Array, *, symmetric: bool = False, missing: str = "drop") -> Array:
     """Return the projection-weighted mean canonical correlation, a similarity in [0, 1].
 
         sum_i alpha_i rho_i / sum_i alpha_i,   alpha_i = sum_j |<h_i, z_j>|
 
     with h_i the canonical variates of x and z_j its centred neurons (Morcos et al. 2018, equation
     3), so that pwcca(y, x) differs. (The published code takes the weights from the narrower layer
-    and leaves out the whitening.)
+    and leaves out the whitening.) Variates of tied correlations, as several of 1, may be turned
+    among themselves, which changes their weights: then the value is one of many, and rounding
+    decides.
 
     Parameters
     ----------
     x, y : (examples, neurons) tensor or array
     symmetric : bool, return the mean of the two
+    missing : "drop" or "zero"
+        Directions of x beyond the rank of y, without a partner: left out of both sums, or (Ding et
+        al. 2021) with correlation 0, along principal axes, where their code leaves it to the SVD.
 
     Examples
     --------
@@ -173,11 +186,12 @@ def pwcca(x: Array, y: Array, *, symmetric: bool = False) -> Array:
     >>> float(pwcca(y, x)) > float(cca(y, x).mean)
     True
     """
+    as_choice(missing, "missing", MISSING)
     first, second = as_pair(x, y)
     with full_precision():
         spaces = subspace(first), subspace(second)
-        value = weighted(*spaces, symmetric)
-    warn({"x": spaces[0].rank, "y": spaces[1].rank}, len(first))
+        value = weighted(*spaces, symmetric, missing)
+    warn({"x": spaces[0].rank, "y": spaces[1].rank}, len(first), correlated=["xy"])
     return like(x)(value)
 
 
@@ -185,7 +199,7 @@ def correlate(
     x: Subspace, y: Subspace, kind: Callable[[Tensor], Array], null: int = 0, seed: int = 0
 ) -> CCAResult:
     """Return the canonical correlations of two layers already reduced to subspaces."""
-    warn({"x": x.rank, "y": y.rank}, x.examples, level=4)
+    warn({"x": x.rank, "y": y.rank}, x.examples, level=4, correlated=["xy"])
     as_integer(null, "null", 0)
     u, s, vh = torch.linalg.svd(x.basis.mT @ y.basis, full_matrices=False)
     means = []
@@ -224,17 +238,21 @@ def mean_correlation(x: Subspace | Whitening, y: Subspace | Whitening) -> Tensor
     return (rho.sum() / max(1, len(rho))).to(x.basis.dtype)
 
 
-def weighted(x: Subspace, y: Subspace, symmetric: bool = False) -> Tensor:
+def weighted(x: Subspace, y: Subspace, symmetric: bool = False, missing: str = "drop") -> Tensor:
     """Return PWCCA of two layers already reduced to subspaces."""
-    u, s, vh = torch.linalg.svd(x.basis.mT @ y.basis, full_matrices=False)
+    u, s, vh = torch.linalg.svd(x.basis.mT @ y.basis, full_matrices=missing == "zero")
     rho = as_correlations(s)
     means = []
     for space, rotation in ((x, u), (y, vh.mT))[: 1 + symmetric]:
         # <h_i, z_j> without the examples: the variates are basis @ rotation.
         scale = space.scale / space.scale.max()
-        alpha = ((rotation.mT @ space.coordinates) * scale).abs().sum(1)
+        products = (rotation.mT @ space.coordinates) * scale
+        if len(products) > len(rho):  # any basis of the rest would do: that of principal axes
+            _, sizes, axes = torch.linalg.svd(products[len(rho) :], full_matrices=False)
+            products = torch.cat([products[: len(rho)], sizes[:, None] * axes])
+        alpha = products.abs().sum(1)
         total = alpha.sum()
-        means.append((alpha * rho).sum() / total.where(total > 0, 1))
+        means.append((alpha[: len(rho)] * rho).sum() / total.where(total > 0, 1))
     return torch.stack(means).mean()
 
 

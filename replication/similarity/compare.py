@@ -2,9 +2,10 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from itertools import product as pairs
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ from replication.similarity.baselines import (
     predicted,
     rank_correlation,
 )
-from replication.similarity.cca import CCAResult, mean_correlation, weighted
+from replication.similarity.cca import MISSING, CCAResult, mean_correlation, weighted
 from replication.similarity.cka import Prepared, check_kernel, index, prepare, product, shuffled
 from replication.similarity.fourier import FourierCCAResult, Spectrum, correlate_spectra, spectrum
 from replication.similarity.matching import matched, neighbours, shared, standardised
@@ -64,13 +65,14 @@ class Metric:
     rank: Callable[[Any], int] = lambda reduced: int(reduced.any())
     # the reduced layer as if its examples had come in another order
     reorder: Callable[[Any, Tensor], Any] = lambda reduced, order: reduced[order]
+    correlates: bool = False  # canonical correlations, of which some may be 1 of necessity
 
 
 def _of_bases(reduce: Callable, pair: Callable, symmetric: bool = True) -> Metric:
     def reorder(layer: Subspace | Whitening, order: Tensor) -> Subspace | Whitening:
         return replace(layer, basis=layer.basis[order])
 
-    return Metric(reduce, pair, symmetric, lambda layer: layer.rank, reorder)
+    return Metric(reduce, pair, symmetric, lambda layer: layer.rank, reorder, True)
 
 
 def _cca(tolerance: float | None = None) -> Metric:
@@ -82,8 +84,11 @@ def _svcca(variance: float = 0.99, dims: int | None = None, squares: bool = Fals
     return _of_bases(cut, mean_correlation)
 
 
-def _pwcca(symmetric: bool = False, tolerance: float | None = None) -> Metric:
-    pair = partial(weighted, symmetric=symmetric)
+def _pwcca(
+    symmetric: bool = False, missing: str = "drop", tolerance: float | None = None
+) -> Metric:
+    as_choice(missing, "missing", MISSING)
+    pair = partial(weighted, symmetric=symmetric, missing=missing)
     return _of_bases(partial(subspace, tolerance=tolerance), pair, symmetric)
 
 
@@ -155,7 +160,7 @@ def _dft_cca() -> Metric:
     def reorder(layer: Spectrum, order: Tensor) -> Spectrum:
         return replace(layer, bases=layer.bases[:, order])
 
-    return Metric(spectrum, correlate_spectra, True, lambda a: int(a.ranks.max()), reorder)
+    return Metric(spectrum, correlate_spectra, True, lambda a: int(a.ranks.max()), reorder, True)
 
 
 _MAKERS = (_cca, _svcca, _pwcca, _cka, _procrustes, _regression, _rsa, _dft_cca)
@@ -358,7 +363,7 @@ def compare(
                 baseline[-1] += permuted / null
                 maxima[-1][draw] = permuted.max()
         noted |= notes(chosen, b, examples)
-    warn_once(noted, examples)
+    warn_once(chosen, noted, examples, pairs(chain(*lefts), right))
 
     values, baseline, maxima = (
         kind((torch.stack(z) if staged else z[0]).to(dtype)) for z in (values, baseline, maxima)
@@ -417,8 +422,10 @@ def notes(metric: Metric, layers: Mapping[str, Any], examples: int) -> dict[str,
     return {name: (metric.rank(layer), chance(layer)) for name, layer in layers.items()}
 
 
-def warn_once(noted: Mapping[str, tuple[int, float]], examples: int) -> None:
+def warn_once(metric: Metric, noted: Mapping, examples: int, compared: Iterable) -> None:
     """Warn of all layers together, and of the biased CKA of the two with most of it by chance."""
     chances = sorted(chance for _, chance in noted.values())
     highest = chances[-1] * chances[-2 if len(chances) > 1 else -1]
-    warn({name: rank for name, (rank, _) in noted.items()}, examples, highest, level=4)
+    ranks = {name: rank for name, (rank, _) in noted.items()}
+    crowd = [pair for pair in compared if metric.correlates and pair[0] != pair[1]]
+    warn(ranks, examples, highest, 4, crowd)

@@ -66,7 +66,8 @@ def dft_cca(x: Array, y: Array, *, null: int = 0, seed: int = 0) -> FourierCCARe
     with full_precision():
         a, b = map(spectrum, layers)
         result = correlate_spectra(a, b, like(x), null, seed)
-    warn({"x": int(a.ranks.max()), "y": int(b.ranks.max())}, len(layers[0]))
+    ranks = {"x": int(a.ranks.max()), "y": int(b.ranks.max())}
+    warn(ranks, len(layers[0]), correlated=["xy"])
     return result
 
 

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -157,7 +158,8 @@ class Accumulator:
                 layers = {name: replace(x, examples=self.examples) for name, x in layers.items()}
             if self._paired and metric in ("cca", "svcca"):
                 return correlate(layers["x"], layers["y"], kind)
-            warn_once(notes(chosen, layers, self.examples), self.examples)
+            noted = notes(chosen, layers, self.examples)
+            warn_once(chosen, noted, self.examples, combinations(layers, 2))
             if self._paired:
                 return kind(chosen.pair(layers["x"], layers["y"]))[()]
             values = grid(chosen, layers, layers, chosen.symmetric)

@@ -138,8 +138,6 @@ def _normalised(
 ) -> Tensor:
     if training:
         examples = x.shape[1]
-        if examples < 2:
-            raise ValueError(f"batch_size: {name} needs at least 2 examples a minibatch, found 1")
         variance, mean = torch.var_mean(x, 1, correction=0, keepdim=True)
         with torch.no_grad():
             unbiased = variance * (examples / (examples - 1))

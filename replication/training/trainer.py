@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from replication import data, models
-from replication._core.inputs import derive_seed, generator
+from replication._core.inputs import derive_seed, generator, require_classes
+from replication._core.modules import NORMS, hooked
 from replication._core.precision import has_bfloat16_units
 from replication.activations import evaluating
 from replication.training.spec import DTYPES, Spec
@@ -21,7 +22,8 @@ class Trainer:
     `rows` are the history so far, `precision` that of its steps; `images` (N, C, H, W) the training
     images as minibatches take them, before augmentation; `train` and `test` what is measured on:
     corrupted, on the device, in the run's dtype; with a crop, the centres. ValueError if the
-    network or the optimiser does not take its options, or a crop exceeds the images.
+    network or the optimiser does not take its options, a crop exceeds the images, or the network
+    does not take the images, has fewer outputs than classes or cannot normalise a minibatch of 1.
     """
 
     def __init__(self, spec: Spec, split: data.Split, device: torch.device) -> None:
@@ -60,6 +62,33 @@ class Trainer:
         self.epoch_steps = math.ceil(len(self.train) / spec.batch_size)
         self.row_steps = max(1, self.step_at(spec.evaluate_every))
         self.last_step = step_count(spec, len(self.train))
+        self._require_fit()
+
+    def _require_fit(self) -> None:
+        """Raise a ValueError where the network does not take the images, labels or minibatches."""
+        spec = self.spec
+        alone = 1 in (spec.batch_size, len(self.train) % spec.batch_size)
+
+        def note(module: nn.Module, arguments: tuple, output: Tensor) -> None:
+            if alone and arguments[0].numel() == arguments[0].shape[1]:
+                found = f"{spec.batch_size} of {len(self.train)} images: a minibatch of 1"
+                raise ValueError(f"batch_size: {found} cannot be normalised by itself")
+
+        norms = [(module, note) for module in self.model.modules() if isinstance(module, NORMS)]
+        for name, half in (("train", self.train), ("test", self.test)):
+            first = half.images[:1]
+            try:
+                with evaluating(self.model), torch.no_grad(), hooked(norms):
+                    logits = self.model(first)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                found = f"{name} images {tuple(first.shape[1:])}"
+                reason = str(error).strip().split("\n")[0]
+                raise ValueError(f"model: {spec.model} cannot take {found} ({reason})") from error
+            require_classes(
+                half.labels, logits.shape[1], f"{name} labels, of {spec.model}'s outputs"
+            )
 
     def step_at(self, epoch: float) -> int:
         """Return the step nearest to `epoch`."""

@@ -1,15 +1,23 @@
 """Record what every layer of a network outputs."""
 
+import fnmatch
+import re
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from warnings import warn
 
+import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from replication._core import inputs, layouts
-from replication._core.inputs import Array, as_integer, as_names, as_tensor, like, nearest
+from replication._core.files import atomic
+from replication._core.inputs import Array, as_integer, as_list, as_names, as_tensor, like, nearest
 from replication._core.modules import CONTAINERS, hooked, layer_of, to_model, weight_of
 from replication._core.precision import full_precision
 
@@ -41,11 +49,12 @@ REDUCTIONS = {"flatten": flatten, "spatial_mean": spatial_mean}
 
 def record(
     model: nn.Module,
-    images: Array,
-    layers: Sequence[str] | None = None,
+    images: Array | Mapping[str, Array] | Iterable,
+    layers: Sequence[str | re.Pattern] | None = None,
     batch_size: int = 512,
     reduction: Reduction = None,
     orders: Mapping[str, str] | None = None,
+    mask: str | None = None,
 ) -> dict[str, Array]:
     """Return the output of every layer of `model` for `images`, in forward order.
 
@@ -55,14 +64,18 @@ def record(
     Parameters
     ----------
     model : torch.nn.Module
-    images : (N, ...) tensor or array
-        Inputs, examples first; floating ones get the model's dtype, integers (tokens) stay.
+    images : (N, ...) tensor or array, mapping, or iterable of batches
+        Inputs, examples first; floating ones get the model's dtype, integers (tokens) stay. A
+        mapping holds several inputs by their keywords, as a tokenizer gives them. An iterable, such
+        as a `DataLoader`, has batches of either kind; of a tuple (inputs, labels) the first counts.
     layers : sequence of str, optional
-        Module names as in ``model.named_modules()``, or the longer keys described below. By
-        default every named module but pure containers (``nn.Sequential`` repeats its last child);
-        a model without any, as ``nn.Linear``, is its own layer ``""``.
+        Module names as in ``model.named_modules()``, where ``""`` is the model's own output;
+        patterns of whole names, as ``"blocks.*.mlp"`` or ``re.compile("conv[12]")``; or the longer
+        keys described below. By default every named module but pure containers
+        (``nn.Sequential`` repeats its last child). What functions and not modules compute, as
+        ``F.relu``, is had from torchvision's ``create_feature_extractor``, recorded as ``""``.
     batch_size : int
-        Examples a forward pass.
+        Examples a forward pass, where `images` are no batches already.
     reduction : None, "flatten", "spatial_mean" or callable
         Applied to each batch of each layer before it is held: ``"flatten"`` gives ``(N,
         neurons)``, ``"spatial_mean"`` ``(N, channels)``; a callable gets and returns a tensor.
@@ -71,6 +84,9 @@ def record(
         for examples and C for units, as ``"NHWC"`` or ``"LNC"``. By default examples are expected
         first and units where the layers say: a convolution has them in dimension 1, a linear map
         last.
+    mask : str, optional
+        The entry of the mappings, as ``"attention_mask"``, that is 0 for padding: of layers ``(N,
+        tokens, units)`` only the other tokens are kept, as ``(kept tokens, units)``.
 
     Returns
     -------
@@ -99,16 +115,97 @@ def record(
     >>> {name: tuple(values.shape) for name, values in acts.items()}
     {'1': (40, 8), '2': (40, 3)}
     """
-    given = as_tensor(images, "images")
-    batch_size = as_integer(batch_size, "batch_size", 1)
+    kept: dict[str, list[Tensor]] = {}
+    omitted: dict[str, str] = {}
+    passes = 0
+    for part, left_out in _passes(model, images, layers, batch_size, reduction, orders, mask):
+        passes += 1
+        omitted |= left_out
+        for key, value in part.items():
+            kept.setdefault(key, []).append(value)
+    for key in [key for key, pieces in kept.items() if len(pieces) < passes]:
+        omitted.setdefault(key, f"{key!r} is not there in every batch")
+    for key, told in omitted.items():
+        kept.pop(key, None)  # another batch may have had as many rows by chance
+        warn(f"left out: {told}", stacklevel=2)
+    first = next(iter(images.values())) if isinstance(images, Mapping) else images
+    result, kind = {}, like(first)
+    for key in list(kept):
+        pieces = kept.pop(key)  # so that at most one layer is held twice
+        result[key] = kind(pieces[0] if len(pieces) == 1 else torch.cat(pieces))
+    return result
+
+
+def batches(
+    model: nn.Module,
+    images: Array | Mapping[str, Array] | Iterable,
+    layers: Sequence[str | re.Pattern] | None = None,
+    batch_size: int = 512,
+    reduction: Reduction = None,
+    orders: Mapping[str, str] | None = None,
+    mask: str | None = None,
+) -> Iterator[dict[str, Tensor]]:
+    """Yield what `record` returns a batch at a time: for what memory does not hold.
+
+    Arguments and errors as there. `similarity.Accumulator` takes the batches as they come; `save`
+    keeps them on disk.
+    """
+    told: set[str] = set()
+    for part, left_out in _passes(model, images, layers, batch_size, reduction, orders, mask):
+        for key in left_out.keys() - told:
+            warn(f"left out: {left_out[key]}", stacklevel=2)
+        told |= left_out.keys()
+        yield part
+
+
+def save(folder: str | Path, parts: Iterable[Mapping[str, Tensor]]) -> None:
+    """Write `batches` to a folder, a safetensors file a batch: see `load`.
+
+    ValueError if there is something in the folder already.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"folder: expected an empty one or none, found files in {folder}")
+    for number, part in enumerate(parts):
+        tensors = {name: tensor.contiguous() for name, tensor in part.items()}
+        with atomic(folder / f"{number:06d}.safetensors") as path:
+            save_file(tensors, path)
+
+
+def load(folder: str | Path, layers: Sequence[str] | None = None) -> Iterator[dict[str, Tensor]]:
+    """Yield the batches that `save` wrote, reading of each only the layers asked for.
+
+    ValueError for a folder without any, or a layer that it does not have.
+    """
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"folder: expected files of `save`, found none in {folder}")
+    for path in files:
+        with safe_open(path, "pt") as file:
+            for name in set(layers or ()) - set(file.keys()):
+                raise ValueError(f"layers: no layer {name!r}; {nearest(name, file.keys())}")
+            yield {name: file.get_tensor(name) for name in layers or file.keys()}
+
+
+def _passes(
+    model: nn.Module,
+    images: Array | Mapping[str, Array] | Iterable,
+    layers: Sequence[str | re.Pattern] | None,
+    batch_size: int,
+    reduction: Reduction,
+    orders: Mapping[str, str] | None,
+    mask: str | None,
+) -> Iterator[tuple[dict[str, Tensor], dict[str, str]]]:
+    """Yield a pass's outputs by key, and by key what was left out and why: see `record`."""
     if reduction is not None and not callable(reduction):
         reduction = REDUCTIONS[inputs.as_choice(reduction, "reduction", REDUCTIONS)]
-    modules, rows = _choose(model, layers), 0
+    modules, layers = _choose(model, layers)
     orders, places = layouts.as_orders(orders), layouts.Places()
-    kept: dict[str, list[Tensor]] = {}
-    misplaced: dict[str, str] = {}
+    kept: dict[str, Tensor] = {}
+    omitted: dict[str, str] = {}
     unclear: dict[str, str] = {}
     calls: Counter[str] = Counter()
+    rows, tokens = 0, None
 
     def hook(name: str) -> Callable:
         def keep(module: nn.Module, arguments: tuple, output: object) -> None:
@@ -132,43 +229,68 @@ def record(
                             f"layers: {problem}; expected the examples first, or their place "
                             "said by orders"
                         )
-                    misplaced[key] = problem
+                    omitted[key] = f"{problem}, not with the examples first"
                     continue
-                kept.setdefault(key, []).append(_copy(reduction(tensor) if reduction else tensor))
+                if tokens is not None and tensor.ndim == 3 and tensor.shape[:2] == tokens.shape:
+                    tensor = tensor[tokens.to(tensor.device)]
+                kept[key] = _copy(reduction(tensor) if reduction else tensor)
 
         return keep
 
-    weight = weight_of(model, given)
     hooks = [(module, places) for module in model.modules()]  # before what reads their notes
     hooks += [(module, hook(name)) for name, module in modules.items()]
-    with hooked(hooks), evaluating(model), torch.inference_mode(), taking_integers(given):
-        for batch in given.split(batch_size):
-            rows = len(batch)
-            calls.clear()
-            model(to_model(batch, weight))
+    for arguments, options in _inputs(images, batch_size):
+        given = [*arguments, *options.values()]
+        if mask is not None and mask not in options:
+            raise ValueError(
+                f"mask: {mask!r} is not in images ({', '.join(options) or 'a tensor'})"
+            )
+        rows, tokens = len(given[0]), options[mask].bool() if mask else None
+        weight = weight_of(model, given[0])
+        calls.clear()
+        with hooked(hooks), evaluating(model), torch.inference_mode(), taking_integers(given[0]):
+            named = {name: to_model(value, weight) for name, value in options.items()}
+            model(*(to_model(value, weight) for value in arguments), **named)
+        if not calls:
+            told = "was run without a call of any of its modules (by a compiler?)"
+            raise ValueError(f"model: {type(model).__name__} {told}; expected the original network")
+        if places.any_last:  # else dimension 1 it is, as all maps of the network have it
+            for key, problem in unclear.items():
+                told = f"{problem}, and where it has its units is not known; say so by orders"
+                if layers is not None:
+                    raise ValueError(f"layers: {told}")
+                kept.pop(key, None)
+                omitted[key] = told
+        for name in layers or ():
+            if not any(name in (key, layer_of(key)) for key in kept):
+                seen = ", ".join(kept) or "none"
+                raise ValueError(f"layers: {name!r} gave no output in this pass (seen: {seen})")
+        yield dict(kept), dict(omitted)
+        for notes in (kept, omitted, unclear):
+            notes.clear()
 
-    if not calls:
-        told = "was run without a call of any of its modules (by a compiler?)"
-        raise ValueError(f"model: {type(model).__name__} {told}; expected the original network")
-    for key, problem in misplaced.items():
-        kept.pop(key, None)  # another batch may have had as many rows by chance
-        warn(f"left out: {problem}, not with the examples first", stacklevel=2)
-    if places.any_last:  # else dimension 1 it is, as all maps of the network have it
-        for key, problem in unclear.items():
-            told = f"{problem}, and where it has its units is not known; say so by orders"
-            if layers is not None:
-                raise ValueError(f"layers: {told}")
-            kept.pop(key, None)
-            warn(f"left out: {told}", stacklevel=2)
-    for name in layers or ():
-        if not any(name in (key, layer_of(key)) for key in kept):
-            seen = ", ".join(kept) or "none"
-            raise ValueError(f"layers: {name!r} gave no output in this pass (seen: {seen})")
-    result, kind = {}, like(images)
-    for key in list(kept):
-        pieces = kept.pop(key)  # so that at most one layer is held twice
-        result[key] = kind(pieces[0] if len(pieces) == 1 else torch.cat(pieces))
-    return result
+
+def _inputs(images: object, batch_size: int) -> Iterator[tuple[tuple[Tensor, ...], dict]]:
+    """Yield the inputs of each pass, in a tuple and by keyword, examples first."""
+    batch_size = as_integer(batch_size, "batch_size", 1)
+    if isinstance(images, Mapping):
+        parts = {name: as_tensor(part, f"images[{name!r}]") for name, part in images.items()}
+        counts = {name: len(part) if part.ndim else 0 for name, part in parts.items()}
+        if len(set(counts.values())) != 1:
+            raise ValueError(f"images: expected as many examples in each entry, found {counts}")
+        for start in range(0, *{*counts.values()}, batch_size):
+            yield (), {n: part[start : start + batch_size] for n, part in parts.items()}
+    elif isinstance(images, Tensor | np.ndarray | str) or not isinstance(images, Iterable):
+        for part in as_tensor(images, "images").split(batch_size):
+            yield (part,), {}
+    else:
+        empty = True
+        for batch in images:
+            empty = False
+            first = batch[0] if isinstance(batch, tuple | list) and batch else batch
+            yield from _inputs(first, sys.maxsize)
+        if empty:
+            raise ValueError("images: expected at least one batch, found none")
 
 
 @contextmanager
@@ -203,25 +325,37 @@ def taking_integers(images: Tensor) -> Iterator[None]:
         ) from error
 
 
-def _choose(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
-    """Return the modules to hook, by name."""
+def _choose(
+    model: nn.Module, layers: Sequence[str | re.Pattern] | None
+) -> tuple[dict[str, nn.Module], list[str] | None]:
+    """Return the modules to hook, by name, and `layers` with the names for patterns."""
     named = dict(inputs.as_network(model).named_modules(remove_duplicate=False))
-    if len(named) > 1:
-        del named[""]
     if layers is None:
-        first = dict(model.named_modules())
+        first = {name for name, _ in model.named_modules() if name or not model._modules}
         inside = CONTAINERS if model._modules else ()
         wanted = {n for n, m in named.items() if n in first and not isinstance(m, inside)}
     else:
-        for name in as_names(layers, "layers"):
-            if name not in named and layer_of(name) not in named:
-                raise ValueError(f"layers: no layer {name!r}; {nearest(name, named)}")
+        as_names(
+            [getattr(entry, "pattern", entry) for entry in as_list(layers, "layers")], "layers"
+        )
+        layers = [name for entry in layers for name in _matching(entry, named)]
         wanted = {*layers, *map(layer_of, layers)}
     chosen = {name: module for name, module in named.items() if name in wanted}
     if compiled := [n for n, m in chosen.items() if isinstance(m, torch.jit.ScriptModule)]:
         told = "compiled by torch.jit, which calls no hooks; expected what it was made from"
         raise ValueError(f"model: {compiled[0]!r} is {told}")
-    return chosen
+    return chosen, layers
+
+
+def _matching(entry: str | re.Pattern, named: Collection[str]) -> list[str]:
+    """Return the names that an entry of `layers` stands for."""
+    if isinstance(entry, str) and (entry in named or layer_of(entry) in named):
+        return [entry]
+    pattern = re.compile(fnmatch.translate(entry)) if isinstance(entry, str) else entry
+    found = [name for name in named if name and pattern.fullmatch(name)]
+    if not found:
+        raise ValueError(f"layers: no layer {entry!r}; {nearest(str(entry), filter(None, named))}")
+    return found
 
 
 def _tensors(output: object, suffix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -253,5 +253,5 @@ EXEMPT = {
     "directions.resets": "Distance",
     "memorisation": "FiniteSampleNetwork GradientDescentPath KernelSolution",
     "spectra": "NoiseSpectrum",
-    "activations": "flatten spatial_mean evaluating taking_integers",
+    "activations": "batches evaluating flatten load save spatial_mean taking_integers",
 }

@@ -1,5 +1,6 @@
 """What `activations.record` promises: names, values, copies, modes, hooks, memory."""
 
+import re
 import warnings
 import weakref
 from collections import OrderedDict
@@ -9,10 +10,13 @@ import pytest
 import torch
 from _random_networks import gaussian
 from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
-from replication import activations, directions, models
+from replication import activations, directions, models, similarity
 from replication._core.vision import models as torchvision_models
 from replication.activations import record
+from replication.similarity import Accumulator
 
 PICTURES = gaussian(7, 1, 8, 8)
 
@@ -338,7 +342,8 @@ def test_a_reduction_bounds_what_is_held():
     [
         ({"layers": "conv"}, "layers: expected a sequence, found 'conv'"),
         ({"layers": ["conv", "qqq"]}, "layers: no layer 'qqq'; expected one of: conv, norm, relu"),
-        ({"layers": [""]}, "layers: no layer ''"),
+        ({"layers": ["conv?"]}, "layers: no layer 'conv[?]'; did you mean 'conv'"),
+        ({"mask": "mask"}, "mask: 'mask' is not in images .a tensor"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -397,3 +402,81 @@ def test_a_layer_that_is_never_called():
     assert list(record(model, images)) == ["used"]
     with pytest.raises(ValueError, match=r"layers: 'unused' gave no output .*\(seen: used\)"):
         record(model, images, layers=["used", "unused"])
+
+
+class Tokens(nn.Module):
+    """A transformer of dict batches, with attention masks."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(9, 8)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, ids, mask):
+        hidden = self.block(self.embed(ids), src_key_padding_mask=mask == 0)
+        return {"hidden": hidden, "pooled": F.relu(hidden[:, 0])}
+
+
+def test_dict_batches_and_masked_tokens():
+    net = Tokens().eval()
+    ids, mask = (
+        torch.randint(9, (7, 5)),
+        torch.arange(5) < torch.tensor([5, 3, 1, 2, 5, 4, 2])[:, None],
+    )
+    batch = {"ids": ids, "mask": mask.long()}
+    acts = record(net, batch, ["embed", "block", ""], batch_size=3, mask="mask")
+    assert list(acts) == ["embed", "block", "[hidden]", "[pooled]"]
+    assert torch.equal(acts["embed"], net.embed(ids)[mask])
+    alone = torch.cat([net(i[None, :k], m[None, :k])["hidden"][0]
+                       for i, m, k in zip(ids, mask.long(), mask.sum(1), strict=True)])  # fmt: skip
+    assert torch.allclose(acts["block"], alone, atol=1e-5)  # padding changes nothing
+    assert acts["[pooled]"].shape == (7, 8)
+    arrays = record(net, {n: v.numpy() for n, v in batch.items()}, [""], mask="mask")
+    assert np.allclose(arrays["[hidden]"], acts["[hidden]"], atol=1e-6)
+    with pytest.raises(ValueError, match=r"mask: 'm' is not in images .ids, mask."):
+        record(net, batch, mask="m")
+    with pytest.raises(ValueError, match=r"as many examples in each entry, found .*'mask': 3"):
+        record(net, batch | {"mask": mask[:3]})
+
+
+def test_batches_of_a_loader_in_memory_and_from_disk(tmp_path):
+    net, images = models.build("mlp", 0, inputs=12, widths=[6, 5], classes=3), torch.rand(20, 12)
+    loader = DataLoader(TensorDataset(images, torch.arange(20)), batch_size=8)
+    whole, layers = record(net, images), ["act1", "act2"]
+    assert list(whole) == list(record(net, loader))
+    torch.testing.assert_close(record(net, loader), whole)
+    activations.save(tmp_path / "acts", activations.batches(net, loader, layers))
+    read = list(activations.load(tmp_path / "acts", ["act2"]))
+    assert [set(part) for part in read] == [{"act2"}] * 3
+    torch.testing.assert_close(torch.cat([part["act2"] for part in read]), whole["act2"])
+    streamed = Accumulator()
+    for part in activations.load(tmp_path / "acts"):
+        streamed.update(part)
+    exact = similarity.cka(whole["act1"].double(), whole["act2"].double())
+    assert streamed.result("cka").values[0, 1].item() == pytest.approx(exact.item(), abs=1e-6)
+    with pytest.raises(ValueError, match="folder: expected an empty one"):
+        activations.save(tmp_path / "acts", [])
+    with pytest.raises(ValueError, match="layers: no layer 'act3'; did you mean"):
+        next(activations.load(tmp_path / "acts", ["act3"]))
+    with pytest.raises(ValueError, match="folder: expected files of `save`, found none"):
+        next(activations.load(tmp_path))
+    with pytest.raises(ValueError, match="images: expected at least one batch, found none"):
+        record(net, [])
+
+
+def test_layers_by_pattern():
+    net = convnet()
+    assert [*record(net, PICTURES, ["conv", "f*"])] == ["conv", "flatten", "fc"]
+    assert [*record(net, PICTURES, [re.compile("(norm|pool)"), ""])] == ["norm", "pool", ""]
+    assert torch.equal(record(net, PICTURES, [""])[""], record(net, PICTURES, ["fc"])["fc"])
+    with pytest.raises(ValueError, match=r"layers: no layer re.compile..con..; expected one of"):
+        record(net, PICTURES, [re.compile("con")])
+
+
+def test_functions_within_a_forward_pass_by_torchvisions_extractor():
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    net = Calls(lambda self, x: F.relu(self.fc(x)) - 1, fc=nn.Linear(4, 3))
+    x = torch.randn(6, 4)
+    extractor = create_feature_extractor(net, ["relu"])
+    assert torch.equal(record(extractor, x, [""])["[relu]"], net.fc(x).relu())

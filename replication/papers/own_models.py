@@ -404,21 +404,23 @@ def record(
     """
     weight = weight_of(model, torch.empty(0))
     idle = {name for name, module in model.named_modules() if isinstance(module, IDLE)}
-    kept: dict[str, list[Tensor]] = {}
-    total = -(-len(dataset) // batch_size)
-    for inputs, *_ in bar(batches(dataset, batch_size), show=progress, total=total, desc="record"):
-        inputs = inputs.to(weight.dtype) if inputs.is_floating_point() else inputs
-        try:
-            recorded = activations.record(model, inputs, layers, batch_size, reduction)
-        except (RuntimeError, AssertionError, IndexError, TypeError) as error:
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise ValueError(
-                f"model: {type(model).__name__} failed on inputs of shape {tuple(inputs.shape)}, "
-                f"{inputs.dtype}: {reason}"
-            ) from error
-        for key, value in recorded.items():
-            if layers is not None or key.split("#")[0].split("[")[0] not in idle:
-                kept.setdefault(key, []).append(value)
-    joined = {key: torch.cat(pieces) for key, pieces in kept.items()}
-    # In a batch of as many rows by chance, something else may have looked like examples.
-    return {key: value for key, value in joined.items() if len(value) == len(dataset)}
+    total, shown = -(-len(dataset) // batch_size), torch.empty(0)
+
+    def inputs() -> Iterator[Tensor]:
+        nonlocal shown
+        for shown, *_ in bar(
+            batches(dataset, batch_size), show=progress, total=total, desc="record"
+        ):
+            yield shown.to(weight.dtype) if shown.is_floating_point() else shown
+
+    try:
+        recorded = activations.record(model, inputs(), layers, reduction=reduction)
+    except (RuntimeError, AssertionError, IndexError, TypeError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"model: {type(model).__name__} failed on inputs of shape {tuple(shown.shape)}, "
+            f"{shown.dtype}: {reason}"
+        ) from error
+    if layers is not None:
+        return recorded
+    return {key: x for key, x in recorded.items() if key.split("#")[0].split("[")[0] not in idle}

@@ -4,7 +4,7 @@ import fnmatch
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from warnings import warn
@@ -104,7 +104,7 @@ def record(
         empty, holds NaN or integers that the model cannot take, a name in `layers` is unknown or
         was never called, ``"spatial_mean"`` meets three dimensions, or an asked-for output does not
         have the examples in its first dimension, or has its units no one knows where. Outputs of
-        these two kinds are left out with a ``UserWarning`` when `layers` is None.
+        these two kinds that are not asked for by name are left out with a ``UserWarning``.
 
     Examples
     --------
@@ -199,7 +199,9 @@ def _passes(
     """Yield a pass's outputs by key, and by key what was left out and why: see `record`."""
     if reduction is not None and not callable(reduction):
         reduction = REDUCTIONS[inputs.as_choice(reduction, "reduction", REDUCTIONS)]
-    modules, layers = _choose(model, layers)
+    modules, wanted = _choose(model, layers)
+    asked = {name for name in wanted if isinstance(name, str)}
+    names = {*asked, *(name for found in wanted.values() for name in found)}
     orders, places = layouts.as_orders(orders), layouts.Places()
     kept: dict[str, Tensor] = {}
     omitted: dict[str, str] = {}
@@ -213,7 +215,7 @@ def _passes(
             prefix = name if calls[name] == 1 else f"{name}#{calls[name]}"
             for suffix, tensor in _tensors(output):
                 key = prefix + suffix
-                if layers is not None and key not in layers and name not in layers:
+                if layers is not None and not {key, name} & names:
                     continue
                 problem = f"{key!r} gave shape {tuple(tensor.shape)} for {rows} examples"
                 if order := layouts.order_of(key, orders):
@@ -224,7 +226,7 @@ def _passes(
                     if place is None:
                         unclear[key] = problem
                 if tensor.ndim == 0 or tensor.shape[0] != rows:
-                    if layers is not None:
+                    if {key, name} & asked:
                         raise ValueError(
                             f"layers: {problem}; expected the examples first, or their place "
                             "said by orders"
@@ -257,14 +259,14 @@ def _passes(
         if places.any_last:  # else dimension 1 it is, as all maps of the network have it
             for key, problem in unclear.items():
                 told = f"{problem}, and where it has its units is not known; say so by orders"
-                if layers is not None:
+                if {key, layer_of(key)} & asked:
                     raise ValueError(f"layers: {told}")
                 kept.pop(key, None)
                 omitted[key] = told
-        for name in layers or ():
-            if not any(name in (key, layer_of(key)) for key in kept):
+        for entry, found in wanted.items():
+            if not any({key, layer_of(key)} & {*found} for key in kept):
                 seen = ", ".join(kept) or "none"
-                raise ValueError(f"layers: {name!r} gave no output in this pass (seen: {seen})")
+                raise ValueError(f"layers: {entry!r} gave no output in this pass (seen: {seen})")
         yield dict(kept), dict(omitted)
         for notes in (kept, omitted, unclear):
             notes.clear()
@@ -327,35 +329,33 @@ def taking_integers(images: Tensor) -> Iterator[None]:
 
 def _choose(
     model: nn.Module, layers: Sequence[str | re.Pattern] | None
-) -> tuple[dict[str, nn.Module], list[str] | None]:
-    """Return the modules to hook, by name, and `layers` with the names for patterns."""
+) -> tuple[dict[str, nn.Module], dict[str | re.Pattern, list[str]]]:
+    """Return the modules to hook, by name, and by entry of `layers` the names that it is of."""
     named = dict(inputs.as_network(model).named_modules(remove_duplicate=False))
+    wanted: dict[str | re.Pattern, list[str]] = {}
     if layers is None:
         first = {name for name, _ in model.named_modules() if name or not model._modules}
         inside = CONTAINERS if model._modules else ()
-        wanted = {n for n, m in named.items() if n in first and not isinstance(m, inside)}
+        called = {n for n, m in named.items() if n in first and not isinstance(m, inside)}
     else:
         as_names(
             [getattr(entry, "pattern", entry) for entry in as_list(layers, "layers")], "layers"
         )
-        layers = [name for entry in layers for name in _matching(entry, named)]
-        wanted = {*layers, *map(layer_of, layers)}
-    chosen = {name: module for name, module in named.items() if name in wanted}
+        for entry in layers:
+            exact = isinstance(entry, str) and (entry in named or layer_of(entry) in named)
+            pattern = re.compile(fnmatch.translate(entry)) if isinstance(entry, str) else entry
+            found = [entry] if exact else [n for n in named if n and pattern.fullmatch(n)]
+            if not found:
+                close = nearest(str(entry), filter(None, named))
+                raise ValueError(f"layers: no layer {entry!r}; {close}")
+            wanted[entry if exact else pattern] = found
+        called = {layer_of(n) for found in wanted.values() for n in found}
+        called |= {n for found in wanted.values() for n in found}
+    chosen = {name: module for name, module in named.items() if name in called}
     if compiled := [n for n, m in chosen.items() if isinstance(m, torch.jit.ScriptModule)]:
         told = "compiled by torch.jit, which calls no hooks; expected what it was made from"
         raise ValueError(f"model: {compiled[0]!r} is {told}")
-    return chosen, layers
-
-
-def _matching(entry: str | re.Pattern, named: Collection[str]) -> list[str]:
-    """Return the names that an entry of `layers` stands for."""
-    if isinstance(entry, str) and (entry in named or layer_of(entry) in named):
-        return [entry]
-    pattern = re.compile(fnmatch.translate(entry)) if isinstance(entry, str) else entry
-    found = [name for name in named if name and pattern.fullmatch(name)]
-    if not found:
-        raise ValueError(f"layers: no layer {entry!r}; {nearest(str(entry), filter(None, named))}")
-    return found
+    return chosen, wanted
 
 
 def _tensors(output: object, suffix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -20,16 +20,20 @@ NETWORKS = {  # name in the table: model, its options, side and channels, batch,
 }
 
 
-def by_hand(spec: training.Spec, split: data.Split) -> dict[str, torch.Tensor]:
+def by_hand(
+    spec: training.Spec, split: data.Split, layout: torch.memory_format = torch.channels_last
+) -> dict[str, torch.Tensor]:
     """Train as `spec` says with a plain loop over the batches in their order."""
-    model = models.build(spec.model, spec.seed, **spec.model_options)
-    model = model.to(memory_format=torch.channels_last)
+    model = models.build(spec.model, spec.seed, **spec.model_options).to(memory_format=layout)
     optimizer = torch.optim.SGD(model.parameters(), lr=spec.learning_rate)
     trainer = Trainer(spec, split, torch.device("cpu"))
     model.train()
     for chosen in trainer.epoch_order().split(spec.batch_size):
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(split.train.images[chosen]), split.train.labels[chosen])
+        images = split.train.images[chosen].contiguous(memory_format=layout)
+        with torch.autocast("cpu", enabled=spec.precision == "bfloat16"):
+            logits = model(images)
+        loss = F.cross_entropy(logits.float(), split.train.labels[chosen])
         loss.backward()
         optimizer.step()
     return model.state_dict()
@@ -43,13 +47,25 @@ def pair(name: str, spec: training.Spec, split: data.Split, target: float) -> li
             "hand": lambda: kept.update(hand=by_hand(spec, split)),
             "fit": lambda: kept.update(fit=training.fit(spec, split, progress=False).state()),
             "half": lambda: training.fit(half, split, progress=False),
+            "half by hand": lambda: by_hand(half, split),
+            "usual": lambda: by_hand(spec, split, torch.contiguous_format),
+            "usual half": lambda: by_hand(half, split, torch.contiguous_format),
         },
         repeats=3,
     )
     error = max((kept["fit"][k] - v).abs().max().item() for k, v in kept["hand"].items())
     by_loop = "a loop written by hand", times["hand"] / times["fit"], ">= 0.9"
     by_half = "fit in float32", times["fit"] / times["half"], f">= {target} with AMX"
+    formats = {
+        "float32": times["usual"] / times["hand"],
+        "bfloat16": times["usual half"] / times["half by hand"],
+    }
     return [
+        *(
+            Row(f"channels last in {kind}, {name}", "channels first, by hand", ratio, ">= 0.95", "")
+            for kind, ratio in formats.items()
+            if spec.model != "mlp"
+        ),
         Row(f"fit, {name}", *by_loop, f"{error:.0e} in float32 weights"),
         Row(f"fit in bfloat16, {name}", *by_half, ""),
     ]

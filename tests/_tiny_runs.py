@@ -41,7 +41,7 @@ def fit(store):
     return training.fit(spec, tiny(), store=store, progress=False)
 
 
-def interrupt(monkeypatch, spec, split, store, step):
+def interrupt(monkeypatch, spec, split, store, step, device="cpu"):
     """Start a run and break it off before `step`."""
     advance = trainer.Trainer.advance
 
@@ -53,7 +53,7 @@ def interrupt(monkeypatch, spec, split, store, step):
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "advance", fragile)
         with pytest.raises(KeyboardInterrupt):
-            training.fit(spec, split, store=store, progress=False)
+            training.fit(spec, split, store=store, device=device, progress=False)
 
 
 def forbid_steps(monkeypatch):

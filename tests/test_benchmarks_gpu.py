@@ -174,6 +174,7 @@ def test_without_a_gpu_nothing_is_done(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of layers wider than their examples
 def test_the_gpu_holds_every_bound():
     rows = [gpu.correctness(case, torch.device("cuda")) for case in _gpu_cases.cases()]
     assert [row for row in rows if not row["held"]] == []

@@ -79,16 +79,21 @@ RESUMED = {
     **{name: {"optimizer": name, "learning_rate": 0.01} for name in OPTIMIZERS},
     **{f"{n}, float64": {"optimizer": n, "dtype": "float64"} for n in ("NAdam", "LBFGS", "Adam")},
 }
+for name in ("LBFGS", "LBFGS, float64"):
+    RESUMED[name]["optimizer_options"] = {"max_iter": 4}  # of a step: quicker than torch's 20
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("changes", RESUMED.values(), ids=RESUMED)
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(changes, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    changes, device, tmp_path, monkeypatch
+):
     spec = make(epochs=2.5, evaluate_every=0.75, checkpoints=(0.5,), **changes)
     split = random_split(60, 10, 28) if spec.model == "mnist_convnet" else SPLIT
-    expected = fit(spec, split)
-    interrupt(monkeypatch, spec, split, tmp_path, step=7)
+    expected = fit(spec, split, device=device)
+    interrupt(monkeypatch, spec, split, tmp_path, 7, device)
     taken = count_steps(monkeypatch)
-    assert_same(fit(spec, split, store=tmp_path), expected)
+    assert_same(fit(spec, split, device=device, store=tmp_path), expected)
     assert taken == [6, 7, 8, 9]  # from the last evaluation
 
 

@@ -92,10 +92,9 @@ def corrupt_images(images: Array, kind: str, seed: int) -> Array:
             order = keys.to(given.device).argsort(dim=1)
             out[start : start + step] = piece.gather(2, order[:, None].expand(piece.shape))
     else:
-        moments = [
-            (c.mean(), c.std(correction=0)) for c in map(torch.Tensor.double, flat.unbind(1))
-        ]
-        mean, std = torch.tensor(moments, dtype=given.dtype, device=given.device).T[..., None]
+        channels = [channel.double() for channel in flat.unbind(1)]
+        mean = torch.stack([c.mean() for c in channels]).to(given)[:, None]
+        std = torch.stack([c.std(correction=0) for c in channels]).to(given)[:, None]
         noise = torch.randn(flat.shape, dtype=given.dtype, generator=source).to(given.device)
         out = noise.mul_(std).add_(mean)
     return like(images)(out.reshape(given.shape))

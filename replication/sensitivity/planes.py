@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -214,12 +215,12 @@ def plane_regions(
         limit = max(1, program.rows(memory) // 3)
         parts = list(pieces_of(program, whole, {0: (planes, size)}, limit))
         codes = torch.cat([part.codes for part in parts])
-        error = sum(float(part.areas().sum()) for part in parts) / float(whole.areas()) - 1
+        areas = torch.stack([part.areas().sum() for part in parts]).tolist()
+        error = sum(areas) / float(whole.areas()) - 1
         count = len(codes.unique(dim=0)) if codes.shape[1] else 1
+        real = [part.corners[part.real()] for part in parts]
+        numbers = torch.cat([part.number for part in parts]).tolist()
     kind = like(a)
-    polygons = [
-        kind(corners[:number] * half + middle)
-        for part in parts
-        for corners, number in zip(part.corners, part.number.tolist(), strict=True)
-    ]
+    flat = kind(torch.cat(real) * half + middle)
+    polygons = [flat[end - n : end] for n, end in zip(numbers, accumulate(numbers), strict=True)]
     return PlaneRegions(count, polygons, abs(error), extent, kind(plane.points))

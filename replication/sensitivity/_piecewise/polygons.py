@@ -103,6 +103,11 @@ class Polygons:
     def __getitem__(self, chosen: slice | Tensor) -> "Polygons":
         return Polygons(self.corners[chosen], self.number[chosen], self.codes[chosen])
 
+    def real(self) -> Tensor:
+        """Return which corners are no repetitions, (n, most)."""
+        places = torch.arange(self.corners.shape[1], device=self.number.device)
+        return places < self.number[:, None]
+
     def areas(self) -> Tensor:
         """Return the area of each, by the shoelace formula."""
         x, y = self.corners.unbind(2)
@@ -196,7 +201,7 @@ def _part(polygons: Polygons, height: Tensor) -> Polygons:
     """Return the part of polygons where a height, given at their corners, is not negative."""
     corners, number = polygons.corners, polygons.number
     index = torch.arange(corners.shape[1], device=number.device)
-    real = index < number[:, None]
+    real = polygons.real()
     following = (index + 1).where(index + 1 < number[:, None], 0)
     height_after = height.gather(1, following)
     next_corners = corners.gather(1, following[..., None].expand_as(corners))

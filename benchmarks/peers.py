@@ -15,7 +15,7 @@ BATCH = 256
 
 def networks() -> tuple[nn.Sequential, nn.Sequential, torch.Tensor]:
     """Return two small convnets of other initialisations, and 1,024 images for both."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         pair = []
         for _ in range(2):

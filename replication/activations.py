@@ -316,7 +316,7 @@ def taking_integers(images: Tensor) -> Iterator[None]:
     """Turn torch's error into a ValueError that names `images` where these are integers."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # the latter is a kernel's own assert
         raise
     except RuntimeError as error:
         if images.is_floating_point():

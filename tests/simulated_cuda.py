@@ -72,13 +72,18 @@ INDEXED = (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_)
 # The host has to know the result, or its size.
 WAITING = (aten._local_scalar_dense, aten.equal, aten.nonzero, aten.masked_select, aten.bincount)
 WAITING += (aten._unique2, aten.unique_dim, aten.unique_consecutive, aten.repeat_interleave)
+MATRIX = (aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.mv, aten.addmv, aten.dot)
+CONVOLVED = (aten.convolution, aten.convolution_backward)
 _count = SimpleNamespace()
 
 
 @contextlib.contextmanager
 def counted():
-    """Give how often the host waits within the block, `.waits`, and the `.bytes` that it gets."""
-    vars(_count).update(waits=0, bytes=0)
+    """Give how often the host waits within the block, and what it gets: `waits` and `bytes`.
+
+    And the float32 products that may be taken in TF32, `loose`.
+    """
+    vars(_count).update(waits=0, bytes=0, loose=set())
     yield _count
 
 
@@ -132,6 +137,7 @@ class Mode(TorchDispatchMode):
 def run(func, args, kwargs):
     """Run an operator on what is held, and wrap what belongs on the device."""
     operator, given = func.overloadpacket, [*flat(args), *flat(kwargs.values())]
+    name = operator.__name__
     there = [isinstance(each, Simulated) for each in given]
     device, generator = kwargs.get("device"), kwargs.get("generator")
     if device is None and not any(there):
@@ -150,6 +156,10 @@ def run(func, args, kwargs):
         home |= operator is aten.copy_ and not there[0]
         _count.waits += home or masks or operator in WAITING
         _count.bytes += given[-1].nbytes if home else 8 * (operator is aten._local_scalar_dense)
+        of = torch.backends.cudnn.conv if operator in CONVOLVED else torch.backends.cuda.matmul
+        product = operator in (*MATRIX, *CONVOLVED)
+        if product and given[0].dtype == torch.float32 and of.fp32_precision != "ieee":
+            _count.loose.add(name)
     found = func(*held(args), **held({k: v for k, v in kwargs.items() if k != "device"}))
     known = {id(held(each)): each for each in given}  # what was written to stays what it is
 

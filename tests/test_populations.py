@@ -380,7 +380,7 @@ def test_dropout_passes_on_what_was_kept():
     nets = networks(dropout=0.5)
     images, labels = examples(1)
     inputs = _batched.dropout_inputs(nets[0], images[0])
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         drawn = [_batched.draw_masks(nets[0], inputs) for _ in nets]
     masks = {name: torch.stack([mask[name] for mask in drawn]) for name in inputs}

@@ -51,7 +51,7 @@ def resnet():
 
 @pytest.mark.parametrize("build", [convnet, Residual, Joined, resnet])
 def test_other_layers_agree_with_samples(build):
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build()
     for layer in model.modules():
@@ -72,7 +72,7 @@ def test_other_layers_agree_with_samples(build):
 
 
 def test_switches_of_max_pooling():
-    with torch.random.fork_rng():  # samples miss a switch and back between two of them
+    with torch.random.fork_rng(devices=[]):  # samples miss a switch and back between two of them
         torch.manual_seed(0)
         model, path = convnet().double(), 2 * gaussian(3, 1, 7, 7)
     weights = torch.arange(5000, dtype=torch.float64).view(-1, 1, 1, 1) / 5000
@@ -87,7 +87,7 @@ def test_switches_of_max_pooling():
 
 @pytest.mark.parametrize("closed", [True, False])
 def test_several_paths_through_max_pooling_are_as_each_alone(closed):
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = convnet()
     paths = [2 * gaussian(size, 1, 7, 7, seed=size) for size in (3, 2, 5, 4)]

@@ -144,7 +144,7 @@ def as_choice(value: object, name: str, known: Iterable[str]) -> str:
 
 def require_classes(labels: Tensor, classes: int, name: str = "labels") -> None:
     """Raise a ValueError if the integers `labels` are not all in 0 .. `classes` - 1."""
-    if labels.min() < 0 or labels.max() >= classes:
+    if ((labels < 0) | (labels >= classes)).any():
         wrong = labels[(labels < 0) | (labels >= classes)][0].item()
         raise ValueError(f"{name}: expected 0 to {classes - 1}, found {wrong}")
 

@@ -196,9 +196,11 @@ def _probe(model: nn.Module, images: Tensor, names: Sequence[str]) -> tuple[int,
         raise ValueError("model: expected finite logits, found NaN or infinity")
     if wrong:
         raise ValueError(f"layers: {wrong[0]}; expected dense (N, units, ...)")
-    for name, weight in model.named_parameters():  # other images may meet what these did not
-        if not weight.isfinite().all():
-            raise ValueError(f"model: expected finite weights, but {name!r} holds NaN or infinity")
+    weights = dict(model.named_parameters())  # other images may meet what these did not
+    finite = [w.isfinite().all().to(logits.device) for w in weights.values()]
+    if weights and not torch.stack(finite).all():
+        name = next(name for name, weight in weights.items() if not weight.isfinite().all())
+        raise ValueError(f"model: expected finite weights, but {name!r} holds NaN or infinity")
     return logits.shape[1], max(sizes)
 
 

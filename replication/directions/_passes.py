@@ -12,7 +12,7 @@ rounding error of any sum of that many terms, and does not drift.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -86,13 +86,13 @@ class Clamped(Perturbation):
     ) -> Iterator[Tensor]:
         """Yield, for each order, which examples are right by number of ablated units: (counts, N).
 
-        `x` is the head's output.
+        `x` is the head's output; `orders` are on the CPU.
         """
         linear, copies = self.linear, self.network.copies(x)
         kept = None if linear is None else linear.kept(x)
-        numbers = torch.tensor(counts, device=orders.device).flip(0)[:, None]
+        numbers = torch.tensor(counts, device=x.device).flip(0)[:, None]
         for order in orders:
-            rank, right = order.argsort(), []
+            rank, right = order.argsort().to(x.device), []
             added = None if linear is None else self._added(kept, order, counts)
             for chosen in numbers.split(copies):
                 self.masks = rank < chosen
@@ -106,7 +106,8 @@ class Clamped(Perturbation):
         columns = self.network.columns(self.network.first)
         mine = (order >= columns.start) & (order < columns.stop)
         units = order[mine] - columns.start
-        kept, weight = kept[:, units], self.linear.weight[units]
+        there = units.to(kept.device)
+        kept, weight = kept[:, there], self.linear.weight[there]
         ahead = [0, *mine.cumsum(0).tolist()]  # the layer's units among the first k of the order
         bounds = [*(ahead[k] for k in counts), len(units)]
         z = self.linear.constant.expand(len(kept), *self.linear.constant.shape[1:])
@@ -121,26 +122,28 @@ class Clamped(Perturbation):
         Number 0 is without clamp. What a unit does not change keeps exactly the outcome of that.
         """
         linear, copies = self.linear, self.network.copies(x)
-        units = torch.arange(-1, self.network.units, device=labels.device)
         if linear is None:
-            for chosen in units.split(copies):
+            units = torch.arange(-1, self.network.units, device=labels.device)
+            for start, chosen in zip(count(step=copies), units.split(copies)):
                 self.masks = chosen[:, None] == units[1:]
-                yield 1 + int(chosen[0]), _outcomes(self.logits(x), labels.expand(len(chosen), -1))
+                yield start, _outcomes(self.logits(x), labels.expand(len(chosen), -1))
             return
         kept, weight = linear.kept(x), linear.weight
         constant = linear.constant.expand(len(kept), *linear.constant.shape[1:])
         whole = linear.add(constant, kept, weight)
         baseline = _outcomes(linear.logits([whole]), labels[None])
         yield 0, baseline
-        moved = kept.flatten(2).any(2).T
-        for chosen in units[1:].split(copies):
-            parts = [linear.add(whole, kept[:, u, None], weight[u, None], -1) for u in chosen]
-            new = moved[chosen]
-            outcomes = baseline.repeat(1, len(chosen), 1)
-            if new.any():
-                altered = chained(linear.rest, torch.stack(parts)[new])
-                outcomes[:, new] = _outcomes(altered, labels.expand_as(new)[new])
-            yield 1 + int(chosen[0]), outcomes
+        moved = kept.flatten(2).any(2).T.cpu()  # once a batch, as the sizes below depend on it
+        for start in range(0, len(moved), copies):
+            units = range(start, min(start + copies, len(moved)))
+            parts = [linear.add(whole, kept[:, u, None], weight[u, None], -1) for u in units]
+            outcomes = baseline.repeat(1, len(units), 1)
+            places = moved[start : units.stop].nonzero(as_tuple=True)
+            unit, example = (place.to(x.device) for place in places)
+            if len(unit):
+                altered = chained(linear.rest, torch.stack(parts)[unit, example])
+                outcomes[:, unit, example] = _outcomes(altered, labels[example])
+            yield 1 + start, outcomes
 
 
 def next_linear(cut: Cut, values: list[Tensor]) -> NextLinear | None:

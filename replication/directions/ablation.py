@@ -145,7 +145,7 @@ def cumulative_ablation(
     """
     network = Cut(model, images, labels, layers, batch_size)
     values = _clamp_values(network, clamp, reference)
-    permutations = _as_orders(orders, network.units, seed).to(network.like.device)
+    permutations = _as_orders(orders, network.units, seed)
     numbers = _as_counts(counts, network.units)
     hits = network.zeros(len(permutations), len(numbers))
     with network.running("ablation", len(permutations), progress) as done:
@@ -161,7 +161,7 @@ def cumulative_ablation(
         accuracy=kind(hits.sum(2) / len(network.images)),
         class_accuracy=kind(hits / network.examples),
         counts=kind(torch.tensor(numbers, device=hits.device)),
-        orders=kind(permutations),
+        orders=kind(permutations.to(hits.device)),
         layers=network.layers,
         widths=network.widths,
         method=clamped.method,
@@ -211,13 +211,14 @@ def unit_ablation(
     kind, count = inputs.like(images), len(whole.images)
     hits, losses = torch.cat(totals, 1)
     accuracy, loss = hits.sum(1) / count, losses.sum(1) / count
+    baseline = torch.stack([accuracy[0], loss[0]]).tolist()
     class_accuracy = hits / whole.examples
     return UnitAblation(
         accuracy=kind(accuracy[1:]),
         loss=kind(loss[1:]),
         class_accuracy=kind(class_accuracy[1:]),
-        baseline_accuracy=accuracy[0].item(),
-        baseline_loss=loss[0].item(),
+        baseline_accuracy=baseline[0],
+        baseline_loss=baseline[1],
         baseline_class_accuracy=kind(class_accuracy[0]),
         layers=whole.layers,
         widths=whole.widths,
@@ -238,8 +239,8 @@ def _as_orders(orders: int | Array, units: int, seed: int) -> Tensor:
         numbers = range(as_integer(orders, "orders", 1))
         sources = [inputs.generator(seed, "ablation", number) for number in numbers]
         return torch.stack([torch.randperm(units, generator=source) for source in sources])
-    given, shape = as_tensor(orders, "orders"), tuple(orders.shape)
-    straight = torch.arange(units, device=given.device)
+    given, shape = as_tensor(orders, "orders").cpu(), tuple(orders.shape)
+    straight = torch.arange(units)
     if shape != (len(given), units) or (given.sort(1).values != straight).any():
         expected = f"permutations of 0 to {units - 1}, (orders, {units})"
         raise ValueError(f"orders: expected {expected}, found shape {shape}")

@@ -47,21 +47,25 @@ def linear_probe(
     scale = scale.where(scale > 1e-12 * (1 + mean.abs()), 1)
     x, z = (x - mean) / scale, (z - mean) / scale
     classes = int(y.max()) + 1
-    weight = x.new_zeros(x.shape[1], classes, requires_grad=True)
-    bias = x.new_zeros(classes, requires_grad=True)
+    # L-BFGS looks at many numbers a step: on the host, which gets all of them in one copy.
+    solution = torch.zeros(x.shape[1] + 1, classes, dtype=torch.float64, requires_grad=True)
     descent = torch.optim.LBFGS(
-        [weight, bias], max_iter=iterations, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+        [solution], max_iter=iterations, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
     )
 
     def loss() -> Tensor:
-        descent.zero_grad()
+        there = solution.detach().to(x.device, copy=True).requires_grad_()
+        weight, bias = there[:-1], there[-1]
         value = F.cross_entropy(x @ weight + bias, y) + penalty / 2 * weight.square().sum()
-        value.backward()
-        return value
+        (gradient,) = torch.autograd.grad(value, there)
+        found = torch.cat([gradient.flatten(), value.detach()[None]]).cpu()
+        solution.grad = found[:-1].view_as(solution)
+        return found[-1]
 
     with torch.enable_grad(), full_precision():
         descent.step(loss)
-        predicted = (z @ weight.detach() + bias.detach()).argmax(1)
+        there = solution.detach().to(x.device)
+        predicted = (z @ there[:-1] + there[-1]).argmax(1)
     return (predicted == truth).double().mean().item()
 
 

@@ -32,7 +32,8 @@ class Projection:
         if not by_channel and x[0].numel() != len(mean):
             raise ValueError(f"x: expected {len(mean)} neurons or channels, found {tuple(x.shape)}")
         rows = x.movedim(1, -1) if by_channel else x.flatten(1)
-        rows = mean + ((rows - mean) @ encode) @ decode
+        with full_precision():
+            rows = mean + ((rows - mean) @ encode) @ decode
         return rows.movedim(-1, 1) if by_channel else rows.view(x.shape)
 
 

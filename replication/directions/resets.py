@@ -6,6 +6,7 @@ no longer fit then: `recalibrate` measures them anew, so that only the layer its
 """
 
 import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -101,16 +102,23 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 512) -> nn.M
     if not norms:
         return changed
     momenta = [norm.momentum for norm in norms]
+    calls: Counter[nn.Module] = Counter()
+
+    def average(norm: nn.Module, _: tuple) -> None:
+        calls[norm] += 1
+        norm.momentum = 1 / calls[norm]  # as None does, for which the host waits at every call
+
+    hooks = [norm.register_forward_pre_hook(average) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean of all batches
         norm.train()
     weight = weight_of(changed, images)
     with full_precision(), taking_integers(images):
         for batch in images.tensor_split(-(-len(images) // size)):
             changed(to_model(batch, weight))
-    for norm, momentum in zip(norms, momenta, strict=True):
+    for norm, momentum, hook in zip(norms, momenta, hooks, strict=True):
         norm.momentum = momentum
+        hook.remove()
     return changed.eval()
 
 

@@ -18,8 +18,15 @@ def plain_evaluation(model: nn.Module) -> Iterator[None]:
     A ValueError says if it normalises by the statistics of the batch even so: then examples have
     no Jacobian of their own.
     """
+    cudnn = torch.backends.cudnn
     with evaluating(as_network(model)), torch.inference_mode(False), torch.no_grad():
-        yield
+        before = cudnn.enabled
+        try:
+            if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+                cudnn.enabled = False  # it takes no gradients of them in eval mode
+            yield
+        finally:
+            cudnn.enabled = before
 
 
 def to_model(model: nn.Module, images: Tensor) -> Tensor:

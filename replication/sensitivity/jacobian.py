@@ -254,18 +254,20 @@ def _largest_singular_value(
     start = torch.randn(gram.shape[1], generator=generator(seed, "power"), dtype=torch.float64)
     vector = (start / start.norm()).to(gram).expand(gram.shape[:2])
     growth = max(2 * tolerance, 4 * torch.finfo(gram.dtype).eps)  # of the square, beyond rounding
-    value = gram.new_zeros(len(gram))
-    for _ in range(iterations):
+    value, moving = gram.new_zeros(len(gram)), gram.new_ones(len(gram), dtype=torch.bool)
+    every = 1 if gram.device.type == "cpu" else 16  # iterations until a GPU is asked again
+    for number in range(1, iterations + 1):
         image = (gram @ vector[:, :, None])[:, :, 0]
-        before, value = value, (vector * image).sum(1)
-        moving = value - before > growth * value
-        if not moving.any():
+        going, before = moving.any(), value
+        value = (vector * image).sum(1).where(going, before)  # once still, it stays
+        moving = (value - before > growth * value) & going
+        if number % every == 0 and not moving.any():
             break
         length = torch.linalg.vector_norm(image, dim=1, keepdim=True)
         vector = image / length.where(length > 0, 1)
-    else:
+    if left := int(moving.sum()):
         warn(
-            f"spectral_norm: {int(moving.sum())} of {len(value)} points of a chunk were still "
+            f"spectral_norm: {left} of {len(value)} points of a chunk were still "
             f"moving after {iterations} iterations",
             stacklevel=4,  # the caller of spectral_norm
         )

@@ -160,7 +160,8 @@ def plane_regions(
 
     Exactly, in float64: the polygon is cut along every unit's boundary, a straight line in each
     piece that the layers before have cut it into (Hanin and Rolnick 2019, figures of regions in a
-    plane). Their number grows with the square of that of neurons: for small networks.
+    plane). Their number grows with the square of that of neurons: for small networks. The cuts are
+    made on the CPU, wherever the model is.
 
     Parameters
     ----------
@@ -204,23 +205,22 @@ def plane_regions(
             raise ValueError(
                 f"model: {program.pools[0]!r} is max pooling; expected none on a plane"
             )
-        plane, corners = plane.to(program.device), corners.to(program.device)
+        plane, corners = plane.to(program.device), corners.cpu()
         middle = corners.new_tensor([extent[0] + extent[1], extent[2] + extent[3]]) / 2
         half = corners.new_tensor([extent[1] - extent[0], extent[3] - extent[2]]) / 2
-        sides = plane.basis * half.view(2, *[1] * plane.origin.ndim)
-        planes = torch.cat([sides, plane.inputs(middle[None])])[None]
-        number = torch.tensor([len(corners)], device=program.device)
+        sides = plane.basis * half.to(program.device).view(2, *[1] * plane.origin.ndim)
+        planes = torch.cat([sides, plane.inputs(middle[None].to(program.device))])[None]
+        number = torch.tensor([len(corners)])
         whole = Polygons(((corners - middle) / half)[None], number, number.new_zeros(1, 0))
         size = planes.flatten(2).abs().sum(1).amax(1)
         limit = max(1, program.rows(memory) // 3)
         parts = list(pieces_of(program, whole, {0: (planes, size)}, limit))
         codes = torch.cat([part.codes for part in parts])
-        areas = torch.stack([part.areas().sum() for part in parts]).tolist()
-        error = sum(areas) / float(whole.areas()) - 1
+        error = sum(float(part.areas().sum()) for part in parts) / float(whole.areas()) - 1
         count = len(codes.unique(dim=0)) if codes.shape[1] else 1
         real = [part.corners[part.real()] for part in parts]
         numbers = torch.cat([part.number for part in parts]).tolist()
     kind = like(a)
-    flat = kind(torch.cat(real) * half + middle)
+    flat = kind((torch.cat(real) * half + middle).to(program.device))
     polygons = [flat[end - n : end] for n, end in zip(numbers, accumulate(numbers), strict=True)]
     return PlaneRegions(count, polygons, abs(error), extent, kind(plane.points))

@@ -88,11 +88,13 @@ class CCAResult:
         space, rotation = self._sides[side]
         if len(space.basis) != self.examples:
             raise ValueError("variates: streaming does not keep examples; apply the directions")
-        return like(self.correlations)((self.examples - 1) ** 0.5 * space.basis @ rotation)
+        with full_precision():
+            return like(self.correlations)((self.examples - 1) ** 0.5 * space.basis @ rotation)
 
     def _directions(self, side: int) -> Array:
         space, rotation = self._sides[side]
-        return like(self.correlations)((self.examples - 1) ** 0.5 * space.solve(rotation))
+        with full_precision():
+            return like(self.correlations)((self.examples - 1) ** 0.5 * space.solve(rotation))
 
 
 def cca(x: Array, y: Array, *, null: int = 0, seed: int = 0) -> CCAResult:

@@ -305,19 +305,18 @@ def update(
     states: Mapping[str, State],
     step: int,
     rates: Tensor,
-    decays: Tensor,
+    decays: Tensor | None,
     how: Mapping,
 ) -> None:
     """Take one step of every member, in place, by the rule `name` of `RULES`.
 
     `states` are torch's, stacked and by weight, empty before the first step; `step` counts the
-    steps before this one; learning rates and weight decays (L2) are (members,); `how` has the other
-    options, as in the optimiser's `param_groups`.
+    steps before this one; learning rates and weight decays (L2; None for none) are (members,);
+    `how` has the other options, as in the optimiser's `param_groups`.
     """
-    decaying = bool(decays.any())
     for key, weight in weights.items():
         shape = (-1,) + (1,) * (weight.ndim - 1)
         gradient = gradients[key]
-        if decaying:
+        if decays is not None:
             gradient = gradient.addcmul(weight, decays.view(shape))
         RULES[name](weight, gradient, states[key], step, rates.view(shape), how)

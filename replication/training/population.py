@@ -229,10 +229,10 @@ def _evaluate(stack: Stack, program: Callable, batch_size: int = 512) -> None:
             losses = F.cross_entropy(logits.double().mT, labels, reduction="none")
             loss += torch.where(counted, losses, 0.0).sum(1)
             correct += ((logits.argmax(2) == labels) & counted).sum(1)
-        sizes = counts.to(loss.device)
-        measured.append(zip((loss / sizes).tolist(), (correct / sizes).tolist(), strict=True))
-    for training, train, test in zip(trainings, *measured, strict=True):
-        training.add_row(train, test)
+        measured.append(torch.stack([loss, correct], 1) / counts.to(loss.device)[:, None])
+    rows = torch.stack(measured, 1).tolist()
+    for training, (train, test) in zip(trainings, rows, strict=True):
+        training.add_row(tuple(train), tuple(test))
 
 
 def _train(
@@ -297,7 +297,8 @@ def _advance(
         gradients = dict(zip(leaves, by_leaf, strict=True))
     groups = [training.optimizer.param_groups[0] for training in stack.trainings]
     rates = images.new_tensor([training.learning_rate() for training in stack.trainings])
-    decays = images.new_tensor([group["weight_decay"] for group in groups])
+    decays = [group["weight_decay"] for group in groups]
+    decays = images.new_tensor(decays) if any(decays) else None
     name = first.spec.optimizer
     _batched.update(name, trained, gradients, stack.states, first.step, rates, decays, groups[0])
     for training in stack.trainings:

@@ -80,7 +80,7 @@ class Trainer:
             try:
                 with evaluating(self.model), torch.no_grad(), hooked(norms):
                     logits = self.model(first)
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, torch.AcceleratorError):
                 raise
             except RuntimeError as error:
                 found = f"{name} images {tuple(first.shape[1:])}"
@@ -232,17 +232,20 @@ def evaluate(
     Raises
     ------
     ValueError
-        If there are no examples.
+        If there are no examples, or labels beyond the classes.
     """
     if not len(examples):
         raise ValueError("examples: expected at least one, found none")
-    loss = correct = 0.0
+    sums = torch.zeros(2, dtype=torch.float64, device=examples.labels.device)
     batches = zip(examples.images.split(batch_size), examples.labels.split(batch_size), strict=True)
     with evaluating(model), deterministic():
-        for images, labels in batches:
+        for index, (images, labels) in enumerate(batches):
             logits = model(images)
-            loss += F.cross_entropy(logits.double(), labels, reduction="sum").item()
-            correct += (logits.argmax(1) == labels).sum().item()
+            if index == 0:  # on a GPU cross_entropy would end the process
+                require_classes(examples.labels, logits.shape[1], "examples: labels")
+            sums[0] += F.cross_entropy(logits.double(), labels, reduction="sum")
+            sums[1] += (logits.argmax(1) == labels).sum()
+    loss, correct = sums.tolist()
     return loss / len(examples), correct / len(examples)
 
 

@@ -130,7 +130,7 @@ def pieces_of(
     """Yield the pieces of polygons in [-1, 1]^2 in which no unit changes state.
 
     By the steps from number `first` on, affine or activations, of which `live` has all slots that
-    they read; `limit` polygons at a time.
+    they read; `limit` polygons at a time. Polygons are on the CPU, what `live` has on any device.
     """
     for index in range(first, len(program.steps)):
         step = program.steps[index]
@@ -144,10 +144,10 @@ def pieces_of(
         z, size = live[step.sources[0]]
         pieces, parent, states = _cut(step, polygons, z.flatten(2), size)
         largest = z.flatten(2).abs().sum(1).amax(1)
-        for block in torch.arange(len(pieces), device=parent.device).split(limit):
-            origin = parent[block]
+        for block in torch.arange(len(pieces)).split(limit):
+            origin = parent[block].to(z.device)
             inside = {slot: (value[origin], terms[origin]) for slot, (value, terms) in live.items()}
-            slope, intercept = step.coefficients(states[block])
+            slope, intercept = step.coefficients(states[block].to(z.device))
             value = z.flatten(2)[origin] * slope[:, None]
             value[:, 2] += intercept
             inside = after(inside, step, (value.view(-1, *z.shape[1:]), largest[origin]))
@@ -161,14 +161,15 @@ def _cut(
 ) -> tuple[Polygons, Tensor, Tensor]:
     """Return the pieces, which polygon each is part of, and the state of every unit in it.
 
-    From the coefficients z (polygons, 3, units) and the size of their terms (polygons,).
+    From the coefficients z (polygons, 3, units) and the size of their terms (polygons,), which come
+    to the host: every unit's step depends on how many pieces the one before has left.
     """
-    parent = torch.arange(len(polygons), device=z.device)
-    states = torch.zeros(len(polygons), z.shape[2], dtype=torch.int8, device=z.device)
-    pieces = polygons
-    rounding = ROUNDING * torch.finfo(z.dtype).eps
+    parent = torch.arange(len(polygons))
+    states = torch.zeros(len(polygons), z.shape[2], dtype=torch.int8)
+    pieces, rounding = polygons, ROUNDING * torch.finfo(z.dtype).eps
+    terms, z = (torch.outer(size, step.scale) + step.offset).cpu(), z.cpu()
     for number, threshold in enumerate(step.thresholds):
-        slack = rounding * (torch.outer(size, step.scale) + step.offset + abs(threshold))
+        slack = rounding * (terms + abs(threshold))
         heights = torch.einsum("pcn,pmc->pmn", z[:, :2], polygons.corners) + z[:, 2:] - threshold
         behind = heights.amax(1) > slack if number == 0 else heights.amin(1) >= -slack
         crossed = (heights.amax(1) > slack) & (heights.amin(1) < -slack)

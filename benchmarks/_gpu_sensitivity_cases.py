@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from benchmarks._gpu_inputs import Case, Place, convnet, draw, labels, mlp, pictures, scaled
 from replication import sensitivity
+from replication._core.precision import full_precision
 
 
 def sensitivity_cases() -> Iterator[Case]:
@@ -129,7 +130,7 @@ def _bounds(name: str, at: Place) -> Sequence[Tensor | float]:
     m = sensitivity.mean_square_gradient(sensitivity.jacobian_norm(model, x, "logits"), 5)
     if name == "mean_square_gradient":
         return [m]
-    with torch.no_grad():
+    with torch.no_grad(), full_precision():
         bounds = sensitivity.cross_entropy_bounds(sensitivity.cross_entropies(model(x), y), m, 5)
     if name == "cross_entropy_bounds":
         return bounds

@@ -19,6 +19,7 @@ from benchmarks._gpu_inputs import (
     pictures,
 )
 from replication import activations, similarity
+from replication._core.precision import full_precision
 from replication.directions import probe, projection
 
 
@@ -135,4 +136,5 @@ def _probed(at: Place) -> list[float]:
 
 def _kept(at: Place) -> list[Tensor]:
     kept = probe.keep_components(at(layers("degenerate")[0]), 3)
-    return [kept @ kept.mT]  # components have no sign
+    with full_precision():
+        return [kept @ kept.mT]  # components have no sign

@@ -116,12 +116,16 @@ def group_singular_values(groups: Array) -> tuple[Array, Array]:
     uncentred, centred : (images, copies) tensors or arrays
         Largest first, padded with zeros where d < copies; dtype and device of `groups`.
     """
-    kind, groups = like(groups), _as_groups(groups)
+    values = _singular_values(_as_groups(groups))
+    return like(groups)(values[:, 0]), like(groups)(values[:, 1])
+
+
+def _singular_values(groups: Tensor) -> Tensor:
+    """Return (images, 2, copies), uncentred and centred, of (images, copies, neurons)."""
     # One group at a time stays in a processor's cache; a GPU wants them all at once.
     pieces = groups.split(1 if groups.device.type == "cpu" else len(groups))
     decompose = _by_svd if groups.shape[2] <= 2 * groups.shape[1] else _by_gram
-    values = torch.cat([decompose(piece) for piece in pieces]).to(groups.dtype)
-    return kind(values[:, 0]), kind(values[:, 1])
+    return torch.cat([decompose(piece) for piece in pieces]).to(groups.dtype)
 
 
 def _by_svd(groups: Tensor) -> Tensor:
@@ -247,7 +251,7 @@ def noise_spectrum(
         groups = activations.flatten(output).unflatten(0, (-1, copies))
         if not groups.isfinite().all():
             raise ValueError("model: expected finite outputs of its layers, found NaN or infinity")
-        return torch.stack(group_singular_values(groups), 1)
+        return _singular_values(groups)
 
     for start in progress(range(0, len(images), images_per_batch)):
         batch = images[start : start + images_per_batch].to(weight)

@@ -81,9 +81,10 @@ _count = SimpleNamespace()
 def counted():
     """Give how often the host waits within the block, and what it gets: `waits` and `bytes`.
 
-    And the float32 products that may be taken in TF32, `loose`.
+    And the operators that the device runs, `ran`, and those in float32 that may do so in TF32,
+    `loose`.
     """
-    vars(_count).update(waits=0, bytes=0, loose=set())
+    vars(_count).update(waits=0, bytes=0, ran=set(), loose=set())
     yield _count
 
 
@@ -150,7 +151,8 @@ def run(func, args, kwargs):
             raise RuntimeError(f"{func}: tensors on cuda:0 and cpu, the latter of shape {shape}")
     if generator is not None and generator.device.type != target:
         raise RuntimeError(f"{func}: for {target} a generator on {generator.device}")
-    if any(there) and _count.__dict__:
+    if any(there) and vars(_count):
+        _count.ran.add(name)
         masks = operator in INDEXED and any(t.dtype == torch.bool for t in flat(args[1]))
         home = operator is aten._to_copy and target == "cpu"
         home |= operator is aten.copy_ and not there[0]

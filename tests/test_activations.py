@@ -396,6 +396,14 @@ def test_sparse_outputs_are_dense_and_bfloat16_is_float32_in_arrays():
     assert found.dtype == np.float32 and (torch.from_numpy(found) == expected).all()
 
 
+def test_a_kernel_s_own_failure_is_not_laid_on_the_integers():
+    def fails(self, x):
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    with pytest.raises(torch.AcceleratorError, match="device-side assert"):
+        record(Calls(fails, one=nn.Linear(2, 2)), torch.ones(3, 2, dtype=torch.int64))
+
+
 def test_a_layer_that_is_never_called():
     model = Calls(lambda self, x: self.used(x), used=nn.Linear(2, 2), unused=nn.Linear(2, 2))
     images = gaussian(3, 2, dtype=torch.float32)

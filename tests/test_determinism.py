@@ -209,6 +209,15 @@ def test_stored_runs_are_the_same_files(tmp_path):
     assert files[0] == files[1] and len(files[0]) == 4 * 3
 
 
+def test_random_numbers_are_put_back_on_named_devices():
+    """Without names torch saves those of all GPUs, and warns where there are several."""
+    root, bare = Path(__file__).parent.parent, "fork_rng" + "()"
+    files = [
+        f for part in ("replication", "tests", "benchmarks") for f in (root / part).rglob("*.py")
+    ]
+    assert len(files) > 200 and not [file for file in files if bare in file.read_text()]
+
+
 if __name__ == "__main__":
     scale = int(sys.argv[1]) if len(sys.argv) > 1 else 8
     torch.set_num_threads(2)

@@ -18,6 +18,7 @@ from replication.sensitivity import (
 )
 from replication.sensitivity._evaluation import plain_evaluation
 from replication.sensitivity._rows import mlp_layers, softmax_rows
+from replication.spectra import noise_spectrum
 
 
 def logit_jacobians(model, images):
@@ -381,6 +382,20 @@ def test_memory_is_bounded_whatever_the_number_of_points(kind, call):
     weights = 2**17  # the first layer's factor, the directions
     assert 2**17 < peaks[1] < 2**19 + weights
     assert peaks[1] - peaks[0] < 2 * images[:, 0, 0, 0].nbytes  # the results
+
+
+def test_recurrent_layers_are_kept_from_cudnn_which_takes_no_gradients_in_eval_mode():
+    seen = []
+
+    class Watched(nn.GRU):
+        def forward(self, x):
+            seen.append(torch.backends.cudnn.enabled)
+            return super().forward(x)[0][:, -1]
+
+    model, sequences = Watched(3, 4, batch_first=True).eval(), torch.randn(5, 6, 3)
+    assert (jacobian_norm(model, sequences) > 0).all()
+    noise_spectrum(model, sequences, 0.1, 2, layers=["input"], perturb="fgsm")
+    assert seen and not any(seen) and torch.backends.cudnn.enabled
 
 
 @pytest.mark.gpu

@@ -1,5 +1,6 @@
 """On a CUDA device that is not there: the tests marked `gpu`, and how often the host waits."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,8 +10,10 @@ import pytest
 import simulated_cuda
 import torch
 
-from benchmarks import gpu
-from benchmarks._gpu_inputs import Case
+from benchmarks import _gpu_cases, gpu
+from benchmarks._gpu_inputs import Case, Place, labels, pictures
+from replication import activations, data, directions, models, sensitivity, similarity, training
+from replication.directions import resets
 
 HERE = Path(__file__).parent
 there = pytest.mark.skipif(not simulated_cuda.ON, reason="holds on the simulated device only")
@@ -79,3 +82,140 @@ def test_what_goes_to_the_host_is_counted():
         with simulated_cuda.counted() as found:
             call()
         assert (found.waits, found.bytes) == (waits, size)
+
+
+@pytest.fixture
+def tf32():
+    """Let the caller allow TF32."""
+    settings = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [setting.fp32_precision for setting in settings]
+    for setting in settings:
+        setting.fp32_precision = "tf32"
+    yield
+    for setting, value in zip(settings, before, strict=True):
+        setting.fp32_precision = value
+
+
+@there
+@pytest.mark.gpu
+def test_images_are_changed_on_the_cpu_where_rounding_is_the_same_for_all():
+    split = data.Split(*[data.Examples(pictures().cuda(), labels().cuda())] * 2, "", ("0",), "")
+    with simulated_cuda.counted() as found:
+        data.standardise(data.preprocess(split, crop=4, whiten=True))
+    assert found.ran == {"_to_copy"}
+
+
+# What leaves the products of a network to its caller, who trains or runs it.
+CALLERS = {"training.fit", "training.fit_population", "training.evaluate"}
+CALLERS |= {"papers.own_models.load", "directions.projection.projected"}
+
+
+@there
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of layers wider than their examples
+def test_functions_wait_no_more_than_the_table_says_and_take_nothing_in_tf32(tf32):
+    """The largest counts of a function's cases; what is above is to be brought down, not noted."""
+    found, loose = {}, set()
+    for case in _gpu_cases.cases():
+        with simulated_cuda.counted() as now:
+            case.run(Place(simulated_cuda.CUDA, torch.float32))
+        before = found.get(case.function, (0, 0))
+        found[case.function] = tuple(map(max, before, (now.waits, now.bytes)))
+        loose |= {case.function} if now.loose else set()
+    assert loose == CALLERS
+    table = json.loads((HERE / "waits.json").read_text())
+    assert found.keys() == table.keys()
+    above = {k: v for k, v in found.items() if v[0] > table[k][0] or v[1] > table[k][1]}
+    assert above == {}
+
+
+@there
+@pytest.mark.gpu
+def test_what_is_worked_out_later_is_not_taken_in_tf32_either(tf32):
+    x, y = torch.randn(2, 40, 6).cuda()
+    y[:, 0] = y[:, 1]  # and so least squares in place of a triangular system
+    with simulated_cuda.counted() as found:
+        pair = similarity.cca(x, y)
+        for name in ("x_directions", "y_directions", "x_variates", "y_variates"):
+            getattr(pair, name)
+    assert not found.loose
+
+
+def trained(how, epochs):
+    split = data.Split(*[data.Examples(pictures(40).float(), labels(40))] * 2, "", (*"01234",), "")
+    options = {"model": "mlp", "model_options": {"inputs": 36, "widths": (8,), "classes": 5}}
+    specs = [
+        training.Spec(**options, seed=s, epochs=epochs, batch_size=8, evaluate_every=100)
+        for s in (0, 1)
+    ]
+    return how(specs if how is training.fit_population else specs[0], split, device="cuda")
+
+
+def on_network(function, *arguments, width=8, **options):
+    model = models.build("mlp", inputs=36, widths=(width,), classes=5, batch_norm=True).cuda()
+    examples = {"images": pictures().cuda(), "labels": labels().cuda()}
+    if function in (activations.record, resets.recalibrate, sensitivity.spectral_norm):
+        return function(model, examples["images"], *arguments, **options)
+    if function is training.evaluate:
+        return function(
+            model, data.Examples(examples["images"].float(), examples["labels"]), **options
+        )
+    return function(model, *examples.values(), *arguments, **options)
+
+
+LOOPS = {
+    "steps of fit": (lambda n: trained(training.fit, n), 1, 4),
+    "steps of fit_population": (lambda n: trained(training.fit_population, n), 1, 4),
+    "batches of record": (lambda n: on_network(activations.record, batch_size=n), 64, 8),
+    "batches of evaluate": (lambda n: on_network(training.evaluate, batch_size=n), 64, 8),
+    "batches of recalibrate": (lambda n: on_network(resets.recalibrate, batch_size=n), 64, 8),
+    "batches of cumulative_ablation": (
+        lambda n: on_network(directions.cumulative_ablation, "act1", 2, "mean", batch_size=n),
+        64,
+        8,
+    ),
+    "units of cumulative_ablation": (
+        lambda n: on_network(directions.cumulative_ablation, "act1", 2, width=n),
+        4,
+        16,
+    ),
+    "orders of cumulative_ablation": (
+        lambda n: on_network(directions.cumulative_ablation, "act1", n),
+        2,
+        5,
+    ),
+    "units of unit_ablation": (
+        lambda n: on_network(directions.unit_ablation, "act1", width=n),
+        4,
+        16,
+    ),
+    "batches of noise_curve": (
+        lambda n: on_network(directions.noise_curve, "act1", [0.5], batch_size=n),
+        64,
+        8,
+    ),
+    "draws of noise_curve": (
+        lambda n: on_network(directions.noise_curve, "act1", [0.5], draws=n),
+        1,
+        4,
+    ),
+    "iterations of spectral_norm": (
+        lambda n: on_network(sensitivity.spectral_norm, iterations=n),
+        1,
+        15,
+    ),
+}
+
+
+@there
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:spectral_norm")
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_host_does_not_wait_in_a_loop(loop):
+    call, *sizes = LOOPS[loop]
+    counts = []
+    for size in sizes:
+        with simulated_cuda.counted() as found:
+            call(size)
+        counts.append(found.waits)
+    assert counts[0] == counts[1]

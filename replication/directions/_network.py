@@ -144,18 +144,22 @@ def unit_moments(network: Cut, reference: Array | None) -> list[tuple[Tensor, Te
     Over examples (of `reference`, or the network's) and space; by batches (Chan et al. 1979).
     """
     images = network.images if reference is None else as_tensor(reference, "reference")
-    count, moments = 0, [(0.0, 0.0)] * len(network.layers)
-    for part in images.split(network.rows):
-        outputs = activations.record(network.model, part, network.layers, batch_size=len(part))
-        for index, name in enumerate(network.layers):
-            output = outputs[name][..., None].flatten(2)  # (n, units, positions)
-            variance, mean = torch.var_mean(output, (0, 2), correction=0)
-            old_mean, old_variance = moments[index]
+
+    def of_batch(output: Tensor) -> Tensor:  # (n, units, ...) -> (1, 2, units)
+        output = output[..., None].flatten(2)
+        return torch.stack(torch.var_mean(output, (0, 2), correction=0))[None]
+
+    outputs = activations.record(network.model, images, network.layers, network.rows, of_batch)
+    moments = []
+    for name in network.layers:
+        count, mean, variance = 0, 0.0, 0.0
+        for part, (new, centre) in zip(images.split(network.rows), outputs[name], strict=True):
             share = len(part) / (count + len(part))
-            shift = mean.double() - old_mean
-            spread = (1 - share) * old_variance + share * variance.double()
-            moments[index] = (old_mean + share * shift, spread + share * (1 - share) * shift**2)
-        count += len(part)
+            shift = centre.double() - mean
+            spread = (1 - share) * variance + share * new.double()
+            mean, variance = mean + share * shift, spread + share * (1 - share) * shift**2
+            count += len(part)
+        moments.append((mean, variance))
     return moments
 
 

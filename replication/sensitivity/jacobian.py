@@ -233,7 +233,7 @@ def _frobenius(rows: Tensor, log_scales: Tensor) -> Tensor:
     lengths, size = torch.linalg.vector_norm(rows, dim=2), 1
     info = torch.finfo(rows.dtype)
     low, high = info.tiny**0.5 / info.eps, info.max**0.5 * info.eps
-    if not (low < lengths.min() and lengths.max() < high):  # squares leave the range, or all are 0
+    if not ((low < lengths) & (lengths < high)).all():  # squares leave the range, or all are 0
         size = _size(rows)
         lengths = torch.linalg.vector_norm(rows / size[:, None, None], dim=2)
     return _scaled(torch.linalg.vector_norm(lengths * relative, dim=1) * size, log_scale)

@@ -281,7 +281,7 @@ def _gram(x: Tensor, block: int = 128) -> Tensor:
 
 def _squares_stay_in_range(smallest: Tensor, largest: Tensor) -> bool:
     info = torch.finfo(largest.dtype)
-    return bool(info.tiny**0.25 < smallest and largest < info.max**0.25)
+    return bool((info.tiny**0.25 < smallest) & (largest < info.max**0.25))
 
 
 def _lengths(columns: Tensor) -> Tensor:

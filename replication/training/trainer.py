@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -291,12 +292,11 @@ def augment(images: Tensor, how: Mapping[str, float], source: torch.Generator) -
 
 def _windows(images: Tensor, tops: Tensor, lefts: Tensor, height: int, width: int) -> Tensor:
     """Return of each image the window with its own upper left corner."""
-    rows = tops[:, None] + torch.arange(height)
-    columns = lefts[:, None] + torch.arange(width)
-    index = torch.arange(len(images))[:, None, None, None]
-    channel = torch.arange(images.shape[1])[:, None, None]
-    place = (index, channel, rows[:, None, :, None], columns[:, None, None])
-    return images[tuple(part.to(images.device) for part in place)]
+    count = partial(torch.arange, device=images.device)
+    rows = tops.to(images.device)[:, None] + count(height)
+    columns = lefts.to(images.device)[:, None] + count(width)
+    index, channel = count(len(images))[:, None, None, None], count(images.shape[1])[:, None, None]
+    return images[index, channel, rows[:, None, :, None], columns[:, None, None]]
 
 
 @contextmanager

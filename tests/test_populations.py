@@ -1,6 +1,5 @@
 """A member of a population is the network that its specification gives when trained alone."""
 
-import dataclasses
 import io
 
 import pandas as pd
@@ -10,7 +9,7 @@ from _tiny_runs import forbid_steps, interrupt, random_split
 from torch import nn
 from torch.nn import functional as F
 
-from replication import data, models, training
+from replication import models, training
 from replication._core import progress
 from replication.training import _batched
 from replication.training import population as programs
@@ -307,22 +306,6 @@ def test_bad_specifications_are_named():
         population([make(optimizer_options={"speed": 1}, seed=s) for s in (1, 2)])
     with pytest.raises(ValueError, match="device"):
         population([make()], device="abacus")
-
-
-@pytest.mark.parametrize("half", ["train", "test"])
-def test_labels_beyond_the_classes_are_named_before_any_loss(half, monkeypatch):
-    """On a GPU the loss would end the process."""
-    monkeypatch.setattr(F, "cross_entropy", None)
-    labels = getattr(SPLIT, half).labels.clone()
-    labels[-1] = 10  # the network has ten
-    wrong = data.Examples(getattr(SPLIT, half).images, labels)
-    split = dataclasses.replace(SPLIT, classes=(*SPLIT.classes, "more"), **{half: wrong})
-    for call, specs in ((training.fit, make()), (training.fit_population, [make(), make(seed=1)])):
-        with pytest.raises(ValueError, match=f"{half} labels, of mlp's outputs: expected 0 to 9, found 10"):
-            call(specs, split, progress=False)
-    model = models.build("mlp", inputs=64, widths=(16,))
-    with pytest.raises(ValueError, match="examples: labels: expected 0 to 9, found 10"):
-        training.evaluate(model, wrong, batch_size=7)
 
 
 def test_progress_counts_every_step(monkeypatch):

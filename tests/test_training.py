@@ -274,6 +274,18 @@ def test_what_the_network_does_not_take_is_said_before_training(function, change
         assert fit(make(), split).status == "finished"
 
 
+def test_labels_beyond_the_outputs_do_not_reach_the_loss(monkeypatch):
+    """On a GPU it would end the process."""
+    monkeypatch.setattr(F, "cross_entropy", None)
+    wrong = data.Examples(SPLIT.test.images, SPLIT.test.labels.clone())
+    wrong.labels[-1] = 10
+    model = models.build("mlp", inputs=64, widths=(16,))
+    with pytest.raises(ValueError, match="examples: labels: expected 0 to 9, found 10"):
+        training.evaluate(model, wrong, batch_size=7)
+    with pytest.raises(ValueError, match="test labels, of mlp's outputs: expected 0 to 9"):
+        fit(make(), dataclasses.replace(SPLIT, test=wrong))
+
+
 def test_history_holds_what_the_checkpoints_measure():
     run = fit(make(epochs=2.5, checkpoints=(0.25, 1), label_corruption=0.5, evaluate_every=0.5))
     assert list(run.history.columns) == COLUMNS

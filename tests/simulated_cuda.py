@@ -11,7 +11,6 @@ import ctypes
 import functools
 import importlib.util
 import os
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -194,13 +193,6 @@ def indices(where):
     if isinstance(where, list):
         return torch.tensor(where, dtype=None if where else torch.int64)
     return tuple(map(indices, where)) if isinstance(where, tuple) else where
-
-
-def missing():
-    """Return why the device cannot be simulated here, "" where it can."""
-    if torch.version.cuda or torch.version.hip:
-        return "torch is built for devices of its own"
-    return "" if shutil.which("g++") else "no g++ to compile a device guard"
 
 
 def pytest_configure(config):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +22,11 @@ there = pytest.mark.skipif(not simulated_cuda.ON, reason="holds on the simulated
 
 @pytest.mark.skipif(simulated_cuda.ON, reason="it is what runs this")
 def test_all_that_is_marked_gpu_holds_on_a_simulated_device():
-    if reason := simulated_cuda.missing():
-        assert not os.environ.get("CI"), reason
-        pytest.skip(reason)
+    if torch.version.cuda or torch.version.hip:
+        pytest.skip("torch is built for devices of its own: where there is one, tests run on it")
+    if not shutil.which("g++"):
+        assert not os.environ.get("CI"), "no g++ to compile a device guard with"
+        pytest.skip("no g++ to compile a device guard with")
     marked = [str(path) for path in HERE.glob("test_*.py") if "mark.gpu" in path.read_text()]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "simulated_cuda", "-m", "gpu", *marked]
     command += ["-p", "no:xdist", "-p", "no:cacheprovider"]

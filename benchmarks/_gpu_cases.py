@@ -56,6 +56,8 @@ EXEMPT = {
     "directions.resets": "a module, whose functions have cases",
     "activations.evaluating": "switches modes and computes nothing",
     "activations.taking_integers": "words an error and computes nothing",
+    "activations.save": "writes files",
+    "activations.load": "reads files; what they hold stays on the CPU",
     "training.Spec": "what to train, no numbers",
     "training.training_labels": "integers drawn on the CPU for every device",
     "papers.own_models.find": "imports a function",
@@ -201,6 +203,7 @@ def network_cases() -> Iterator[Case]:
     )
     for function, record in {
         "activations.record": lambda model, x: activations.record(model, x, batch_size=16),
+        "activations.batches": lambda model, x: next(activations.batches(model, x, batch_size=64)),
         "papers.own_models.record": lambda model, x: own_models.record(
             model, torch.utils.data.TensorDataset(x.cpu()), progress=False
         ),

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from replication import __main__, similarity
+from replication import __main__, plotting, similarity
 from replication.papers import _compare, own_models
 
 NETS = """
@@ -23,7 +23,8 @@ def build():
     )
 
 def other():
-    from torchvision import transforms
+    from replication.papers import own_models
+    transforms = own_models.torchvision().transforms
     return nn.Sequential(nn.Flatten(), nn.Linear(100, 8)), transforms.Compose(
         [transforms.Resize(10), transforms.ToTensor()]
     )
@@ -66,7 +67,7 @@ def test_the_figure_and_the_numbers(place, capsys):
     assert found["networks"]["rows"]["digest"] != found["networks"]["columns"]["digest"]
     assert found["data"] == {"source": "mnist5k", "examples": 120, "available": 1000}
     assert found["versions"]["torch"] == metadata.version("torch")
-    assert (found["metric"], found["permutations"]) == ("cka", 2)
+    assert (found["metric"], found["kind"], found["permutations"]) == ("cka", "similarity", 2)
     # What the command writes is what the functions give.
     chosen = own_models.load_dataset("mnist5k", examples=120)
     acts = [
@@ -148,3 +149,5 @@ def test_many_layers_get_some_of_their_names():
     figure = _compare.draw(grid, ("a", "b"), "stamp")
     ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert ticks[:2] == ["layer0", "layer3"] and len(ticks) <= _compare.TICKS
+    assert figure.axes[-1].get_ylabel() == "procrustes, a distance"
+    assert figure.axes[0].images[0].get_cmap().name == plotting.ALIKE["distance"]

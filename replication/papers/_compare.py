@@ -83,6 +83,7 @@ def run(
     ]
     content = {
         "metric": metric,
+        "kind": grid.kind,
         "networks": dict(zip(("rows", "columns"), networks, strict=True)),
         "data": {"source": Path(data).name, "examples": count, "available": len(whole)},
         "rows": list(grid.rows),
@@ -95,7 +96,7 @@ def run(
         | {name: metadata.version(name) for name in ("torch", "numpy")},
     }
     write_json(numbers, content)
-    print(f"{metric} of {len(grid.rows)} x {len(grid.columns)} layers over {stamp}")
+    print(f"{metric}, a {grid.kind}, of {len(grid.rows)} x {len(grid.columns)} layers over {stamp}")
     print(f"figure   {picture}\nnumbers  {numbers}")
     return 0
 
@@ -112,7 +113,7 @@ def labels(first: str, second: str) -> tuple[str, str]:
 
 
 def draw(grid: SimilarityGrid, names: tuple[str, str], stamp: str) -> Figure:
-    """Return the grid as a heatmap, beside it that of unrelated layers if there is one."""
+    """Return the grid as a heatmap, bright where alike, beside it that of unrelated layers."""
     titles = [f"{grid.metric}: {names[0]} and {names[1]}", "unrelated: inputs permuted"]
     shown = [
         np.asarray(values.cpu(), dtype=float)
@@ -125,7 +126,9 @@ def draw(grid: SimilarityGrid, names: tuple[str, str], stamp: str) -> Figure:
         figure = Figure(figsize=(len(shown) * (side[0] + 1.2), side[1] + 1.4))
         axes = figure.subplots(1, len(shown), squeeze=False)[0]
         for ax, values, title in zip(axes, shown, titles, strict=False):
-            plotting.heatmap(ax, values, grid.rows, grid.columns, grid.metric, limits)
+            look = {"limits": limits, "cmap": plotting.ALIKE[grid.kind]}
+            label = f"{grid.metric}, a {grid.kind}"
+            plotting.heatmap(ax, values, grid.rows, grid.columns, label, **look)
             ax.set_xticks(*_ticks(grid.columns), rotation=90)
             ax.set_yticks(*_ticks(grid.rows))
             ax.tick_params(labelsize=8 if max(values.shape) <= 16 else 5)

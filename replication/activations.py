@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from replication._core import inputs, layouts
-from replication._core.inputs import Array, as_integer, as_names, as_tensor, like, nearest
+from replication._core.inputs import Array, as_inputs, as_integer, as_names, like, nearest
 from replication._core.modules import CONTAINERS, hooked, layer_of, to_model, weight_of
 from replication._core.precision import full_precision
 
@@ -99,7 +99,7 @@ def record(
     >>> {name: tuple(values.shape) for name, values in acts.items()}
     {'1': (40, 8), '2': (40, 3)}
     """
-    given = as_tensor(images, "images")
+    given = as_inputs(images, "images")
     batch_size = as_integer(batch_size, "batch_size", 1)
     if reduction is not None and not callable(reduction):
         reduction = REDUCTIONS[inputs.as_choice(reduction, "reduction", REDUCTIONS)]

@@ -369,7 +369,7 @@ def named(acts: Mapping[str, Array], name: str, maps: bool = True) -> dict[str, 
 
 
 def _flat(values: Array) -> np.ndarray:
-    return torch.as_tensor(values).detach().double().cpu().numpy().ravel()
+    return torch.as_tensor(values).detach().cpu().double().numpy().ravel()
 
 
 def grid(metric: Metric, left: Mapping, right: Mapping, mirrored: bool, bar: Any = None) -> Tensor:

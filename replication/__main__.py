@@ -118,12 +118,16 @@ def _take_compare(take: Callable) -> None:
     """Take the arguments of `papers._compare.run`, under the names they have there."""
     builder = "returns the network, or it and a transform from a PIL image to its input"
     inputs = "a folder of images, a data set's name, or a safetensors file with a tensor 'inputs'"
+    prefix = "what names in the files begin with and the network's do not: model. (Lightning)"
     null = "permutations of the inputs for what unrelated layers would give (default: 3)"
     take("weights", nargs=2, metavar="WEIGHTS.safetensors", help="a state dict each")
     take("--model", required=True, metavar="MODULE:FUNCTION", help=builder)
     take("--model-b", metavar="MODULE:FUNCTION", help="the same for the second (default: --model)")
+    take("--prefix", default="", help=prefix)
+    take("--prefix-b", metavar="PREFIX", help="of the second file (default: --prefix)")
     take("--data", required=True, help=inputs)
     take("--metric", default="svcca", help="svcca (default), cca, pwcca, cka, procrustes, ...")
+    take("--unbiased", action="store_true", help="unbiased cka: about 0 for unrelated layers")
     take("--layers", nargs="+", metavar="LAYER", help="only these (default: all)")
     take("--layers-b", nargs="+", metavar="LAYER", help="of the second network (default: --layers)")
     take("--null", type=int, default=3, metavar="N", help=null)

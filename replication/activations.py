@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from replication._core import inputs, layouts
 from replication._core.files import atomic
-from replication._core.inputs import Array, as_integer, as_list, as_names, as_tensor, like, nearest
+from replication._core.inputs import (
+    Array,
+    as_inputs,
+    as_integer,
+    as_list,
+    as_names,
+    like,
+    nearest,
+)
 from replication._core.modules import CONTAINERS, hooked, layer_of, to_model, weight_of
 from replication._core.precision import full_precision
 
@@ -276,14 +284,14 @@ def _inputs(images: object, batch_size: int) -> Iterator[tuple[tuple[Tensor, ...
     """Yield the inputs of each pass, in a tuple and by keyword, examples first."""
     batch_size = as_integer(batch_size, "batch_size", 1)
     if isinstance(images, Mapping):
-        parts = {name: as_tensor(part, f"images[{name!r}]") for name, part in images.items()}
+        parts = {name: as_inputs(part, f"images[{name!r}]") for name, part in images.items()}
         counts = {name: len(part) if part.ndim else 0 for name, part in parts.items()}
         if len(set(counts.values())) != 1:
             raise ValueError(f"images: expected as many examples in each entry, found {counts}")
         for start in range(0, *{*counts.values()}, batch_size):
             yield (), {n: part[start : start + batch_size] for n, part in parts.items()}
     elif isinstance(images, Tensor | np.ndarray | str) or not isinstance(images, Iterable):
-        for part in as_tensor(images, "images").split(batch_size):
+        for part in as_inputs(images, "images").split(batch_size):
             yield (part,), {}
     else:
         empty = True

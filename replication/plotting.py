@@ -24,6 +24,7 @@ from replication._core.files import atomic
 COLUMN = 3.4  # width of a paper's column, inches
 PAGE = 7.0  # width of a paper's page, inches
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+ALIKE = {"similarity": "viridis", "distance": "viridis_r"}  # colour maps: bright is alike in both
 STYLE = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from replication import activations
 from replication._core import inputs
-from replication._core.inputs import Array, as_integer, as_names, as_tensor, like
+from replication._core.inputs import Array, as_inputs, as_integer, as_names, as_tensor, like
 from replication._core.modules import weight_of
 from replication._core.precision import full_precision
 from replication.sensitivity.perturbations import attack, draw
@@ -233,7 +233,7 @@ def noise_spectrum(
     >>> torch.allclose(shares.sum(1), torch.ones(3))
     True
     """
-    images = as_tensor(images, "images")
+    images = as_inputs(images, "images")
     sigma, perturb = inputs.as_number(sigma, "sigma"), inputs.as_choice(perturb, "perturb", KINDS)
     copies, steps = as_integer(copies, "copies", 2), as_integer(steps, "steps", 1)
     labels = None if labels is None else inputs.as_labels(labels, len(images)).long()

@@ -8,10 +8,10 @@ from importlib import metadata
 import matplotlib.image
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from replication import __main__, similarity
+from replication import __main__, plotting, similarity
 from replication.papers import _compare, own_models
 
 NETS = """
@@ -23,7 +23,8 @@ def build():
     )
 
 def other():
-    from torchvision import transforms
+    from replication.papers import own_models
+    transforms = own_models.torchvision().transforms
     return nn.Sequential(nn.Flatten(), nn.Linear(100, 8)), transforms.Compose(
         [transforms.Resize(10), transforms.ToTensor()]
     )
@@ -66,7 +67,7 @@ def test_the_figure_and_the_numbers(place, capsys):
     assert found["networks"]["rows"]["digest"] != found["networks"]["columns"]["digest"]
     assert found["data"] == {"source": "mnist5k", "examples": 120, "available": 1000}
     assert found["versions"]["torch"] == metadata.version("torch")
-    assert (found["metric"], found["permutations"]) == ("cka", 2)
+    assert (found["metric"], found["kind"], found["permutations"]) == ("cka", "similarity", 2)
     # What the command writes is what the functions give.
     chosen = own_models.load_dataset("mnist5k", examples=120)
     acts = [
@@ -90,6 +91,21 @@ def test_two_architectures_with_a_transform_each(place):
     assert (found["rows"], found["columns"], found["null"]) == (["0", "1"], ["1"], None)
 
 
+def prefixed(name, prefix):
+    state = {f"{prefix}{key}": value for key, value in load_file("a.safetensors").items()}
+    save_file(state | {"metric.total": torch.zeros(1)}, f"{name}.safetensors")
+
+
+def test_prefixed_weights_and_unbiased_cka(place):
+    prefixed("lit", "model.")
+    more = ["--data", "mnist5k", "--examples", "40", "--metric", "cka", "--unbiased"]
+    assert __main__.main([*command("lit", "a"), *more, "--prefix", "model.", "--prefix-b", ""]) == 0
+    found = json.loads((place / "lit_a_unbiased_cka.json").read_text())
+    torch.testing.assert_close(torch.tensor(found["values"]).diagonal(), torch.ones(4))
+    assert found["metric"] == "unbiased_cka" and torch.tensor(found["null"]).abs().max() < 0.2
+    assert not found["warnings"]
+
+
 def test_maps_are_kept_for_their_frequencies(place):
     save_file({"inputs": torch.rand(30, 1, 28, 28)}, "t.safetensors")
     more = ["--metric", "dft_cca", "--layers", "0", "4", "--data", "t.safetensors"]
@@ -103,7 +119,22 @@ MISTAKES = [
     ("a", "build", ["--null", "-1"], "null: expected an integer >= 0, found -1"),
     ("a", "build", ["--data", "nowhere"], "no folder or file nowhere, and no data set of that"),
     ("a", "build", ["--data", "empty"], "data: no images in empty"),
-    ("a", "build", ["--layers", "9"], "layers: no layer '9'"),
+    ("a", "build", ["--layers", "9"], "error: a.safetensors: layers: no layer '9'"),
+    (
+        "a",
+        "build",
+        ["--layers", "0", "--layers-b", "9"],
+        "error: b.safetensors: layers: no layer '9'",
+    ),
+    ("a", "build", ["--unbiased"], "options: svcca takes variance, dims, squares, found unbiased"),
+    ("lit", "build", [], "with the prefix 'model.net.' (--prefix) it does"),
+    ("lit", "build", ["--prefix", "model."], "with the prefix 'model.net.' (--prefix) it does"),
+    (
+        "a",
+        "build",
+        ["--prefix", "model."],
+        "missing: 0.bias, 0.weight, 4.bias, 4.weight; with the ",
+    ),
     ("a", "build", ["--examples", "1001"], "at most the 1000 there are, found 1001"),
     ("a", "build", ["--data", "t.safetensors"], "failed on inputs of shape (4, 7), torch.float32"),
     ("none", "build", [], "there is no file none.safetensors"),
@@ -118,6 +149,7 @@ def test_a_mistake_is_told_in_one_line(place, capsys, first, build, more, messag
     (place / "empty").mkdir()
     save_file({"inputs": torch.rand(4, 7)}, "t.safetensors")
     save_file({"4.bias": torch.rand(3)}, "odd.safetensors")
+    prefixed("lit", "model.net.")
     torch.save({}, "pickled.safetensors")
     arguments = [*command(first, "b"), "--model", f"nets_to_compare:{build}", "--data", "mnist5k"]
     assert __main__.main([*arguments, *more]) == 2
@@ -148,3 +180,5 @@ def test_many_layers_get_some_of_their_names():
     figure = _compare.draw(grid, ("a", "b"), "stamp")
     ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert ticks[:2] == ["layer0", "layer3"] and len(ticks) <= _compare.TICKS
+    assert figure.axes[-1].get_ylabel() == "procrustes, a distance"
+    assert figure.axes[0].images[0].get_cmap().name == plotting.ALIKE["distance"]

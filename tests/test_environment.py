@@ -46,6 +46,12 @@ def test_what_is_installed_is_within_the_range(requirement):
     assert Version(version) in requirement.specifier
 
 
+def test_the_types_are_for_those_who_install_the_package():
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    assert tools["setuptools"]["package-data"] == {"replication": ["py.typed"]}
+    assert (ROOT / "replication" / "py.typed").is_file()
+
+
 def test_the_lock_is_plain():
     for line in LINES:  # no local suffixes (+cpu), no addresses, no paths of a machine
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line), line

@@ -20,6 +20,7 @@ from _public_functions import EXEMPT, TABLE, N
 from torch import Tensor, nn
 
 from replication import sensitivity
+from replication._core import inputs as _inputs
 
 pytestmark = [
     pytest.mark.filterwarnings("error"),
@@ -77,7 +78,7 @@ def numbers(result: object) -> list[Tensor]:
     if isinstance(result, np.ndarray):
         result = torch.from_numpy(np.array(result))
     if isinstance(result, Tensor):
-        return [result.detach().double()]
+        return [result.detach().cpu().double()]
     if isinstance(result, bool | int | float | np.generic):
         return [torch.tensor(float(result), dtype=torch.float64)]
     if isinstance(result, nn.Module):
@@ -330,3 +331,44 @@ def test_what_is_no_model_or_holds_no_finite_weights_is_refused(name):
         with torch.no_grad():
             next(model.parameters())[0, 0] = bad
         refused(name, "model", model)
+
+
+class WithoutFloat64(Tensor):
+    """A tensor on a device like Apple's MPS, as far as there being no float64 goes."""
+
+    def __deepcopy__(self, memo):
+        return nn.Parameter(self.detach().clone())
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        result = super().__torch_function__(func, types, args, kwargs)
+        if func is Tensor.cpu:
+            return result.as_subclass(Tensor)
+        if isinstance(result, cls) and result.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return result
+
+
+@every_function
+def test_where_there_is_no_float64_the_cpu_computes_or_it_is_said(name, monkeypatch):
+    arguments = TABLE[name].arguments()
+    changed = {k: v.float() for k, v in TABLE[name].arrays().items()}
+    if "model" in arguments:
+        changed["model"] = arguments["model"].float()
+    expected = outcome(name, **changed)
+    monkeypatch.setattr(_inputs, "lacks_float64", lambda device: True)
+    _inputs._tell_of_the_cpu.cache_clear()
+    changed |= {k: changed[k].as_subclass(WithoutFloat64) for k in TABLE[name].arrays()}
+    for module in changed["model"].modules() if "model" in changed else ():
+        for key, weight in module._parameters.items():
+            module._parameters[key] = nn.Parameter(weight.detach().as_subclass(WithoutFloat64))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            found = TABLE[name].call(**arguments | changed)
+        except ValueError as error:
+            assert "model" in arguments
+            assert str(error).startswith("model: expected a device with float64")
+        else:
+            same(found, expected)
+    assert sum("has no float64" in str(w.message) for w in caught) <= 1

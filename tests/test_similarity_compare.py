@@ -14,7 +14,7 @@ from _random_networks import gaussian
 from replication import plotting, similarity
 from replication._core.inputs import generator
 from replication._core.progress import bar
-from replication.similarity import _linalg, cca, cka, compare, dft_cca, svcca
+from replication.similarity import _linalg, cca, cka, compare, dft_cca, procrustes, svcca
 
 GRIDS = sys.modules[compare.__module__]  # the function hides the module
 METRICS = ("cca", "svcca", "pwcca", "cka", "procrustes", "regression", "rsa", "dft_cca")
@@ -310,7 +310,8 @@ def test_plot():
     ):
         fig = found.plot(limits)
         *panels, scale = (ax for ax in fig.axes if ax.axison)
-        assert scale.get_ylabel() == found.metric
+        kind = "a distance" if found.metric == "procrustes" else "a similarity"
+        assert scale.get_ylabel() == f"{found.metric}, {kind}"
         assert [text.get_text() for text in panels[0].get_yticklabels()] == ["conv1", "conv2", "fc"]
         assert {ax.images[0].get_clim() for ax in panels} == {limits or (0, 1)}
         for ax, values in zip(panels, found.values.view(-1, 3, 3), strict=True):
@@ -320,6 +321,21 @@ def test_plot():
     assert [ax.get_title() for ax in panels] == list(stages)
     named = [ax.xaxis.get_major_ticks()[0].label1.get_visible() for ax in panels]
     assert named == [False, True, True, True, True]  # the lowest of each column
+
+
+@pytest.mark.filterwarnings("ignore:.*constant")
+@pytest.mark.parametrize(
+    "metric", ["cka", "procrustes", "rsa", cka, procrustes, lambda x, y: 2 - 2 * cka(x, y)]
+)
+def test_colours_run_one_way_and_it_is_said_which(metric):
+    x, y = gaussian(2, 100, 3)
+    found = compare({"zero": 0 * x, "x": x, "y": y}, metric=metric)
+    name = getattr(metric, "__name__", metric)
+    assert found.kind == ("similarity" if name in ("cka", "rsa") else "distance")
+    fig = found.plot()
+    colour = fig.axes[0].images[0].to_rgba(found.values.numpy())[..., :3].mean(-1)
+    assert colour[1, 1] == colour[2, 2] > colour[1, 2] + 0.05  # bright is alike
+    plotting.close(fig)
 
 
 def test_progress_reaches_the_end(monkeypatch, capsys):

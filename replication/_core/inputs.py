@@ -1,8 +1,10 @@
 """Checks of what callers pass in, and answers in their kind, for all public functions."""
 
 import difflib
+import functools
 import hashlib
 import operator
+import warnings
 from collections.abc import Callable, Iterable
 from numbers import Real
 
@@ -10,15 +12,35 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from replication._core.precision import lacks_float64
+
 Array = Tensor | np.ndarray
 UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # of which torch can do next to nothing
 MOST_CLASSES = 2**16
 
 
 def as_tensor(value: Array, name: str) -> Tensor:
-    """Return `value` as a tensor; half types are promoted to float32, wide unsigned ones to int64.
+    """Return `value` as `as_inputs` does, on the CPU if its device has no float64.
 
-    A ValueError if it is no dense tensor or array of real, finite numbers, or is empty or masked.
+    A UserWarning says so, once.
+    """
+    tensor = as_inputs(value, name)
+    if lacks_float64(tensor.device):
+        _tell_of_the_cpu(tensor.device.type)
+        return tensor.cpu()
+    return tensor
+
+
+@functools.cache
+def _tell_of_the_cpu(device: str) -> None:
+    warnings.warn(f"{device} has no float64: computed on the CPU", UserWarning, stacklevel=2)
+
+
+def as_inputs(value: Array, name: str) -> Tensor:
+    """Return `value`, which a model may take to its device, as a tensor.
+
+    Half types are promoted to float32, wide unsigned ones to int64. A ValueError if it is no dense
+    tensor or array of real, finite numbers, or is empty or masked.
     """
     if isinstance(value, np.ma.MaskedArray):
         raise ValueError(f"{name}: expected a plain array, found a masked one; fill it first")
@@ -58,12 +80,16 @@ def like(value: Array) -> Callable[[Tensor], Array]:
         half = result.dtype is torch.bfloat16  # which NumPy has not
         return (result.float() if half else result).detach().cpu().numpy()
 
-    return array if isinstance(value, np.ndarray) else lambda result: result
+    if isinstance(value, np.ndarray):
+        return array
+    if isinstance(value, Tensor) and lacks_float64(value.device):  # back from the CPU, if it can
+        return lambda z: z if z.dtype == torch.float64 else z.to(value.device)
+    return lambda result: result
 
 
 def as_images(value: Array) -> Tensor:
     """Return the argument `images`, floating (N, C, H, W), as a tensor without gradient."""
-    images = as_tensor(value, "images").detach()
+    images = as_inputs(value, "images").detach()
     if images.ndim != 4:
         raise ValueError(f"images: expected (N, C, H, W), found the shape {tuple(images.shape)}")
     if not images.is_floating_point():

@@ -14,9 +14,17 @@ def has_bfloat16_units(device: torch.device) -> bool:
     return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 
+def lacks_float64(device: torch.device) -> bool:
+    """Return whether `device` has no float64, in which much here is summed: Apple's MPS."""
+    return device.type == "mps"
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Switch TF32 (in products and in convolutions) and autocast off for the block."""
+    """Switch TF32 (in products and in convolutions) and autocast off for the block.
+
+    A ValueError where float64 is asked of a model's device that has none.
+    """
     cudnn = torch.backends.cudnn
     # Not allow_tf32, which torch refuses to read once the settings of single operations were used.
     settings = torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
@@ -31,6 +39,10 @@ def full_precision() -> Iterator[None]:
             for device in ("cpu", "cuda"):
                 stack.enter_context(torch.autocast(device, enabled=False))
             yield
+    except TypeError as error:
+        if "float64" not in str(error) or "MPS" not in str(error):
+            raise
+        raise ValueError(f"model: expected a device with float64, as the CPU ({error})") from error
     finally:
         for setting, value in zip(settings, before, strict=True):
             setting.fp32_precision = value

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from replication import activations
 from replication._core import inputs, layouts, modules
-from replication._core.inputs import Array, as_tensor
+from replication._core.inputs import Array, as_inputs
+from replication._core.precision import full_precision
 from replication._core.progress import bar
 
 
@@ -34,7 +35,7 @@ class Cut:
         layers: str | Sequence[str],
         batch_size: int | None,
     ) -> None:
-        self.model, self.images = model, as_tensor(images, "images")  # (N, ...)
+        self.model, self.images = model, as_inputs(images, "images")  # (N, ...)
         self.labels = inputs.as_labels(labels, len(self.images)).long()  # (N,)
         names = [layers] if isinstance(layers, str) else inputs.as_names(layers, "layers")
         if not names:
@@ -55,7 +56,8 @@ class Cut:
         classes, largest = _probe(model, modules.to_model(self.images[:2], self.like), names)
         inputs.require_classes(self.labels, classes)
         examples = torch.bincount(self.labels, minlength=classes)
-        self.examples = examples.double().to(self.like.device)  # of each class, (classes,)
+        with full_precision():
+            self.examples = examples.double().to(self.like.device)  # of each class, (classes,)
         if batch_size is None:
             rows, size = (2**10, 2**24) if self.like.device.type == "cpu" else (2**14, 2**29)
             batch_size = max(1, min(rows, size // largest))
@@ -138,12 +140,13 @@ class Perturbation:
         return chained(self.network.tail, rows.flatten(0, 1)).unflatten(0, (self.copies, -1))
 
 
+@full_precision()
 def unit_moments(network: Cut, reference: Array | None) -> list[tuple[Tensor, Tensor]]:
     """Return each layer's mean and variance (divided by n) of every unit, (units,) float64.
 
     Over examples (of `reference`, or the network's) and space; by batches (Chan et al. 1979).
     """
-    images = network.images if reference is None else as_tensor(reference, "reference")
+    images = network.images if reference is None else as_inputs(reference, "reference")
 
     def of_batch(output: Tensor) -> Tensor:  # (n, units, ...) -> (1, 2, units)
         output = output[..., None].flatten(2)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from replication._core.inputs import as_integer, as_model, as_names, as_tensor, nearest
+from replication._core.inputs import as_inputs, as_integer, as_model, as_names, as_tensor, nearest
 from replication._core.modules import NORMS, to_model, weight_of
 from replication._core.precision import full_precision
 from replication.activations import taking_integers
@@ -94,7 +94,7 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 512) -> nn.M
         Images a batch; the last batches share the rest evenly.
     """
     size = as_integer(batch_size, "batch_size", 2)
-    images = as_tensor(images, "images")
+    images = as_inputs(images, "images")
     if images.ndim < 1 or len(images) < 2:
         raise ValueError(f"images: expected at least 2, found shape {tuple(images.shape)}")
     changed = copy.deepcopy(as_model(model)).eval()

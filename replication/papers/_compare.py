@@ -6,6 +6,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -29,7 +30,10 @@ def run(
     data: str,
     *,
     model_b: str | None = None,
+    prefix: str = "",
+    prefix_b: str | None = None,
     metric: str = "svcca",
+    unbiased: bool = False,
     layers: Sequence[str] | None = None,
     layers_b: Sequence[str] | None = None,
     null: int = 3,
@@ -47,26 +51,35 @@ def run(
     ValueError
         For whatever does not fit: files, functions, data, layers, the metric.
     """
-    find(metric, {})  # before anything is read
+    options = {"unbiased": True} if unbiased else {}
+    find(metric, options)  # before anything is read
     as_integer(null, "null", 0)
     builders = (model, model_b or model)
+    prefixes = (prefix, prefix if prefix_b is None else prefix_b)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         networks = [
-            own_models.load(path, build, device)
-            for path, build in zip(weights, builders, strict=True)
+            own_models.load(path, build, device, start)
+            for path, build, start in zip(weights, builders, prefixes, strict=True)
         ]
         whole = own_models.load_dataset(data, networks[0][1])
         count = min(EXAMPLES, len(whole)) if examples is None else examples
         recorded = []
-        for (network, transform), names in zip(networks, (layers, layers_b or layers), strict=True):
+        for path, (network, transform), names in zip(
+            weights, networks, (layers, layers_b or layers), strict=True
+        ):
             chosen = own_models.load_dataset(data, transform, count)
             reduction = _maps if metric == "dft_cca" else own_models.units
-            acts = own_models.record(network, chosen, names, reduction=reduction)
+            try:
+                acts = own_models.record(network, chosen, names, reduction=reduction)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
             if not acts:
-                raise ValueError(f"{weights[len(recorded)]}: no layer gave one output an input")
+                raise ValueError(f"{path}: no layer gave one output an input")
             recorded.append(acts)
-        grid = compare(*recorded, metric=metric, null=null, progress=True)
+        grid = compare(*recorded, metric=metric, null=null, progress=True, **options)
+        metric = f"unbiased_{metric}" if unbiased else metric
+        grid = replace(grid, metric=metric)
     noted = list(dict.fromkeys(str(warning.message) for warning in caught))
     for text in noted:
         print(f"replication: warning: {text}", file=sys.stderr)
@@ -83,6 +96,7 @@ def run(
     ]
     content = {
         "metric": metric,
+        "kind": grid.kind,
         "networks": dict(zip(("rows", "columns"), networks, strict=True)),
         "data": {"source": Path(data).name, "examples": count, "available": len(whole)},
         "rows": list(grid.rows),
@@ -95,7 +109,7 @@ def run(
         | {name: metadata.version(name) for name in ("torch", "numpy")},
     }
     write_json(numbers, content)
-    print(f"{metric} of {len(grid.rows)} x {len(grid.columns)} layers over {stamp}")
+    print(f"{metric}, a {grid.kind}, of {len(grid.rows)} x {len(grid.columns)} layers over {stamp}")
     print(f"figure   {picture}\nnumbers  {numbers}")
     return 0
 
@@ -112,7 +126,7 @@ def labels(first: str, second: str) -> tuple[str, str]:
 
 
 def draw(grid: SimilarityGrid, names: tuple[str, str], stamp: str) -> Figure:
-    """Return the grid as a heatmap, beside it that of unrelated layers if there is one."""
+    """Return the grid as a heatmap, bright where alike, beside it that of unrelated layers."""
     titles = [f"{grid.metric}: {names[0]} and {names[1]}", "unrelated: inputs permuted"]
     shown = [
         np.asarray(values.cpu(), dtype=float)
@@ -125,7 +139,9 @@ def draw(grid: SimilarityGrid, names: tuple[str, str], stamp: str) -> Figure:
         figure = Figure(figsize=(len(shown) * (side[0] + 1.2), side[1] + 1.4))
         axes = figure.subplots(1, len(shown), squeeze=False)[0]
         for ax, values, title in zip(axes, shown, titles, strict=False):
-            plotting.heatmap(ax, values, grid.rows, grid.columns, grid.metric, limits)
+            look = {"limits": limits, "cmap": plotting.ALIKE[grid.kind]}
+            label = f"{grid.metric}, a {grid.kind}"
+            plotting.heatmap(ax, values, grid.rows, grid.columns, label, **look)
             ax.set_xticks(*_ticks(grid.columns), rotation=90)
             ax.set_yticks(*_ticks(grid.rows))
             ax.tick_params(labelsize=8 if max(values.shape) <= 16 else 5)

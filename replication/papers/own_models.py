@@ -91,7 +91,7 @@ def find(reference: str) -> Callable:
 
 
 def load(
-    weights: str | os.PathLike, build: str | Callable, device: str = "cpu"
+    weights: str | os.PathLike, build: str | Callable, device: str = "cpu", prefix: str = ""
 ) -> tuple[nn.Module, Transform | None]:
     """Return the network that `build` makes, with the weights of a file, and its preprocessing.
 
@@ -106,14 +106,19 @@ def load(
         turns a PIL image into the network's input.
     device : str
         "cpu", "cuda" or "auto"; the network is put there, in eval mode.
+    prefix : str
+        What the file's names begin with and the network's do not, as "model." of Lightning's and
+        "module." of DataParallel's; tensors of other names are left.
 
     Raises
     ------
     ValueError
         If the file is missing or no safetensors file, `build` is not what it should be, or names
-        and shapes do not fit the network; the message names them.
+        and shapes do not fit the network; the message names them, and the prefix with which they
+        would.
     """
-    shapes = _shapes(Path(weights))
+    stored = _shapes(Path(weights))
+    shapes = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
     target = choose_device(device)
     function = find(build) if isinstance(build, str) else build
     named = build if isinstance(build, str) else getattr(build, "__name__", repr(build))
@@ -138,11 +143,20 @@ def load(
     ]
     faults = {"of other shapes": differing}
     if not differing:
-        missing, unexpected = safetensors_torch.load_model(model, weights, strict=False)
+        content = safetensors_torch.load_file(weights)
+        state = {name: content[prefix + name] for name in shapes}
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        own = model.state_dict()
+        known = {own[name].data_ptr() for name in state.keys() & own.keys()}
+        missing = [name for name in missing if own[name].data_ptr() not in known]  # shared memory
         faults = {"missing": missing, "not in the network": unexpected}
     if any(faults.values()):
         text = "; ".join(f"{what}: {_listed(names)}" for what, names in faults.items() if names)
-        raise ValueError(f"{weights} does not fit {named}: {text}")
+        last = next(iter(expected), "")
+        starts = [name.removesuffix(last) for name in stored if name.endswith(last)]
+        fits = [p for p in starts if p != prefix and {p + n for n in expected} <= stored.keys()]
+        hint = f"; with the prefix {fits[0]!r} (--prefix) it does" if fits else ""
+        raise ValueError(f"{weights} does not fit {named}: {text}{hint}")
     return model.to(target).eval(), transform
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from replication._core.inputs import (
     Array,
     as_choice,
+    as_inputs,
     as_integer,
     as_labels,
     as_number,
-    as_tensor,
     generator,
     like,
 )
@@ -218,7 +218,7 @@ def _directions(inputs: int, count: int, seed: int) -> Tensor:
 
 
 def _checked(images: Array, output: str, memory: int | None) -> Tensor:
-    points = as_tensor(images, "images")
+    points = as_inputs(images, "images")
     if points.ndim < 2:
         raise ValueError(f"images: expected (N, ...), found shape {tuple(points.shape)}")
     as_choice(output, "output", ("softmax", "logits"))

@@ -78,7 +78,7 @@ class CCAResult:
         if factor <= 0:
             least = f"more than {(p + q + 3) / 2:g} for ranks {self.ranks}"
             raise ValueError(f"examples: expected {least}, found {self.examples}")
-        rho = torch.as_tensor(self.correlations).detach().double().cpu()
+        rho = torch.as_tensor(self.correlations).detach().cpu().double()
         # -inf, and p = 0, from a correlation of 1
         terms = torch.log1p(-rho.square()).flip(0).cumsum(0).flip(0).numpy()
         i = torch.arange(len(terms)).numpy()

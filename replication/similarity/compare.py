@@ -66,6 +66,7 @@ class Metric:
     # the reduced layer as if its examples had come in another order
     reorder: Callable[[Any, Tensor], Any] = lambda reduced, order: reduced[order]
     correlates: bool = False  # canonical correlations, of which some may be 1 of necessity
+    kind: str = "similarity"  # or "distance"; of a callable "", as only its values tell
 
 
 def _of_bases(reduce: Callable, pair: Callable, symmetric: bool = True) -> Metric:
@@ -112,7 +113,7 @@ def _procrustes(angular: bool = False) -> Metric:
     def pair(a: Tensor, b: Tensor) -> Tensor:
         return distance_of(a, a if torch.equal(a, b) else b, angular)
 
-    return Metric(partial(normalised, narrow=True), pair)
+    return Metric(partial(normalised, narrow=True), pair, kind="distance")
 
 
 def _regression(tolerance: float | None = None) -> Metric:
@@ -172,7 +173,7 @@ def find(metric: str | Callable, options: Mapping[str, Any]) -> Metric:
     """Return the metric of a name, or a callable as one; a ValueError for unknown options."""
     if callable(metric):
         fixed = partial(metric, **options)
-        return Metric(lambda layer: layer, fixed, symmetric=False, rank=lambda layer: 1)
+        return Metric(lambda layer: layer, fixed, False, rank=lambda layer: 1, kind="")
     accepted = inspect.signature(METRICS[as_choice(metric, "metric", METRICS)]).parameters
     if unknown := set(options) - set(accepted):
         raise ValueError(
@@ -193,6 +194,7 @@ class SimilarityGrid:
     checkpoints: tuple | None = None
     null: Array | None = None  #: like `values`, the mean over permutations of y's examples
     maxima: Array | None = None  #: (..., permutations), the largest value of each permuted grid
+    kind: str = "similarity"  #: or "distance", which is 0 for equal layers; of a callable by values
 
     @property
     def p_values(self) -> Array:
@@ -217,7 +219,7 @@ class SimilarityGrid:
         return like(self.values)(((values - t) / (1 - t).clamp_min(1e-12)).clamp(0, 1))
 
     def _against(self) -> tuple[Tensor, Tensor]:
-        if self.maxima is None or self.metric == "procrustes":
+        if self.maxima is None or self.kind == "distance":
             raise ValueError("null: expected at least 1 permutation, of a similarity")
         return torch.as_tensor(self.values), torch.as_tensor(self.maxima)
 
@@ -233,7 +235,7 @@ class SimilarityGrid:
         return frame
 
     def plot(self, limits: tuple[float, float] | None = None) -> "Figure":
-        """Return a figure: a heatmap, or one a checkpoint, on one colour scale."""
+        """Return a figure: a heatmap, or one a checkpoint, on one colour scale; bright is alike."""
         import matplotlib.pyplot as plt  # here, as the numerics do without what draws
 
         from replication import plotting
@@ -246,7 +248,7 @@ class SimilarityGrid:
         with plotting.style():
             fig, axes = plt.subplots(down, across, figsize=size, squeeze=False)
             for i, (ax, panel) in enumerate(zip(axes.flat, values, strict=False)):
-                image = ax.imshow(panel, vmin=low, vmax=high, cmap="viridis")
+                image = ax.imshow(panel, vmin=low, vmax=high, cmap=plotting.ALIKE[self.kind])
                 turned = 90 if not single or len(self.columns) > 4 else 0
                 ax.set_xticks(range(len(self.columns)), self.columns, rotation=turned)
                 ax.set_yticks(range(len(self.rows)), self.rows)
@@ -256,7 +258,7 @@ class SimilarityGrid:
                 ax.set_title("" if self.checkpoints is None else str(self.checkpoints[i]))
             for ax in axes.flat[count:]:
                 ax.set_axis_off()
-            fig.colorbar(image, ax=axes, label=self.metric)
+            fig.colorbar(image, ax=axes, label=f"{self.metric}, a {self.kind}")
         return fig
 
 
@@ -287,7 +289,7 @@ def compare(
     metric : str or callable
         "cca", "svcca", "pwcca", "cka", "procrustes", "regression", "rsa", "dft_cca", "ridge",
         "mutual_knn", "unit_matching", or a function of two (examples, neurons) tensors that returns
-        a number or a CCAResult.
+        a number or a CCAResult; a distance if it is nearer to 0 than to 1 for a layer and itself.
     conv : "spatial_mean", "positions", "flatten" or "dft"
         What becomes of convolutional layers: channels averaged over space (Morcos et al. 2018b);
         every position an example (Raghu et al. 2017, for one layer in two networks; the sizes must
@@ -363,6 +365,11 @@ def compare(
                 baseline[-1] += permuted / null
                 maxima[-1][draw] = permuted.max()
         noted |= notes(chosen, b, examples)
+        orientation = chosen.kind
+        if not orientation:  # a distance is 0 of a layer with itself
+            varied = [{n: z} for n, z in b.items() if (z != z[:1]).any()][:1]
+            near = any(grid(chosen, z, z, False) < 0.5 for z in varied)
+            orientation = "distance" if near else "similarity"
     warn_once(chosen, noted, examples, pairs(chain(*lefts), right))
 
     values, baseline, maxima = (
@@ -370,8 +377,8 @@ def compare(
     )
     name = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
     checkpoints = tuple(stages) if staged else None
-    nulls = (baseline, maxima) if null else ()
-    return SimilarityGrid(values, rows, tuple(acts_b), name, checkpoints, *nulls)
+    nulls = (baseline, maxima) if null else (None, None)
+    return SimilarityGrid(values, rows, tuple(acts_b), name, checkpoints, *nulls, orientation)
 
 
 def named(acts: Mapping[str, Array], name: str, maps: bool = True) -> dict[str, Tensor]:
@@ -384,7 +391,7 @@ def named(acts: Mapping[str, Array], name: str, maps: bool = True) -> dict[str, 
 
 
 def _flat(values: Array) -> np.ndarray:
-    return torch.as_tensor(values).detach().double().cpu().numpy().ravel()
+    return torch.as_tensor(values).detach().cpu().double().numpy().ravel()
 
 
 def grid(metric: Metric, left: Mapping, right: Mapping, mirrored: bool, bar: Any = None) -> Tensor:

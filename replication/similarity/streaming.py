@@ -163,7 +163,8 @@ class Accumulator:
             if self._paired:
                 return kind(chosen.pair(layers["x"], layers["y"]))[()]
             values = grid(chosen, layers, layers, chosen.symmetric)
-        return SimilarityGrid(kind(values), tuple(layers), tuple(layers), metric)
+        names = tuple(layers)
+        return SimilarityGrid(kind(values), names, names, metric, kind=chosen.kind)
 
 
 def minibatch_cka(

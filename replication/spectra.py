@@ -251,7 +251,7 @@ def noise_spectrum(
         groups = activations.flatten(output).unflatten(0, (-1, copies))
         if not groups.isfinite().all():
             raise ValueError("model: expected finite outputs of its layers, found NaN or infinity")
-        return _singular_values(groups)
+        return like(groups)(_singular_values(inputs.with_float64(groups)))
 
     for start in progress(range(0, len(images), images_per_batch)):
         batch = images[start : start + images_per_batch].to(weight)

@@ -24,6 +24,7 @@ ORTHOGONAL = {
     "cka unbiased": (partial(sim.cka, unbiased=True), 1e-11),
     "rbf": (partial(sim.cka, kernel="rbf"), 1e-11),
     "rbf unbiased": (partial(sim.cka, kernel="rbf", unbiased=True), 1e-11),
+    "cka angle": (partial(sim.cka, angular=True), 1e-11),
     "procrustes": (sim.procrustes, 1e-13),
     "angle": (partial(sim.procrustes, angular=True), 1e-13),
     "rsa euclidean": (partial(sim.rsa, distance="euclidean"), 1e-6),
@@ -32,7 +33,11 @@ ORTHOGONAL = {
 CUT = {"svcca": (lambda x, y: sim.svcca(x, y, variance=0.9).mean, 1e-9)}
 CASES = {**AFFINE, **CUT, "pwcca": (sim.pwcca, 1e-9), **ORTHOGONAL, "rsa": (sim.rsa, 1e-12)}
 CASES |= {"matching": (sim.unit_matching, 1e-12)}
-DISTANCES = {"procrustes": 2, "angle": math.pi / 2}  # and what is farthest
+DISTANCES = {
+    "procrustes": 2,
+    "angle": math.pi / 2,
+    "cka angle": math.pi / 2,
+}  # and what is farthest
 ALL = pytest.mark.parametrize(("name", "index", "atol"), [(n, *c) for n, c in CASES.items()])
 DTYPES = pytest.mark.parametrize("dtype", ["f4", "f8"])
 few_examples = pytest.mark.filterwarnings("ignore:.*(few examples|spans all|add up to)")
@@ -219,3 +224,15 @@ def test_ridge_is_that_of_scikit_learn():
     assert -0.2 < shuffled < 0.1 < value  # where linear_regression_r2 would be 1
     with pytest.raises(ValueError, match="folds: expected 2 to 30, half the examples, found 31"):
         sim.ridge_r2(x, y, folds=31)
+
+
+@few_examples
+@pytest.mark.parametrize("name", ["angle", "cka angle"])
+def test_angles_are_metrics(name):
+    angle, _ = CASES[name]
+    r = np.random.default_rng(0)
+    for _ in range(50):
+        x, z = r.normal(size=(2, 20, 4))
+        y = x + r.uniform(0, 3) * z + r.normal(size=(20, 4)) * r.uniform(0, 2)
+        assert angle(x, z) <= angle(x, y) + angle(y, z) + 1e-9
+        assert angle(x, y) == pytest.approx(angle(y, x), abs=1e-12)

@@ -24,11 +24,15 @@ def as_tensor(value: Array, name: str) -> Tensor:
 
     A UserWarning says so, once.
     """
-    tensor = as_inputs(value, name)
-    if lacks_float64(tensor.device):
-        _tell_of_the_cpu(tensor.device.type)
-        return tensor.cpu()
-    return tensor
+    return with_float64(as_inputs(value, name))
+
+
+def with_float64(tensor: Tensor) -> Tensor:
+    """Return the tensor, on the CPU if its device has no float64; a UserWarning says so, once."""
+    if not lacks_float64(tensor.device):
+        return tensor
+    _tell_of_the_cpu(tensor.device.type)
+    return tensor.cpu()
 
 
 @functools.cache

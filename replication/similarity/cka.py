@@ -83,6 +83,7 @@ def cka(
     unbiased: bool = False,
     sigma: float = 0.5,
     confounder: Array | None = None,
+    angular: bool = False,
 ) -> Array:
     """Return the centred kernel alignment of two layers, a similarity.
 
@@ -103,6 +104,9 @@ def cka(
     confounder : (examples, features) tensor or array, optional
         Usually the flattened input: its kernel matrix C is regressed out of both layers',
         K - (<K, C> / <C, C>) C (Cui et al. 2022), negative eigenvalues kept as in their code.
+    angular : bool
+        Return the angle arccos CKA, a metric where CKA is biased (Williams et al. 2021); near 0 it
+        has half the digits.
 
     Returns
     -------
@@ -141,7 +145,8 @@ def cka(
             terms = rest.where(rest.abs() > rounding, 0)
     warn({"x": int(terms[1] > 0), "y": int(terms[2] > 0)}, chance=chance)
     lowest = 0.0 if confounder is None and not unbiased else -1.0
-    return like(x)(index(*terms, lowest).to(first.dtype))[()]
+    value = index(*terms, lowest)
+    return like(x)((value.arccos() if angular else value).to(first.dtype))[()]
 
 
 def check_kernel(kernel: str, sigma: float) -> None:

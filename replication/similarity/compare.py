@@ -93,12 +93,15 @@ def _pwcca(
     return _of_bases(partial(subspace, tolerance=tolerance), pair, symmetric)
 
 
-def _cka(kernel: str = "linear", unbiased: bool = False, sigma: float = 0.5) -> Metric:
+def _cka(
+    kernel: str = "linear", unbiased: bool = False, sigma: float = 0.5, angular: bool = False
+) -> Metric:
     check_kernel(kernel, sigma)
 
     def pair(a: Prepared, b: Prepared) -> Tensor:
         shared = a.square if a is b else product(a, b)
-        return index(shared, a.square, b.square, -1.0 if unbiased else 0.0)
+        value = index(shared, a.square, b.square, -1.0 if unbiased else 0.0)
+        return value.arccos() if angular else value
 
     def reorder(layer: Prepared, order: Tensor) -> Prepared:
         values = layer.values[order]
@@ -106,7 +109,8 @@ def _cka(kernel: str = "linear", unbiased: bool = False, sigma: float = 0.5) -> 
         return replace(layer, values=values, diagonal=layer.diagonal[order])
 
     prepared = partial(prepare, kernel=kernel, unbiased=unbiased, sigma=sigma)
-    return Metric(prepared, pair, True, lambda layer: int(layer.square > 0), reorder)
+    kind = "distance" if angular else "similarity"
+    return Metric(prepared, pair, True, lambda layer: int(layer.square > 0), reorder, kind=kind)
 
 
 def _procrustes(angular: bool = False) -> Metric:

@@ -75,7 +75,9 @@ def test_there_is_no_circle_of_modules():
 
 
 def test_the_top_is_small():
-    names = {path.stem for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    names = {
+        path.stem for path in PACKAGE.iterdir() if path.name not in ("__pycache__", "py.typed")
+    }
     assert names - {"__init__", "__main__"} == set(MAY_KNOW) - {"__main__"}
 
 

@@ -88,7 +88,7 @@ def test_two_architectures_with_a_transform_each(place):
     more = ["--layers", "?", "--layers-b", "1", "--null", "0", "--examples", "100"]
     assert __main__.main([*arguments, *more]) == 0
     found = json.loads((place / "a_c_svcca.json").read_text())
-    assert (found["rows"], found["columns"], found["null"]) == (["0", "1", "2"], ["1"], None)
+    assert (found["rows"], found["columns"], found["null"]) == ([*"01234"], ["1"], None)
 
 
 def prefixed(name, prefix):

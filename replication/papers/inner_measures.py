@@ -227,7 +227,8 @@ def path_norm(model: nn.Module, image: Tensor) -> float:
 def taus(table: pd.DataFrame) -> pd.DataFrame:
     """Return Kendall's tau-b of each measure, by its sign, with minus the gap.
 
-    A row a measure, arm, architecture and seed, over the networks that fitted their labels.
+    A row a measure, arm, architecture and seed, over the networks that fitted their labels. One
+    pair more counts as undecided, so that a perfect order of few networks is no certainty.
     """
     rows = []
     for arm in table.index.unique(0):
@@ -238,6 +239,7 @@ def taus(table: pd.DataFrame) -> pd.DataFrame:
             if len(nets) >= FEWEST:
                 for kind, sign in SIGNS.items():
                     tau = kendalltau(sign * nets[kind], -nets.gap).statistic
+                    tau *= (pairs := math.comb(len(nets), 2)) / (pairs + 1)
                     rows.append((kind, arm, name, seed, 0.0 if math.isnan(tau) else tau))
     return pd.DataFrame(rows, columns=["measure", "arm", "architecture", "seed", "tau"])
 

@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from _settling import settle_all
 from torch import nn
 
-from replication import models
+from replication import claims, models
 from replication.papers import inner_measures as paper
 from replication.papers.inner_measures import ARMS, BASELINES, INNER, LABELS, RECIPES, SIGNS
 
@@ -70,27 +69,32 @@ def made_up(order, arms=ARMS, seeds=3, spread=0.3):
 
 
 def verdicts(table):
-    return {
-        id: item.verdict for id, item in settle_all(paper.CLAIMS, paper.statistics(table)).items()
-    }
+    where = {"dataset": "made up", "profile": "full", "notebook": paper.NOTEBOOK}
+    found = paper.statistics(table)
+    settled = claims.settle_all(paper.CLAIMS, found, {}, paper.gates(table), **where)
+    return {item.claim.id: item.verdict for item in settled}
 
 
 def test_measures_that_order_networks_reproduce_and_those_that_do_not_do_not():
-    inner = made_up(lambda arm, name, kind: 1.0 if kind in INNER else -1.0)
+    inner = made_up(lambda arm, name, kind: 0.97 if kind in INNER else -0.97)
     assert set(verdicts(inner).values()) == {"reproduced"}
-    outer = made_up(lambda arm, name, kind: -1.0 if kind in INNER else 1.0)
+    outer = made_up(lambda arm, name, kind: -0.97 if kind in INNER else 0.97)
     assert set(verdicts(outer).values()) == {"not reproduced"}
     chance = verdicts(made_up(lambda arm, name, kind: 0.0))
     assert "reproduced" not in (chance["G3"], chance["G4"])
     found = paper.statistics(made_up(lambda arm, name, kind: float(arm == LABELS)))
     assert np.allclose(found["G1"], 28 / 29) and abs(np.mean(found["G2"])) < 0.3
+    few = made_up(lambda arm, name, kind: 0.9, spread=0.01)
+    assert verdicts(few)["G2"] == "not testable at this scale"
 
 
 def test_what_is_held_out_is_not_chosen_on():
     only = dict(zip(NAMES, INNER, strict=False))
     table = made_up(lambda arm, name, kind: 1.0 if only[name] == kind else -1.0)
     held = paper.held_out(paper.taus(table.loc[[LABELS]]), [*INNER])
-    assert held.tolist() == pytest.approx([-28 / 29] * 3)  # each architecture has a measure of its own
+    assert held.tolist() == pytest.approx(
+        [-28 / 29] * 3
+    )  # each architecture has a measure of its own
     assert paper.held_out(paper.taus(table[table.architecture == NAMES[0]]), [*INNER]).empty
 
 

@@ -247,9 +247,9 @@ def taus(table: pd.DataFrame) -> pd.DataFrame:
 def held_out(found: pd.DataFrame, measures: Sequence[str]) -> pd.Series:
     """Return tau of the measure that is best on the other architectures, the mean of a seed."""
     means = found[found.measure.isin(measures)].pivot_table("tau", "measure", "architecture")
-    best = {name: means.drop(columns=name).mean(axis=1).idxmax() for name in means}
     if means.shape[1] < 2:
         return pd.Series(dtype=float)
+    best = {name: means.drop(columns=name).mean(axis=1).idxmax() for name in means}
     chosen = found[found.measure == found.architecture.map(best)]
     return chosen.groupby("seed").tau.mean()
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -148,7 +149,7 @@ def on_scale(test: Callable[[np.ndarray], Estimate], x: np.ndarray, ends=None) -
     low, high = ends or (None, None)
 
     @np.errstate(divide="ignore")  # -inf for the end of the range
-    def to(c: np.ndarray) -> np.ndarray:
+    def to(c: Any) -> Any:
         if low is None:
             return c
         above = np.log(np.maximum(c - low, 0.0))
@@ -162,9 +163,10 @@ def on_scale(test: Callable[[np.ndarray], Estimate], x: np.ndarray, ends=None) -
 
     start, size = to(x).min(), np.ptp(to(x)) or 1.0
     found = test((to(x) - start) / size)
+    least, most = map(back, found.interval)
     return Estimate(
         back(found.value),
-        tuple(map(back, found.interval)),
+        (least, most),
         lambda c: found.below((to(c) - start) / size),
         lambda c: found.above((to(c) - start) / size),
         lambda c, power: back(found.shown((to(c) - start) / size, power)),

@@ -28,7 +28,8 @@ class Trainer:
     """
 
     def __init__(self, spec: Spec, split: data.Split, device: torch.device) -> None:
-        self.spec, self.device, self.step, self.rows = spec, device, 0, []
+        self.spec, self.device, self.step = spec, device, 0
+        self.rows: list[dict[str, float]] = []
         self.precision = spec.precision
         if spec.precision == "auto":
             self.precision = "bfloat16" if has_bfloat16_units(device) else "float32"
@@ -53,11 +54,11 @@ class Trainer:
                 for x, stream in zip(images, streams, strict=True)
             ]
         self.images, test_images = (x.to(device, DTYPES[spec.dtype]) for x in images)
-        side, most = spec.augment.get("crop"), min(self.images.shape[2:])
-        if side is not None and side > most:
+        side, most = int(spec.augment.get("crop", 0)), min(self.images.shape[2:])
+        if side > most:
             raise ValueError(f"augment: crop: expected at most {most}, found {side}")
         self.train, self.test = (
-            data.Examples(x if side is None else data.centre_crop(x, side), y.to(device))
+            data.Examples(data.centre_crop(x, side) if side else x, y.to(device))
             for x, y in ((self.images, labels), (test_images, split.test.labels))
         )
         self.epoch_steps = math.ceil(len(self.train) / spec.batch_size)
@@ -261,7 +262,7 @@ def new_model(spec: Spec, device: torch.device) -> nn.Module:
     # Channels last makes convolutions about twice as fast on a CPU; the numbers stay in place.
     # L-BFGS views each gradient as one vector, which that layout does not allow.
     layout = torch.contiguous_format if spec.optimizer == "LBFGS" else torch.channels_last
-    return model.to(device, memory_format=layout)
+    return model.to(device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def augment(images: Tensor, how: Mapping[str, float], source: torch.Generator) -> Tensor:
@@ -277,8 +278,8 @@ def augment(images: Tensor, how: Mapping[str, float], source: torch.Generator) -
         flip = torch.rand(count, generator=source) < how["flip"]
         images = torch.where(flip.to(images.device)[:, None, None, None], images.flip(3), images)
     if pixels := int(how.get("shift", 0)):
-        moves = torch.randint(2 * pixels + 1, (2, count), generator=source)
-        images = _windows(F.pad(images, (pixels,) * 4), *moves, height, width)
+        tops, lefts = torch.randint(2 * pixels + 1, (2, count), generator=source)
+        images = _windows(F.pad(images, (pixels,) * 4), tops, lefts, height, width)
     if side := int(how.get("crop", 0)):
         tops, lefts = (
             torch.randint(most - side + 1, (count,), generator=source) for most in (height, width)

@@ -128,7 +128,7 @@ def _take_compare(take: Callable) -> None:
     take("--data", required=True, help=inputs)
     take("--metric", default="svcca", help="svcca (default), cca, pwcca, cka, procrustes, ...")
     take("--unbiased", action="store_true", help="unbiased cka: about 0 for unrelated layers")
-    take("--layers", nargs="+", metavar="LAYER", help="only these (default: all)")
+    take("--layers", nargs="+", metavar="LAYER", help="names or patterns, as 'blocks.*' (all)")
     take("--layers-b", nargs="+", metavar="LAYER", help="of the second network (default: --layers)")
     take("--null", type=int, default=3, metavar="N", help=null)
     take("--examples", type=int, metavar="N", help="how many inputs to draw (default: up to 1000)")

@@ -258,7 +258,7 @@ def _passes(
                 f"mask: {mask!r} is not in images ({', '.join(options) or 'a tensor'})"
             )
         rows, tokens = len(given[0]), options[mask].bool() if mask else None
-        weight = weight_of(model, given[0])
+        weight, places.examples = weight_of(model, given[0]), rows
         calls.clear()
         with hooked(hooks), evaluating(model), torch.inference_mode(), taking_integers(given[0]):
             named = {name: to_model(value, weight) for name, value in options.items()}

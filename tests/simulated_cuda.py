@@ -78,12 +78,12 @@ _count = SimpleNamespace()
 
 @contextlib.contextmanager
 def counted():
-    """Give how often the host waits within the block, and what it gets: `waits` and `bytes`.
+    """Give how often the host waits within the block, `waits`, and the `bytes` that it gets.
 
-    And the operators that the device runs, `ran`, and those in float32 that may do so in TF32,
-    `loose`.
+    And how many tensors it has `sent`, the operators that the device runs, `ran`, and those in
+    float32 that may do so in TF32, `loose`.
     """
-    vars(_count).update(waits=0, bytes=0, ran=set(), loose=set())
+    vars(_count).update(waits=0, bytes=0, sent=0, ran=set(), loose=set())
     yield _count
 
 
@@ -161,6 +161,8 @@ def run(func, args, kwargs):
         product = operator in (*MATRIX, *CONVOLVED)
         if product and given[0].dtype == torch.float32 and of.fp32_precision != "ieee":
             _count.loose.add(name)
+    elif vars(_count):
+        _count.sent += operator is aten._to_copy
     found = func(*held(args), **held({k: v for k, v in kwargs.items() if k != "device"}))
     known = {id(held(each)): each for each in given}  # what was written to stays what it is
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -236,6 +236,7 @@ def test_the_range_binds_the_values_and_its_ends_decide_nothing():
 
 
 @few
+@example([0.0] * 5 + [5e-324], "t")
 @given(st.lists(st.floats(-1e300, 1e300), min_size=6, max_size=7), tests)
 def test_any_finite_values_give_finite_results_without_warnings(v, test):
     if test == "correlation":

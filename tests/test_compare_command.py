@@ -85,10 +85,10 @@ def test_the_figure_and_the_numbers(place, capsys):
 
 def test_two_architectures_with_a_transform_each(place):
     arguments = command("a", "c", "--model-b", "nets_to_compare:other", "--data", "mnist5k")
-    more = ["--layers", "0", "1", "--layers-b", "1", "--null", "0", "--examples", "100"]
+    more = ["--layers", "?", "--layers-b", "1", "--null", "0", "--examples", "100"]
     assert __main__.main([*arguments, *more]) == 0
     found = json.loads((place / "a_c_svcca.json").read_text())
-    assert (found["rows"], found["columns"], found["null"]) == (["0", "1"], ["1"], None)
+    assert (found["rows"], found["columns"], found["null"]) == ([*"01234"], ["1"], None)
 
 
 def prefixed(name, prefix):

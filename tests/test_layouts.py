@@ -145,3 +145,10 @@ def test_similarity_of_recorded_blocks_is_that_of_their_features():
     assert similarity.cka(*means) == pytest.approx(float(similarity.cka(*by_hand)), abs=1e-12)
     grid = similarity.compare({"keep": maps[0]}, {"keep": maps[1]}, "cka")
     assert grid.values[0, 0] == pytest.approx(float(similarity.cka(*by_hand)), abs=1e-9)
+
+
+def test_examples_where_a_recurrent_layer_takes_steps_are_refused():
+    with pytest.raises(ValueError, match="LSTM takes steps first and was given the 6 examples"):
+        record(nn.LSTM(12, 8), torch.rand(6, 5, 12))
+    acts = record(nn.LSTM(12, 8, batch_first=True), torch.rand(6, 5, 12), ["[0]"])
+    assert acts["[0]"].shape == (6, 5, 8)

@@ -144,11 +144,11 @@ def test_what_is_worked_out_later_is_not_taken_in_tf32_either(tf32):
     assert not found.loose
 
 
-def trained(how, epochs):
+def trained(how, size, **more):
     split = data.Split(*[data.Examples(pictures(40).float(), labels(40))] * 2, "", (*"01234",), "")
     options = {"model": "mlp", "model_options": {"inputs": 36, "widths": (8,), "classes": 5}}
     specs = [
-        training.Spec(**options, seed=s, epochs=epochs, batch_size=8, evaluate_every=100)
+        training.Spec(**options, seed=s, epochs=2, batch_size=size, evaluate_every=100, **more)
         for s in (0, 1)
     ]
     return how(specs if how is training.fit_population else specs[0], split, device="cuda")
@@ -167,8 +167,8 @@ def on_network(function, *arguments, width=8, **options):
 
 
 LOOPS = {
-    "steps of fit": (lambda n: trained(training.fit, n), 1, 4),
-    "steps of fit_population": (lambda n: trained(training.fit_population, n), 1, 4),
+    "steps of fit": (lambda n: trained(training.fit, n), 40, 8),
+    "steps of fit_population": (lambda n: trained(training.fit_population, n), 40, 8),
     "batches of record": (lambda n: on_network(activations.record, batch_size=n), 64, 8),
     "batches of evaluate": (lambda n: on_network(training.evaluate, batch_size=n), 64, 8),
     "batches of recalibrate": (lambda n: on_network(resets.recalibrate, batch_size=n), 64, 8),
@@ -222,3 +222,14 @@ def test_the_host_does_not_wait_in_a_loop(loop):
             call(size)
         counts.append(found.waits)
     assert counts[0] == counts[1]
+
+
+@there
+@pytest.mark.gpu
+def test_random_draws_are_sent_an_epoch_at_a_time():
+    counts = []
+    for size in (40, 8):  # of a minibatch
+        with simulated_cuda.counted() as found:
+            trained(training.fit, size, augment={"flip": 0.5, "shift": 1})
+        counts.append(found.sent)
+    assert counts[0] == counts[1] > 0

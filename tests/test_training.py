@@ -427,12 +427,16 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def augment(images, how, source):
+    return trainer.augment(images, how, trainer.draw(images.shape, how, source))
+
+
 def test_flips_have_their_probability():
     images = distinct_pixels()
-    assert torch.equal(trainer.augment(images, {"flip": 1}, seeded()), images.flip(3))
-    assert torch.equal(trainer.augment(images, {"flip": 0}, seeded()), images)
-    assert torch.equal(trainer.augment(images, {}, seeded()), images)
-    some = trainer.augment(images, {"flip": 0.25}, seeded())
+    assert torch.equal(augment(images, {"flip": 1}, seeded()), images.flip(3))
+    assert torch.equal(augment(images, {"flip": 0}, seeded()), images)
+    assert torch.equal(augment(images, {}, seeded()), images)
+    some = augment(images, {"flip": 0.25}, seeded())
     flipped = [torch.equal(a, b) for a, b in zip(some, images.flip(3), strict=True)]
     kept = [torch.equal(a, b) for a, b in zip(some, images, strict=True)]
     assert sum(flipped) + sum(kept) == len(images)
@@ -441,7 +445,7 @@ def test_flips_have_their_probability():
 
 def test_noise_has_its_spread_and_none_of_another_step():
     images = distinct_pixels().double()
-    added = [trainer.augment(images, {"noise": 0.3}, seeded(i)) - images for i in (0, 0, 1)]
+    added = [augment(images, {"noise": 0.3}, seeded(i)) - images for i in (0, 0, 1)]
     assert torch.equal(added[0], added[1])
     assert abs(added[0].mean()) < 0.01 and added[0].std() == pytest.approx(0.3, rel=0.03)
     assert abs((added[0] * added[2]).mean()) < 0.01 * 0.3
@@ -453,7 +457,7 @@ def test_noise_has_its_spread_and_none_of_another_step():
 )
 def test_shifts_and_crops_are_windows_at_every_place(how, padding, size, places):
     images = distinct_pixels()
-    cut = trainer.augment(images, how, seeded())
+    cut = augment(images, how, seeded())
     assert cut.shape == (*images.shape[:2], *size)
     windows = F.pad(images, (padding,) * 4).unfold(2, size[0], 1).unfold(3, size[1], 1)
     same = (windows == cut[:, :, None, None]).all(1).flatten(3).all(3)  # (N, rows, columns)

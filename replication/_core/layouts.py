@@ -29,6 +29,7 @@ class Places:
 
     def __init__(self) -> None:
         self.by_shape: dict[tuple, set[str]] = {}
+        self.examples: int | None = None  # of this pass, where they are known
 
     def __call__(self, module: nn.Module, arguments: tuple, output: object) -> None:
         """Note the place in each tensor of `output`: a forward hook."""
@@ -40,6 +41,11 @@ class Places:
                     f"images: {type(module).__name__} takes steps first, and there are {steps} of "
                     "them as of examples in a batch, so that the two cannot be told apart; give "
                     "another batch_size or number of images"
+                )
+            if steps == self.examples and type(module).__module__.startswith("torch.nn."):
+                raise ValueError(
+                    f"images: {type(module).__name__} takes steps first and was given the {steps} "
+                    "examples there; expected batch_first=True, or a network that transposes"
                 )
         parts = output if isinstance(output, tuple | list) else (output,)
         for tensor in (x for x in parts if isinstance(x, Tensor) and x.ndim > 2):

@@ -161,13 +161,17 @@ def on_scale(test: Callable[[np.ndarray], Estimate], x: np.ndarray, ends=None) -
             z = low + (np.exp(z) if high is None else (high - low) * special.expit(2 * z))
         return float(z) + 0.0  # turns -0.0 into 0.0
 
+    @np.errstate(over="ignore")  # inf for what lies beyond any spread of these numbers
+    def stretched(c: Any) -> Any:
+        return (to(c) - start) / size
+
     start, size = to(x).min(), np.ptp(to(x)) or 1.0
-    found = test((to(x) - start) / size)
+    found = test(stretched(x))
     least, most = map(back, found.interval)
     return Estimate(
         back(found.value),
         (least, most),
-        lambda c: found.below((to(c) - start) / size),
-        lambda c: found.above((to(c) - start) / size),
-        lambda c, power: back(found.shown((to(c) - start) / size, power)),
+        lambda c: found.below(stretched(c)),
+        lambda c: found.above(stretched(c)),
+        lambda c, power: back(found.shown(stretched(c), power)),
     )

@@ -1,9 +1,10 @@
 """One training run, step by step."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from replication._core.modules import NORMS, hooked
 from replication._core.precision import has_bfloat16_units
 from replication.activations import evaluating
 from replication.training.spec import DTYPES, Spec
+
+Drawn = dict[str, Any]  # tensors, and of noise the generator
 
 
 class Trainer:
@@ -145,7 +148,27 @@ class Trainer:
 
     def augmented(self, images: Tensor) -> Tensor:
         """Return the images of a minibatch as the next step sees them."""
-        return augment(images, self.spec.augment, generator(self.spec.seed, "augment", self.step))
+        if not self.spec.augment:
+            return images
+        index = self.step % self.epoch_steps
+        if index == 0 or not hasattr(self, "drawn"):
+            self.drawn = self.epoch_draws()
+        return augment(images, self.spec.augment, self.drawn[index])
+
+    def epoch_draws(self) -> list[Drawn]:
+        """Return what augmentation draws for each minibatch of the epoch, in one copy a kind."""
+        first = self.step - self.step % self.epoch_steps
+        sizes = [len(part) for part in self.train.labels.split(self.spec.batch_size)]
+        drawn = [
+            draw((size, *self.images.shape[1:]), self.spec.augment, source)
+            for index, size in enumerate(sizes)
+            for source in [generator(self.spec.seed, "augment", first + index)]
+        ]
+        for name in drawn[0].keys() - {"noise"}:
+            there = torch.cat([each[name] for each in drawn], -1).to(self.device)
+            for each, part in zip(drawn, there.split(sizes, -1), strict=True):
+                each[name] = part
+        return drawn
 
     def advance(self) -> None:
         """Take one step of the optimiser."""
@@ -265,37 +288,48 @@ def new_model(spec: Spec, device: torch.device) -> nn.Module:
     return model.to(device, memory_format=layout)  # type: ignore[call-overload]
 
 
-def augment(images: Tensor, how: Mapping[str, float], source: torch.Generator) -> Tensor:
+def draw(shape: Sequence[int], how: Mapping[str, float], source: torch.Generator) -> Drawn:
+    """Return what is random in `augment` for images of that shape; of noise the generator.
+
+    `source` is on the CPU: a seed means the same on every device.
+    """
+    count, _, height, width = shape
+    drawn: Drawn = {}
+    if "flip" in how:
+        drawn["flip"] = torch.rand(count, generator=source) < how["flip"]
+    if pixels := int(how.get("shift", 0)):
+        drawn["shift"] = torch.randint(2 * pixels + 1, (2, count), generator=source)
+    if side := int(how.get("crop", 0)):
+        most = (height - side + 1, width - side + 1)
+        drawn["crop"] = torch.stack([torch.randint(m, (count,), generator=source) for m in most])
+    return drawn | {"noise": source}
+
+
+def augment(images: Tensor, how: Mapping[str, float], drawn: Drawn) -> Tensor:
     """Return (N, C, H, W) flipped left to right, shifted with zeros moving in, cropped, with noise.
 
     `how` may have ``"flip"``: the probability, for each image; ``"shift"``: the most pixels in each
     direction, drawn for each image and axis; ``"crop"``: the side of the window that is kept, whose
     place is drawn for each image; ``"noise"``: the standard deviation of what is added to every
-    number. `source` is on the CPU: a seed means the same on every device.
+    number. `drawn` is what `draw` gave, on the images' device.
     """
-    count, _, height, width = images.shape
+    height, width = images.shape[2:]
     if "flip" in how:
-        flip = torch.rand(count, generator=source) < how["flip"]
-        images = torch.where(flip.to(images.device)[:, None, None, None], images.flip(3), images)
+        images = torch.where(drawn["flip"][:, None, None, None], images.flip(3), images)
     if pixels := int(how.get("shift", 0)):
-        tops, lefts = torch.randint(2 * pixels + 1, (2, count), generator=source)
-        images = _windows(F.pad(images, (pixels,) * 4), tops, lefts, height, width)
+        images = _windows(F.pad(images, (pixels,) * 4), drawn["shift"], height, width)
     if side := int(how.get("crop", 0)):
-        tops, lefts = (
-            torch.randint(most - side + 1, (count,), generator=source) for most in (height, width)
-        )
-        images = _windows(images, tops, lefts, side, side)
+        images = _windows(images, drawn["crop"], side, side)
     if sd := how.get("noise"):
-        noise = torch.randn(images.shape, generator=source, dtype=images.dtype)
+        noise = torch.randn(images.shape, generator=drawn["noise"], dtype=images.dtype)
         images = images + sd * noise.to(images.device)
     return images
 
 
-def _windows(images: Tensor, tops: Tensor, lefts: Tensor, height: int, width: int) -> Tensor:
-    """Return of each image the window with its own upper left corner."""
+def _windows(images: Tensor, corners: Tensor, height: int, width: int) -> Tensor:
+    """Return of each image the window with its own upper left corner, (2, N): row, column."""
     count = partial(torch.arange, device=images.device)
-    rows = tops.to(images.device)[:, None] + count(height)
-    columns = lefts.to(images.device)[:, None] + count(width)
+    rows, columns = corners[0, :, None] + count(height), corners[1, :, None] + count(width)
     index, channel = count(len(images))[:, None, None, None], count(images.shape[1])[:, None, None]
     return images[index, channel, rows[:, None, :, None], columns[:, None, None]]
 

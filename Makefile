@@ -86,9 +86,10 @@ paper: setup ## as run, then figures, at the papers' scale
 PYTEST = OMP_NUM_THREADS=1 REPLICATION_PROFILE=smoke $(IN_VENV) -m pytest \
     -n $(or $(JOBS),auto) --dist loadfile
 
-test: setup ## ruff, then unit and property tests, all but the slow ones
+test: setup ## ruff, mypy, then unit and property tests, all but the slow ones
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m ruff format --check .
+	@.venv/bin/python -m mypy
 	@$(PYTEST) tests -m "not slow" $(ARGS)
 
 test-slow: setup ## tests that start kernels and clusters, kill processes and fill disks
@@ -112,6 +113,6 @@ bench: setup ## time the numerics side by side with peers
 
 clean: ## remove figures/smoke, figures/quick, site/ and caches; .venv, data/, other figures stay
 	rm -rf figures/smoke figures/quick site
-	rm -rf build .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find . -name .venv -prune -o -path ./data -prune -o \
 	    '(' -name __pycache__ -o -name .ipynb_checkpoints ')' -prune -exec rm -rf {} +

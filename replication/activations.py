@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from warnings import warn
 
 import numpy as np
@@ -63,7 +64,7 @@ def record(
     reduction: Reduction = None,
     orders: Mapping[str, str] | None = None,
     mask: str | None = None,
-) -> dict[str, Array]:
+) -> dict[str, Any]:
     """Return the output of every layer of `model` for `images`, in forward order.
 
     The model runs in eval mode under `torch.inference_mode`, a batch at a time, on its own device,
@@ -136,7 +137,7 @@ def record(
     for key, told in omitted.items():
         kept.pop(key, None)  # another batch may have had as many rows by chance
         warn(f"left out: {told}", stacklevel=2)
-    first = next(iter(images.values())) if isinstance(images, Mapping) else images
+    first: Any = next(iter(images.values())) if isinstance(images, Mapping) else images
     result, kind = {}, like(first)
     for key in list(kept):
         pieces = kept.pop(key)  # so that at most one layer is held twice
@@ -247,6 +248,7 @@ def _passes(
 
         return keep
 
+    hooks: list[tuple[nn.Module, Callable]]
     hooks = [(module, places) for module in model.modules()]  # before what reads their notes
     hooks += [(module, hook(name)) for name, module in modules.items()]
     for arguments, options in _inputs(images, batch_size):
@@ -280,7 +282,7 @@ def _passes(
             notes.clear()
 
 
-def _inputs(images: object, batch_size: int) -> Iterator[tuple[tuple[Tensor, ...], dict]]:
+def _inputs(images: Any, batch_size: int) -> Iterator[tuple[tuple[Tensor, ...], dict]]:
     """Yield the inputs of each pass, in a tuple and by keyword, examples first."""
     batch_size = as_integer(batch_size, "batch_size", 1)
     if isinstance(images, Mapping):
@@ -288,7 +290,7 @@ def _inputs(images: object, batch_size: int) -> Iterator[tuple[tuple[Tensor, ...
         counts = {name: len(part) if part.ndim else 0 for name, part in parts.items()}
         if len(set(counts.values())) != 1:
             raise ValueError(f"images: expected as many examples in each entry, found {counts}")
-        for start in range(0, *{*counts.values()}, batch_size):
+        for start in range(0, max(counts.values()), batch_size):
             yield (), {n: part[start : start + batch_size] for n, part in parts.items()}
     elif isinstance(images, Tensor | np.ndarray | str) or not isinstance(images, Iterable):
         for part in as_inputs(images, "images").split(batch_size):
@@ -352,7 +354,7 @@ def _choose(
         for entry in layers:
             exact = isinstance(entry, str) and (entry in named or layer_of(entry) in named)
             pattern = re.compile(fnmatch.translate(entry)) if isinstance(entry, str) else entry
-            found = [entry] if exact else [n for n in named if n and pattern.fullmatch(n)]
+            found = [str(entry)] if exact else [n for n in named if n and pattern.fullmatch(n)]
             if not found:
                 close = nearest(str(entry), filter(None, named))
                 raise ValueError(f"layers: no layer {entry!r}; {close}")

@@ -5,7 +5,7 @@ A layer's activations for M copies are the rows of A (M, d), with singular value
 `ValueError` that names them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from replication import activations
 from replication._core import inputs
-from replication._core.inputs import Array, as_inputs, as_integer, as_names, as_tensor, like
+from replication._core.inputs import Array, Kind, as_inputs, as_integer, as_names, as_tensor, like
 from replication._core.modules import weight_of
 from replication._core.precision import full_precision
 from replication.sensitivity.perturbations import attack, draw
@@ -41,7 +41,7 @@ class NoiseSpectrum:
         return explained_variance(self.singular_values[layer])
 
 
-def explained_variance(singular_values: Array) -> Array:
+def explained_variance(singular_values: Kind) -> Kind:
     """Return EV_k = s_k^2 / sum_j s_j^2 along the last dimension; zeros where all s are 0."""
     values = as_tensor(singular_values, "singular_values")
     if values.ndim < 1 or values.min() < 0:
@@ -54,7 +54,7 @@ def explained_variance(singular_values: Array) -> Array:
     return like(singular_values)(squares / total.where(total > 0, 1))
 
 
-def projected_variance(groups: Array) -> Array:
+def projected_variance(groups: Kind) -> Kind:
     r"""Return how much of a group's variance lies along its *uncentred* singular directions.
 
     var_i(a_i . v_k) / sum_j var_i(a_ij) for the rows a_i of A = U diag(s) V^T, which is what
@@ -189,7 +189,7 @@ def noise_spectrum(
     steps: int = 7,
     seed: int = 0,
     images_per_batch: int | None = None,
-    progress: Callable[[Iterator], Iterator] = iter,
+    progress: Callable[[Iterable], Iterable] = iter,
 ) -> NoiseSpectrum:
     """Return the singular values of each image's group of perturbed copies, layer by layer.
 

@@ -90,7 +90,7 @@ OPTIONS = "--dataset 'mnist' --device 'cuda:1' --cluster 'tcp://host:8786' --job
         ),
         (
             "test ARGS=-x",
-            ["-m ruff check .", "-m ruff format --check .", 'loadfile tests -m "not slow" -x'],
+            ["-m ruff check .", "--check .", "-m mypy", 'loadfile tests -m "not slow" -x'],
         ),
     ],
 )
@@ -188,5 +188,5 @@ def test_ci_runs_the_tests_the_figures_and_looks_at_them_last(tree, tmp_path):
     done = subprocess.run(["bash", script], cwd=tmp_path.parent, env=environment, **pipes)
     assert done.returncode == 0, done.stderr
     modules = [call.split()[1] for call in calls(tree) if call.startswith("-m")]
-    assert modules[-6:] == ["ruff", "ruff", *["pytest"] * 4]
+    assert modules[-7:] == ["ruff", "ruff", "mypy", *["pytest"] * 4]
     assert f"DATA={tree.parent / 'shared' / 'datasets'}" in done.stdout

@@ -7,6 +7,7 @@ import operator
 import warnings
 from collections.abc import Callable, Iterable
 from numbers import Real
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 from replication._core.precision import lacks_float64
 
 Array = Tensor | np.ndarray
+Kind = TypeVar("Kind", bound=Array)  # of a function that answers in the caller's kind
 UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # of which torch can do next to nothing
 MOST_CLASSES = 2**16
 
 
-def as_tensor(value: Array, name: str) -> Tensor:
+def as_tensor(value: object, name: str) -> Tensor:
     """Return `value` as `as_inputs` does, on the CPU if its device has no float64.
 
     A UserWarning says so, once.
@@ -40,7 +42,7 @@ def _tell_of_the_cpu(device: str) -> None:
     warnings.warn(f"{device} has no float64: computed on the CPU", UserWarning, stacklevel=2)
 
 
-def as_inputs(value: Array, name: str) -> Tensor:
+def as_inputs(value: object, name: str) -> Tensor:
     """Return `value`, which a model may take to its device, as a tensor.
 
     Half types are promoted to float32, wide unsigned ones to int64. A ValueError if it is no dense
@@ -77,18 +79,19 @@ def as_inputs(value: Array, name: str) -> Tensor:
     return value
 
 
-def like(value: Array) -> Callable[[Tensor], Array]:
+def like(value: Kind) -> Callable[[Tensor], Kind]:
     """Return what turns a tensor result into the caller's kind: that of `value`."""
+    array = isinstance(value, np.ndarray)
+    device = value.device if isinstance(value, Tensor) and lacks_float64(value.device) else None
 
-    def array(result: Tensor) -> np.ndarray:
-        half = result.dtype is torch.bfloat16  # which NumPy has not
-        return (result.float() if half else result).detach().cpu().numpy()
+    def kind(result: Tensor) -> Any:
+        if array:
+            half = result.dtype is torch.bfloat16  # which NumPy has not
+            return (result.float() if half else result).detach().cpu().numpy()
+        back = device is not None and result.dtype != torch.float64  # from the CPU, if it can
+        return result.to(device) if back else result
 
-    if isinstance(value, np.ndarray):
-        return array
-    if isinstance(value, Tensor) and lacks_float64(value.device):  # back from the CPU, if it can
-        return lambda z: z if z.dtype == torch.float64 else z.to(value.device)
-    return lambda result: result
+    return kind
 
 
 def as_images(value: Array) -> Tensor:
@@ -101,7 +104,7 @@ def as_images(value: Array) -> Tensor:
     return images
 
 
-def as_integer(value: object, name: str, least: int) -> int:
+def as_integer(value: Any, name: str, least: int) -> int:
     """Return `value` as an int; anything but an integer of at least `least` is an error."""
     try:
         number = None if isinstance(value, bool | np.bool_) else operator.index(value)
@@ -112,7 +115,7 @@ def as_integer(value: object, name: str, least: int) -> int:
     return number
 
 
-def as_number(value: object, name: str, positive: bool = False) -> float:
+def as_number(value: Any, name: str, positive: bool = False) -> float:
     """Return a finite number >= 0 (or > 0) as a float; anything else is an error."""
     real = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
     if not (real and 0 <= value < float("inf") and (value > 0 or not positive)):
@@ -145,7 +148,7 @@ def as_model(value: object) -> nn.Module:
     return value
 
 
-def as_network(value: object) -> nn.Module:
+def as_network(value: Any) -> nn.Module:
     """Return the argument `model`; one whose outputs depend on the whole batch is an error."""
     for name, module in as_model(value).named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -49,10 +50,10 @@ class Places:
         parts = output if isinstance(output, tuple | list) else (output,)
         for tensor in (x for x in parts if isinstance(x, Tensor) and x.ndim > 2):
             if place := self._place(module, given, tensor):
-                tensor.units = place
+                tensor.units = place  # type: ignore[attr-defined]
                 self.by_shape.setdefault(tuple(tensor.shape), set()).add(place)
 
-    def _place(self, module: nn.Module, given: Tensor | None, output: Tensor) -> str | None:
+    def _place(self, module: Any, given: Tensor | None, output: Tensor) -> str | None:
         """Return "first", "last", or None where it is not known."""
         if isinstance(module, FIRST):
             return "first"
@@ -65,7 +66,7 @@ class Places:
         if hasattr(module, "dims") and before:  # torchvision's Permute
             at = list(module.dims).index(1 if before == "first" else output.ndim - 1)
             return {1: "first", output.ndim - 1: "last"}.get(at)
-        if before and given.shape == output.shape:
+        if before and given is not None and given.shape == output.shape:
             return before
         seen = self.by_shape.get(tuple(output.shape), set())
         return next(iter(seen)) if len(seen) == 1 else None

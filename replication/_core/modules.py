@@ -30,11 +30,11 @@ def chain(model: nn.Module, name: str = "") -> list[tuple[set[str], nn.Module]]:
     single link, as is every other module. A module that is used twice comes twice.
     """
     plain = getattr(type(model), "forward", None) is nn.Sequential.forward and not is_altered(model)
-    if not plain or not len(model):
+    if not plain or not model._modules:
         return [({name}, model)]
     links = []
-    for key, child in model._modules.items():  # named_children passes over repeated modules
-        links += chain(child, f"{name}.{key}" if name else key)
+    for key in model._modules:  # named_children passes over repeated modules
+        links += chain(model.get_submodule(key), f"{name}.{key}" if name else key)
     links[-1][0].add(name)
     return links
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 
@@ -25,9 +26,9 @@ def full_precision() -> Iterator[None]:
 
     A ValueError where float64 is asked of a model's device that has none.
     """
-    cudnn = torch.backends.cudnn
+    cudnn: Any = torch.backends.cudnn
     # Not allow_tf32, which torch refuses to read once the settings of single operations were used.
-    settings = torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
+    settings: tuple[Any, ...] = torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
     before = []
     for setting in settings:
         effective, setting.fp32_precision = setting.fp32_precision, "none"

@@ -60,15 +60,15 @@ def _refuse_twice(rows: Sequence[Mapping[str, Any]], name: str | os.PathLike) ->
 
 def _check(row: Mapping[str, Any]) -> None:
     """Raise an error saying what is wrong with one object of ``claims.json``."""
-    parts, gate = row["parts"], row["gate"] and dict(row["gate"])
-    measured = gate and gate.pop("value")
+    parts, gate = row["parts"], dict(row["gate"] or {})
+    measured = gate.pop("value") if gate else None
     texts = {key: row[key] for key in ("id", "paper", "statement", "kind", "status")}
     rules = tuple(Rule(**part["rule"]) for part in parts)
-    claim = Claim(rule=rules, gate=gate and Gate(**gate), **texts)
+    claim = Claim(rule=rules, gate=Gate(**gate) if gate else None, **texts)
     where = dict.fromkeys(("dataset", "profile", "notebook"), "")
     new = tuple(decide(rule, p["values"]) for rule, p in zip(rules, parts, strict=True))
     again = Settled(claim, new, gate=measured, **where).as_dict()
-    said = row | {"verdicts": [part["verdict"] for part in parts]}
+    said = {**row, "verdicts": [part["verdict"] for part in parts]}
     again["verdicts"] = [part["verdict"] for part in again["parts"]]
     again |= {key: parts[0][key] for key in ("value", "interval")}  # SciPy may move a last digit
     for key, value in again.items():

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -148,7 +149,7 @@ def on_scale(test: Callable[[np.ndarray], Estimate], x: np.ndarray, ends=None) -
     low, high = ends or (None, None)
 
     @np.errstate(divide="ignore")  # -inf for the end of the range
-    def to(c: np.ndarray) -> np.ndarray:
+    def to(c: Any) -> Any:
         if low is None:
             return c
         above = np.log(np.maximum(c - low, 0.0))
@@ -161,14 +162,15 @@ def on_scale(test: Callable[[np.ndarray], Estimate], x: np.ndarray, ends=None) -
         return float(z) + 0.0  # turns -0.0 into 0.0
 
     @np.errstate(over="ignore")  # inf for what lies beyond any spread of these numbers
-    def stretched(c: np.ndarray) -> np.ndarray:
+    def stretched(c: Any) -> Any:
         return (to(c) - start) / size
 
     start, size = to(x).min(), np.ptp(to(x)) or 1.0
     found = test(stretched(x))
+    least, most = map(back, found.interval)
     return Estimate(
         back(found.value),
-        tuple(map(back, found.interval)),
+        (least, most),
         lambda c: found.below(stretched(c)),
         lambda c: found.above(stretched(c)),
         lambda c, power: back(found.shown(stretched(c), power)),

@@ -119,11 +119,13 @@ def numbers(values: Values, name: str) -> tuple[np.ndarray, int]:
 
 def decide(rule: Rule, values: Values, name: str = "values") -> Part:
     """Apply `rule` to `values`, which are as `settle` takes them; errors call them `name`."""
-    one = rule.test == "correlation" and isinstance(values, Mapping) and "r" in values
-    x, dropped = numbers([values["r"]] if one else values, name)
+    one: Mapping[str, Any] = {}  # correlation over pairs
+    if rule.test == "correlation" and isinstance(values, Mapping) and "r" in values:
+        one = values
+    x, dropped = numbers([one["r"]] if one else values, name)
     units, fewest = len(x), FEWEST[rule.test]
     if one:
-        units, ranks = int(values["n"]), bool(values.get("rank"))
+        units, ranks = int(one["n"]), bool(one.get("rank"))
         fewest = FEWEST["ranks" if ranks else "pairs"]
     (low, high), fewest = rule.ends, max(fewest, rule.minimum)
     if ((x < low) | (x > high)).any():
@@ -162,15 +164,15 @@ def _decided(part: Part, estimate: Estimate) -> Part:
     if small:
         p_not = min(p_not, max(below(-small), above(small)))
     if part.rule.test == "equivalence":
-        p, p_not = max(below(-small), above(small)), min(below(small), above(-small))
+        p, p_not = max(below(-bar), above(bar)), min(below(bar), above(-bar))
         power, bar = (1 + POWER) / 2, 0.0  # both tests, where there is no effect
     if part.rule.test == "every" and part.dropped:
         p = 1.0  # an undefined value does not agree
     verdict = REPRODUCED if p <= ALPHA else NOT_REPRODUCED if p_not <= ALPHA else INCONCLUSIVE
     value, p, p_not, least = map(float, (estimate.value, p, p_not, estimate.shown(bar, power)))
-    interval = tuple(map(float, estimate.interval))
-    found = {"value": value, "interval": interval, "verdict": verdict, "detectable": least}
-    return replace(part, p=p, p_not=p_not, **found)
+    low, high = map(float, estimate.interval)
+    found = replace(part, value=value, interval=(low, high), verdict=verdict)
+    return replace(found, p=p, p_not=p_not, detectable=least)
 
 
 def combine(parts: Sequence[Part]) -> str:

@@ -21,7 +21,7 @@ BEGIN, END = "<!-- scorecard:begin -->", "<!-- scorecard:end -->"
 
 # a shape as well as a word, for readers who cannot tell the colours
 _SYMBOLS = dict(zip(claims.VERDICTS, "✔◐✘○–", strict=True))
-_SVG = {"svg.hashsalt": "replication", "svg.fonttype": "none"}  # the same claims, the same bytes
+_SVG: dict[Any, str] = {"svg.hashsalt": "replication", "svg.fonttype": "none"}  # the same bytes
 _INTRODUCTION = """\
 Verdicts are computed from independent units (trained networks) by rules fixed in code.
 *Reproduced*: the 95% interval lies above the smallest effect of interest, or above 0 where the

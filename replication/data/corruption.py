@@ -6,14 +6,14 @@ Tensors and arrays come back in their kind and on their device. A ValueError nam
 import torch
 
 from replication._core import inputs
-from replication._core.inputs import Array, as_images, as_integer, as_tensor, generator, like
+from replication._core.inputs import Kind, as_images, as_integer, as_tensor, generator, like
 
 KINDS = ("shuffled_pixels", "random_pixels", "gaussian")
 
 
 def corrupt_labels(
-    labels: Array, fraction: float, num_classes: int, seed: int, keep_marginal: bool = False
-) -> Array:
+    labels: Kind, fraction: float, num_classes: int, seed: int, keep_marginal: bool = False
+) -> Kind:
     """Corrupt a fraction of the labels; the same for all epochs, devices and sizes of batch.
 
     By default (Zhang et al. 2017, section 2.2: partially corrupted labels) every label becomes,
@@ -56,7 +56,7 @@ def corrupt_labels(
     return like(labels)(out.to(given.device))
 
 
-def corrupt_images(images: Array, kind: str, seed: int) -> Array:
+def corrupt_images(images: Kind, kind: str, seed: int) -> Kind:
     """Corrupt the images as Zhang et al. 2017, section 2.2, do.
 
     - ``"shuffled_pixels"``: one permutation of the positions for all images, which depends on the

@@ -47,11 +47,11 @@ def load(
     seed, device = as_integer(seed, "seed", 0), choose_device(device)
     location, note = _find(wanted, name == "auto")
     halves = [_readers.read(location, part) for part in ("train", "test")]
-    held = [len(labels) for labels, _ in halves]
+    held = len(halves[0][0]), len(halves[1][0])
     if note:  # only the substitute is smaller than what a caller may reckon with
         for i, part in enumerate(("training", "test")):
-            if counts[i] is not None and counts[i] > held[i]:
-                note += f"; {held[i]:,} {part} images where {counts[i]:,} were asked for"
+            if (asked := counts[i]) is not None and asked > held[i]:
+                note += f"; {held[i]:,} {part} images where {asked:,} were asked for"
                 counts[i] = held[i]
     info, parts, jpeg = _locations.INFO[location.name], [], False
     for part, (labels, images), count in zip(("training", "test"), halves, counts, strict=True):
@@ -67,7 +67,8 @@ def load(
         jpeg |= lossy
     source = info.title if location.layout == "embedded" else f"{info.title} from {location}"
     source += "; the images went through JPEG, which loses a little" if jpeg else ""
-    return Split(*parts, location.name, info.classes, source + note, bool(note), tuple(held))
+    train, test = parts
+    return Split(train, test, location.name, info.classes, source + note, bool(note), held)
 
 
 def _find(name: str, substitute: bool) -> tuple[_locations.Location, str]:
@@ -77,12 +78,16 @@ def _find(name: str, substitute: bool) -> tuple[_locations.Location, str]:
         return location, ""
     try:
         _download.fetch_once(name)
-        return _locations.find(name)
+        location, _ = _locations.find(name)
+        assert location is not None, name
+        return location, ""
     except _download.UnavailableError as error:
         if substitute:
             _announce(str(error))
+            location, _ = _locations.find("mnist5k")
+            assert location is not None
             note = f", in place of MNIST, which is not here and was not downloaded ({error})"
-            return _locations.find("mnist5k")[0], note
+            return location, note
         places = [f"{where} ({path})" for where, path in _locations.folders()]
         unset = " ($REPLICATION_DATA is not set)" if len(places) == 1 else ""
         searched = "; ".join(filter(None, [" and ".join(places) + unset, passed_over]))

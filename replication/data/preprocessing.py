@@ -8,11 +8,11 @@ import dataclasses
 
 import torch
 
-from replication._core.inputs import Array, as_images, as_integer, like
+from replication._core.inputs import Kind, as_images, as_integer, like
 from replication.data.split import Split
 
 
-def centre_crop(images: Array, size: int) -> Array:
+def centre_crop(images: Kind, size: int) -> Kind:
     """Return the central ``size`` x ``size`` pixels of every image.
 
     Where an odd number of rows or columns goes, one more goes at the bottom or on the right. `size`
@@ -28,7 +28,7 @@ def centre_crop(images: Array, size: int) -> Array:
     return like(images)(cut.clone(memory_format=torch.contiguous_format))
 
 
-def whiten_images(images: Array) -> Array:
+def whiten_images(images: Kind) -> Kind:
     """Return every image with mean 0 and standard deviation 1 over its own pixels and channels.
 
     (x - mean) / max(std, 1 / sqrt(D)) over the D = C H W numbers of an image, with the population's

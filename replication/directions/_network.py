@@ -6,10 +6,12 @@ map of (N, channels, height, width).
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from replication import activations
 from replication._core import inputs, layouts, modules
@@ -88,7 +90,7 @@ class Cut:
         return self.examples.new_zeros(*shape, len(self.examples))
 
     @contextmanager
-    def running(self, desc: str, curves: int, show: bool) -> Iterator[bar]:
+    def running(self, desc: str, curves: int, show: bool) -> Iterator[tqdm]:
         """Put the model in eval mode without gradients, with a bar over batches times `curves`."""
         total = -(-len(self.images) // self.rows) * curves
         done = bar(show=show, total=total, desc=desc)
@@ -109,16 +111,18 @@ class Cut:
 
 
 class Perturbation:
-    """Changes the outputs of a cut network's layers, for several `copies` of a batch at a time.
-
-    Called with a layer's index and output (copies, examples, units, ...), it gives the perturbed
-    output.
-    """
-
-    copies: int
+    """Changes the outputs of a cut network's layers, for several `copies` of a batch at a time."""
 
     def __init__(self, network: Cut) -> None:
         self.network = network
+
+    @property
+    def copies(self) -> int:
+        raise NotImplementedError
+
+    def __call__(self, index: int, output: Tensor) -> Tensor:
+        """Return the perturbed output (copies, examples, units, ...) of the layer with an index."""
+        raise NotImplementedError
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -153,7 +157,7 @@ def unit_moments(network: Cut, reference: Array | None) -> list[tuple[Tensor, Te
         return torch.stack(torch.var_mean(output, (0, 2), correction=0))[None]
 
     outputs = activations.record(network.model, images, network.layers, network.rows, of_batch)
-    moments = []
+    moments: list[Any] = []
     for name in network.layers:
         count, mean, variance = 0, 0.0, 0.0
         for part, (new, centre) in zip(images.split(network.rows), outputs[name], strict=True):
@@ -192,7 +196,7 @@ def _probe(model: nn.Module, images: Tensor, names: Sequence[str]) -> tuple[int,
         return keep
 
     places = layouts.Places()
-    hooks = [(module, places) for module in model.modules()]
+    hooks: list[tuple[nn.Module, Callable]] = [(module, places) for module in model.modules()]
     hooks += [(m, note(name)) for name, m in model.named_modules(remove_duplicate=False)]
     with modules.hooked(hooks), activations.evaluating(model), torch.no_grad():
         logits = model(images)

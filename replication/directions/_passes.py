@@ -13,6 +13,7 @@ rounding error of any sum of that many terms, and does not drift.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,31 +90,36 @@ class Clamped(Perturbation):
         `x` is the head's output; `orders` are on the CPU.
         """
         linear, copies = self.linear, self.network.copies(x)
-        kept = None if linear is None else linear.kept(x)
+        kept = x if linear is None else linear.kept(x)
         numbers = torch.tensor(counts, device=x.device).flip(0)[:, None]
         for order in orders:
             rank, right = order.argsort().to(x.device), []
-            added = None if linear is None else self._added(kept, order, counts)
+            added = iter(()) if linear is None else self._added(linear, kept, order, counts)
             for chosen in numbers.split(copies):
                 self.masks = rank < chosen
-                parts = None if linear is None else [next(added) for _ in chosen]
-                logits = self.logits(x) if linear is None else linear.logits(parts)
+                if linear is None:
+                    logits = self.logits(x)
+                else:
+                    logits = linear.logits([next(added) for _ in chosen])
                 right.append(logits.argmax(-1) == labels)
             yield torch.cat(right).flip(0)
 
-    def _added(self, kept: Tensor, order: Tensor, counts: list[int]) -> Iterator[Tensor]:
+    def _added(
+        self, linear: NextLinear, kept: Tensor, order: Tensor, counts: list[int]
+    ) -> Iterator[Tensor]:
         """Yield z (N, outputs, ...) for each number of ablated units, the largest first."""
+        assert self.network.first is not None  # it has a next linear layer
         columns = self.network.columns(self.network.first)
         mine = (order >= columns.start) & (order < columns.stop)
         units = order[mine] - columns.start
         there = units.to(kept.device)
-        kept, weight = kept[:, there], self.linear.weight[there]
+        kept, weight = kept[:, there], linear.weight[there]
         ahead = [0, *mine.cumsum(0).tolist()]  # the layer's units among the first k of the order
         bounds = [*(ahead[k] for k in counts), len(units)]
-        z = self.linear.constant.expand(len(kept), *self.linear.constant.shape[1:])
+        z = linear.constant.expand(len(kept), *linear.constant.shape[1:])
         for start, end in reversed(list(pairwise(bounds))):
             if end > start:
-                z = self.linear.add(z, kept[:, start:end], weight[start:end])
+                z = linear.add(z, kept[:, start:end], weight[start:end])
             yield z
 
     def one_by_one(self, x: Tensor, labels: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -169,7 +175,7 @@ def next_linear(cut: Cut, values: list[Tensor]) -> NextLinear | None:
     return None
 
 
-def _weight_by_unit(module: nn.Module, level: Tensor, units: int) -> Tensor | None:
+def _weight_by_unit(module: Any, level: Tensor, units: int) -> Tensor | None:
     """Return a linear layer's weights by unit; None if `module` is not one over the units."""
     if type(module) not in (nn.Linear, *CONVOLUTIONS) or module.weight.ndim != level.ndim:
         return None
@@ -179,7 +185,7 @@ def _weight_by_unit(module: nn.Module, level: Tensor, units: int) -> Tensor | No
     return weight.contiguous() if module.groups == 1 and module.padding_mode == "zeros" else None
 
 
-def _by_itself(module: nn.Module, level: Tensor) -> bool:
+def _by_itself(module: Any, level: Tensor) -> bool:
     """Return whether `module` treats every unit of (1, units, ...) by itself."""
     kind = type(module)
     if kind is nn.Flatten:

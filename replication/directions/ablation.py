@@ -196,7 +196,8 @@ def unit_ablation(
     """
     whole = Cut(model, images, labels, layers, batch_size)
     values = _clamp_values(whole, clamp, reference)
-    totals, methods = [], []  # hits and losses by class, the first without clamp
+    totals: list[Tensor] = []  # hits and losses by class, the first without clamp
+    methods = []
     with whole.running("ablation", whole.units, progress) as done:
         for name, value in zip(whole.layers, values, strict=True):
             network = Cut(model, images, labels, name, batch_size)

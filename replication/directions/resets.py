@@ -9,6 +9,7 @@ import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +105,7 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 512) -> nn.M
     momenta = [norm.momentum for norm in norms]
     calls: Counter[nn.Module] = Counter()
 
-    def average(norm: nn.Module, _: tuple) -> None:
+    def average(norm: Any, _: tuple) -> None:
         calls[norm] += 1
         norm.momentum = 1 / calls[norm]  # as None does, for which the host waits at every call
 

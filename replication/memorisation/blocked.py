@@ -43,7 +43,7 @@ def squared_distances(blocks: Iterable[Tensor], columns: int, square: bool = Fal
             [25.,  0.]])
     """
     columns = as_integer(columns, "columns", 1)
-    out = norms = None
+    out, norms = None, torch.empty(0)
     with full_precision():
         for block in blocks:
             if block.ndim != 2 or len(block) < columns:

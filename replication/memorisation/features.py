@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from replication._core.inputs import Array, as_integer, as_tensor, generator, like
+from replication._core.inputs import Array, Kind, as_integer, as_tensor, generator, like
 from replication._core.precision import full_precision
 from replication.memorisation._inputs import CHUNK
 
@@ -16,13 +16,13 @@ THRESHOLD = 0.5  # in standard deviations of a whitened patch
 
 
 def random_conv_features(
-    images: Array,
+    images: Kind,
     filters: int,
     size: int = 6,
     seed: int = 0,
     source: Array | None = None,
     grid: int = 2,
-) -> Array:
+) -> Kind:
     """Return features of a convolution with random patches: ReLU, then average pooling.
 
     Patches p of `source` at random places, whitened, are the filters: with Z = (C + 0.1 l I)^-1/2,
@@ -121,7 +121,7 @@ def gabor_features(
     if images.ndim != 4 or not images.is_floating_point():
         found = f"{images.dtype} of shape {tuple(images.shape)}"
         raise ValueError(f"images: expected floating (N, C, H, W), found {found}")
-    grey, found = images.mean(1, keepdim=True), []
+    grey, found = images.mean(1, keepdim=True), list[Tensor]()
     for length in wavelengths:
         reach = math.ceil(length)
         place = torch.arange(-reach, reach + 1, dtype=torch.float64)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from replication._core.inputs import Array, as_integer, generator, like
+from replication._core.inputs import Array, Kind, as_integer, generator, like
 from replication._core.precision import full_precision
 from replication.memorisation._inputs import CHUNK, as_rows, as_targets
 
@@ -21,7 +21,7 @@ class FiniteSampleNetwork:
     condition: float  #: 1-norm condition number of the triangular matrix that gave `w`
     error: float  #: largest |C(x_i) - y_i| over the images it was built for
 
-    def __call__(self, images: Array) -> Array:
+    def __call__(self, images: Kind) -> Kind:
         """Return C of images (m, ...) with d numbers each, (m,) float64; else a ValueError."""
         rows = as_rows(images, "images")
         a, b, w = (torch.as_tensor(part, device=rows.device) for part in (self.a, self.b, self.w))
@@ -99,7 +99,7 @@ def finite_sample_network(images: Array, labels: Array, seed: int = 0) -> Finite
     return FiniteSampleNetwork(kind(a), kind(b), kind(w), condition, error)
 
 
-def deep_outputs(network: FiniteSampleNetwork, images: Array, depth: int) -> Array:
+def deep_outputs(network: FiniteSampleNetwork, images: Kind, depth: int) -> Kind:
     """Return the outputs (m,) of the same function by `depth` ReLU layers of about n / depth units.
 
     Zhang et al. 2017, Corollary 1: layer by layer, units max(z - b_j, 0) for the next thresholds

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from replication._core import inputs
-from replication._core.inputs import Array, as_integer, as_number, as_tensor, like
+from replication._core.inputs import Array, Kind, as_integer, as_number, as_tensor, like
 from replication._core.precision import full_precision
 from replication.memorisation._inputs import as_rows, as_targets
 
 
-def minimum_norm_solution(features: Array, targets: Array, ridge: float = 0.0) -> Array:
+def minimum_norm_solution(features: Kind, targets: Array, ridge: float = 0.0) -> Kind:
     """Return the weights w of least norm among those that minimise |X w - y|^2.
 
     w = V diag(s / (s^2 + ridge)) U^T y for X = U diag(s) V^T (Zhang et al. 2017, section 5; with a
@@ -113,7 +113,7 @@ def gradient_descent_path(
     if batch_size is not None:
         batch_size = as_integer(batch_size, "batch_size", 1)
     source = inputs.generator(as_integer(seed, "seed", 0), "gradient_descent_path")
-    recorded = []
+    recorded: list[Tensor] = []
     with full_precision():
         u, s, vh = _decompose(x)
         solution = _solve(u, s, vh, y, 0.0)

@@ -1,8 +1,9 @@
 """What the networks of `models` are made of: checked options, named layers, small modules."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,14 @@ def dropout_layer(share: float, name: str) -> dict[str, nn.Module]:
     if isinstance(share, bool) or not (isinstance(share, Real) and 0 <= share < 1):
         raise ValueError(f"dropout: expected a number in [0, 1), found {share!r}")
     return {name: nn.Dropout(float(share))} if share else {}
+
+
+def initialise(network: nn.Module, draw: Callable[[Tensor], object], *kinds: Any) -> None:
+    """Draw the weights of the layers of some `kinds`; their biases are 0."""
+    for layer in network.modules():
+        if isinstance(layer, kinds):
+            draw(layer.weight)
+            nn.init.zeros_(layer.bias)
 
 
 def unit(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from replication._core.inputs import as_choice, as_integer, derive_seed
-from replication.models._layers import activate, as_flag, dropout_layer, sequence, unit
+from replication.models._layers import activate, as_flag, dropout_layer, initialise, sequence, unit
 from replication.models.convnets import morcos_convnet, plain, svcca_convnet, tiny10
 from replication.models.inception import small_alexnet, small_inception
 from replication.models.resnet import resnet, resnet18
@@ -87,9 +87,7 @@ def mnist_convnet(
     network = sequence(layers)
     if as_choice(init, "init", ("torch", "glorot", "he")) != "torch":
         draw = nn.init.xavier_uniform_ if init == "glorot" else nn.init.kaiming_normal_
-        for layer in (network.conv1, network.conv2, network.fc1, network.fc2):
-            draw(layer.weight)
-            nn.init.zeros_(layer.bias)
+        initialise(network, draw, nn.Conv2d, nn.Linear)
     return network
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import nn
 
 from replication._core.inputs import as_choice, as_integer
-from replication.models._layers import activate, pooled_readout, scaled, sequence, unit
+from replication.models._layers import activate, initialise, pooled_readout, scaled, sequence, unit
 
 
 def svcca_convnet(
@@ -68,10 +68,7 @@ def morcos_convnet(
     plan = [(units, 3, stride, 1) for units, stride in zip(maps, strides, strict=True)]
     network = _plain(plan, classes, channels, width, activation, batch_norm, dropout)
     if as_choice(init, "init", ("torch", "he")) == "he":
-        for layer in network:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight)
-                nn.init.zeros_(layer.bias)
+        initialise(network, nn.init.kaiming_normal_, nn.Conv2d)
     return network
 
 
@@ -92,7 +89,8 @@ def tiny10(
     plan = [(16, 3, 1, 1), (16, 3, 1, 1), (32, 3, 2, 1), (32, 3, 1, 1), (32, 3, 1, 1)]
     plan += [(64, 3, 2, 1), (64, 3, 1, 0), (64, 1, 1, 0)]
     if units is not None:
-        plan = [(as_integer(units, "units", 1), *rest) for _, *rest in plan]
+        maps = as_integer(units, "units", 1)
+        plan = [(maps, kernel, stride, pad) for _, kernel, stride, pad in plan]
     return _plain(plan, classes, channels, width, activation, batch_norm)
 
 

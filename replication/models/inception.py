@@ -6,6 +6,7 @@ from replication._core.inputs import as_integer
 from replication.models._layers import (
     Concatenation,
     dropout_layer,
+    initialise,
     pooled_readout,
     scaled,
     sequence,
@@ -105,8 +106,5 @@ def small_inception(
             )
             fan_in += maps[0]
     model = sequence(layers | pooled_readout(fan_in, classes, dropout))
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)
+    initialise(model, nn.init.kaiming_normal_, nn.Conv2d)
     return model

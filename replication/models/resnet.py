@@ -46,7 +46,7 @@ class ResidualBlock(nn.Module):
         self.changes = stride > 1 or fan_in != fan_out
         if self.changes and projection:
             conv = nn.Conv2d(fan_in, fan_out, 1, stride, bias=False)
-            self.shortcut = sequence({"conv": conv, "bn": nn.BatchNorm2d(fan_out)})
+            self.shortcut: nn.Module = sequence({"conv": conv, "bn": nn.BatchNorm2d(fan_out)})
         elif self.changes:
             self.shortcut = PaddedShortcut(stride, fan_out - fan_in)
         self.act2 = activate(activation)

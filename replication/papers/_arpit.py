@@ -171,7 +171,7 @@ def plan(scales: Mapping, digits: tuple, colours: tuple, precision: str) -> dict
 
     swept = [(arm, strength) for arm in FAMILIES for strength in cnns[arm]]
     three = [cnn(s, kind=k, seen=cnns["seen"]) for s in range(cnns["seeds"]) for k in THREE]
-    noises = ({}, {"level": 0.5}, {"noise": 0.5})
+    noises: tuple[dict, ...] = ({}, {"level": 0.5}, {"noise": 0.5})
     half = {"view": "half", "hidden": [16, 16]}
     half["seen"] = range(0, max(2, most // 3) + 1, max(1, most // 75))
     uneven = [

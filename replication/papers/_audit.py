@@ -93,7 +93,7 @@ def _blame() -> dict[str, tuple[str, datetime]]:
         ).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise ValueError(f"audit: {REGISTER} has no history: git blame failed") from error
-    history, commit, when = {}, "", None
+    history, commit, when = {}, "", datetime.min
     for line in text.splitlines():
         words = line.split()
         if line.startswith("\t"):

@@ -206,6 +206,7 @@ CLAIMS = (
 
 def statistics(tables: Mapping[str, pd.DataFrame]) -> dict[str, list]:
     """Return for every claim its numbers, one a seed or part of the data, a list for each rule."""
+    values: dict[str, list[Sequence[float]]]
     values = {claim.id: [[math.nan] for _ in claim.rules] for claim in CLAIMS}
     if "theorem" in tables:
         rows = tables["theorem"].assign(size=lambda t: t.weights / (t.n + t.inputs))

@@ -129,7 +129,7 @@ def stages(experiments: Mapping[str, Experiment], at_once: int) -> Iterator[dict
     without an entry ``network`` are of their ``net``, the last of ``nets``, and the largest seed.
     """
     parts: dict[Any, dict[str, list]] = {}
-    order = {}
+    order: dict[str, tuple[int, int]] = {}
     for number, (title, experiment) in enumerate(experiments.items()):
         size = experiment.batch or 1
         for first in range(0, len(experiment.specs), size):

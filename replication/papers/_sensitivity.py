@@ -8,6 +8,7 @@ standardised.
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,8 +46,8 @@ def network_spec(
     `choice` may have activation, optimizer, rate, batch, labels, augmented, and ``at``, the steps
     after which the weights are kept besides the last.
     """
-    usual = {"activation": "relu", "optimizer": "momentum", "rate": 0.005, "batch": 128}
-    own = usual | {"labels": TRUE, "augmented": False, "at": [steps]} | choice
+    usual: dict[str, Any] = {"activation": "relu", "optimizer": "momentum", "rate": 0.005}
+    own = usual | {"batch": 128, "labels": TRUE, "augmented": False, "at": [steps]} | choice
     own["batch"] = min(own["batch"], images[0])
     inputs, epoch = 3072 if "cifar" in name else 784, math.ceil(images[0] / own["batch"])
     options = {"inputs": inputs, "widths": [width] * depth, "activation": own["activation"]}

@@ -204,7 +204,8 @@ def letters(counts: Sequence[int]) -> data.Split:
         windows = part[starts[:, None] + torch.arange(LENGTH + 1)]
         images = F.one_hot(windows[:, None, :-1], SYMBOLS).float()
         halves.append(data.Examples(images, windows[:, -1]))
-    return data.Split(*halves, "characters", (*known, "other"), "pydoc_data of Python")
+    train, test = halves
+    return data.Split(train, test, "characters", (*known, "other"), "pydoc_data of Python")
 
 
 def trained(spec: Mapping, split: data.Split, device: str) -> training.Run:

@@ -283,7 +283,8 @@ def dropout_statistics(rows: pd.DataFrame) -> tuple[float, float, float, float]:
         (row.corruption, row.dropout): (row.share, row.accuracy)
         for row in fitted(rows).itertuples()
     }
-    lost, beyond, bends = {0.0: [], 1.0: []}, [], []
+    lost: dict[float, list] = {0.0: [], 1.0: []}
+    beyond, bends = [], []
 
     def bend(key: tuple, rate: float) -> float:
         start, kept, end = np.interp([0, rate, rate + BEYOND], *curves[key])

@@ -84,8 +84,9 @@ def rank_correlation(
     for values, does, units, candidates in populations:
         kept = units != without
         some = np.flatnonzero(kept & candidates)
-        chosen = some if every else some[does[some].argmax(keepdims=True)] if len(some) else []
-        for reference in chosen:
+        if not every and len(some):
+            some = some[[does[some].argmax()]]
+        for reference in some:
             others = kept & (np.arange(len(does)) != reference)
             distance = 1 - np.asarray(values[metric])[reference, others]
             found.append(correlation(distance, np.abs(does[reference] - does[others])))

@@ -129,12 +129,12 @@ def drawn(name: str, index: int, scale: Mapping) -> dict:
     source = random.Random(f"{name}/{index}")
     while True:
         choice = {key: source.choice(values) for key, values in CHOICES.items()}
-        size = [source.choice(scale[key]) for key in ("widths", "depths")]
+        width, depth = (source.choice(scale[key]) for key in ("widths", "depths"))
         choice["labels"] = RANDOM if index % 3 == 2 else TRUE
         steps = scale["steps"]
         if choice["optimizer"] == "L-BFGS":
             choice["batch"], steps = scale["images"][0], max(1, steps // 8)
-        spec = network_spec(name, scale["images"], *size, steps, index, **choice)
+        spec = network_spec(name, scale["images"], width, depth, steps, index, **choice)
         if work(spec) <= scale["most"]:
             return spec
 
@@ -149,8 +149,8 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
         sets = (data.load("auto", subset=(10, 10)).name, *others)
     main = CIFAR if CIFAR in sets else sets[0]
     one, design, many, sizes = (settings[part] for part in SETTINGS["full"])
-    size = [one[key] for key in ("images", "width", "depth", "steps")]
-    followed = [network_spec(sets[0], *size, s, augmented=True) for s in range(one["seeds"])]
+    size = {key: one[key] for key in ("images", "width", "depth", "steps")}
+    followed = [network_spec(sets[0], **size, seed=s, augmented=True) for s in range(one["seeds"])]
     kinds = [NOISE, DIFFERENT, SAME, TRANSLATIONS]
     along = [f | {"kind": k, "ellipses": one["ellipses"]} for f in followed for k in kinds]
     reading, short = {key: design[key] for key in ("points", "paths")}, design["steps"][0]

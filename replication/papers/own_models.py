@@ -9,9 +9,10 @@ import inspect
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -314,8 +315,9 @@ def read_image(path: str) -> Image.Image:
 
 def _folder(path: Path, transform: Callable | None) -> Dataset:
     vision = torchvision()
+    folders: Any = vision.datasets.ImageFolder
 
-    class Flat(vision.datasets.ImageFolder):
+    class Flat(folders):
         """All images below a folder, as one class."""
 
         def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
@@ -323,12 +325,10 @@ def _folder(path: Path, transform: Callable | None) -> Dataset:
 
     endings = vision.datasets.folder.IMG_EXTENSIONS
     flat = any(file.name.lower().endswith(endings) for file in path.iterdir() if file.is_file())
-    kind = Flat if flat else vision.datasets.ImageFolder
-    try:
-        change = transform or vision.transforms.ToTensor()
-        images = kind(path, change, loader=read_image, allow_empty=True)
-    except FileNotFoundError:  # no folder of a class
-        images = ()
+    change = transform or vision.transforms.ToTensor()
+    images: Any = ()
+    with suppress(FileNotFoundError):  # no folder of a class
+        images = (Flat if flat else folders)(path, change, loader=read_image, allow_empty=True)
     if not len(images):
         raise ValueError(f"data: no images in {path} ({', '.join(endings)}), nor in its subfolders")
     return images

@@ -452,7 +452,7 @@ def gates(groups: Mapping[str, pd.DataFrame]) -> dict[str, float]:
 
 def second_cases(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return the statistics of some claims on the kind of network that the paper did not take."""
-    found = {}
+    found: dict[tuple[str, str], list] = {}
     if "MLP population" in groups:
         rows = fitted(groups["MLP population"])
         pair = [one_correlation(rows.auc, rows.generalisation_error, -1), within(rows)]

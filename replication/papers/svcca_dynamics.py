@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,7 @@ _SCALES = {  # smoke, quick, full, and the paper's where it is stated
     "flat": (320, 500, 25_000, 50_000),  # images on which p2 is reduced
     "toy": ((2, 20, 60), (2, 100, 80), (10, 3000, 200), (10, 20_000, 200)),  # seeds, steps, units
 }
+SETTINGS: dict[str, dict[str, Any]]
 SETTINGS = {p: {k: v[i] for k, v in _SCALES.items()} for i, p in enumerate(PROFILES)}
 LATE = 0.1  # share of training at whose end accuracies are averaged
 PANES = (0, 0.35, 0.75, 1)  # of training
@@ -598,7 +600,8 @@ def _architectures(rows: pd.DataFrame) -> list[float]:
 def like_classes(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
     """Return the two pairs of classes that are confused most, each with the class least so."""
     often = pd.DataFrame(rows.groupby("name", sort=False).confused.first().to_dict())
-    often.index, chosen = often.columns, []
+    often.index = often.columns
+    chosen: list[tuple[str, str, str]] = []
     for a, b in sorted(combinations(often, 2), key=lambda pair: -often[pair[0]][pair[1]]):
         if len(chosen) < 2 and not {a, b} & {name for trio in chosen for name in trio[:2]}:
             chosen.append((a, b, (often[a] + often[b]).drop([a, b]).idxmin()))

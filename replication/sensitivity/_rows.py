@@ -153,6 +153,7 @@ def _by_products(
             value = layer(value)
             steps.append(factor if factor is not None and not steps else layer.weight)
         elif type(layer) is nn.BatchNorm1d:
+            assert layer.running_var is not None  # as `as_network` has it
             value = layer(value)
             slope = (layer.running_var + layer.eps).rsqrt()
             steps.append((slope if layer.weight is None else slope * layer.weight)[None, None])

@@ -8,7 +8,7 @@ so ends the region.
 import torch
 from torch import Tensor, nn
 
-from replication._core.inputs import Array, as_integer, as_tensor, like
+from replication._core.inputs import Array, Kind, as_integer, as_tensor, like
 from replication.sensitivity._evaluation import chunks, plain_evaluation
 from replication.sensitivity._piecewise import MEMORY
 from replication.sensitivity._piecewise.program import (
@@ -23,8 +23,8 @@ from replication.sensitivity._piecewise.trace import trace
 
 
 def nearest_boundary(
-    model: nn.Module, points: Array, directions: Array | None = None, *, memory: int = MEMORY
-) -> Array:
+    model: nn.Module, points: Kind, directions: Array | None = None, *, memory: int = MEMORY
+) -> Kind:
     """Return how far the boundary of each point's activation region is, (N,), in float64.
 
     Along a direction u, min over the units of (threshold - z) / (u . grad z) where that is > 0;
@@ -109,9 +109,11 @@ def _distance(program: Program, x: Tensor, tangents: Tensor, along: bool) -> Ten
             move = step.linear(*[move.flatten(0, 1) for move in moves])
             move = move.unflatten(0, tangents.shape[:2])
         else:
-            advance = _past_activation if isinstance(step, Activation) else _past_pool
             z, dz = values[0], moves[0].flatten(2)
-            gap, rate, terms, move = advance(step, z, dz, size)
+            if isinstance(step, Activation):
+                gap, rate, terms, move = _past_activation(step, z, dz, size)
+            else:
+                gap, rate, terms, move = _past_pool(step, z, dz, size)
             nearest = torch.minimum(nearest, _reached(gap, rate, terms, along).amin(1))
             value = step.forward(z)
             move = move.view(*dz.shape[:2], *value.shape[1:])

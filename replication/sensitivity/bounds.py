@@ -7,6 +7,7 @@ import torch
 
 from replication._core.inputs import (
     Array,
+    Kind,
     as_integer,
     as_labels,
     as_number,
@@ -117,7 +118,7 @@ def fraction_inside(row_norms: Array, bounds: CrossEntropyBounds, tolerance: flo
     return float(inside.double().mean())
 
 
-def cross_entropies(logits: Array, labels: Array) -> Array:
+def cross_entropies(logits: Kind, labels: Array) -> Kind:
     """Return l = -ln softmax(logits)_y of each point, (N,), in nats and >= 0.
 
         l = ln(1 + sum_{j != y} e^(f_j - f_y))

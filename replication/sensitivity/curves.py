@@ -1,6 +1,7 @@
 """What a piecewise-linear network makes of a path: its output piece by piece, and how it turns."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -121,8 +122,8 @@ def output_curve(
         for rows, live in paths.blocks(program, limit):
             walk(program, rows, live, limit, tallies, parts)
     # The first row of a part is the last of the one before.
-    parts = [tuple(x[number > 0 :] for x in part) for number, part in enumerate(parts)]
-    table, outputs, magnitude = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    pieces = [[x[number > 0 :] for x in part] for number, part in enumerate(parts)]
+    table, outputs, magnitude = (torch.cat(columns) for columns in zip(*pieces, strict=True))
     outputs = outputs.flatten(1)
     terms = torch.outer(magnitude, program.scale) + program.offset
     rounding = ROUNDING * torch.finfo(torch.float64).eps * terms
@@ -139,7 +140,8 @@ def output_curve(
     fractions = table[points, 1].contiguous()
     positions = (segments + fractions) / paths.lengths[0]
     columns = [x[points] for x in (outputs, changes, bends, angles)]
-    return OutputCurve(*map(like(path), (positions, segments, fractions, *columns)), closed)
+    found: list[Any] = [*map(like(path), (positions, segments, fractions, *columns)), closed]
+    return OutputCurve(*found)
 
 
 def _turns(

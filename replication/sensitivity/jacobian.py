@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from replication._core.inputs import (
     Array,
+    Kind,
     as_choice,
     as_inputs,
     as_integer,
@@ -29,8 +30,8 @@ from replication.sensitivity._rows import reduced_rows
 
 
 def jacobian_norm(
-    model: nn.Module, images: Array, output: str = "softmax", *, memory: int | None = None
-) -> Array:
+    model: nn.Module, images: Kind, output: str = "softmax", *, memory: int | None = None
+) -> Kind:
     """Return each point's Frobenius norm of the input Jacobian, (N,).
 
         |J|_F = sqrt(sum_{c,i} (d s_c / d x_i)^2),   s = softmax(f(x)), or s = f(x), the logits
@@ -79,12 +80,12 @@ def jacobian_norm(
 
 def jacobian_row_norm(
     model: nn.Module,
-    images: Array,
+    images: Kind,
     labels: Array,
     output: str = "softmax",
     *,
     memory: int | None = None,
-) -> Array:
+) -> Kind:
     """Return each point's norm of the gradient of the output of its own class y, (N,).
 
         |J_y| = sqrt(sum_i (d s_y / d x_i)^2)
@@ -104,14 +105,14 @@ def jacobian_row_norm(
 
 def spectral_norm(
     model: nn.Module,
-    images: Array,
+    images: Kind,
     output: str = "softmax",
     *,
     tolerance: float = 1e-6,
     iterations: int = 1000,
     seed: int = 0,
     memory: int | None = None,
-) -> Array:
+) -> Kind:
     """Return each point's largest singular value of the input Jacobian, (N,).
 
     By power iteration on J J^T (classes, classes) from a random start,
@@ -151,14 +152,14 @@ def spectral_norm(
 
 def finite_difference_norm(
     model: nn.Module,
-    images: Array,
+    images: Kind,
     output: str = "softmax",
     *,
     step: float = 1e-3,
     directions: int = 64,
     seed: int = 0,
     memory: int | None = None,
-) -> Array:
+) -> Kind:
     """Return each point's Frobenius norm of the Jacobian, estimated from random steps, (N,).
 
     For u uniform on the unit sphere of R^d, E[u u^T] = I / d, and so
@@ -198,7 +199,8 @@ def finite_difference_norm(
         norms = []
         for where in chunks(len(points), memory // size):
             batch = to_model(model, points[where])
-            before, squares = outputs(batch)[:, None], 0
+            before = outputs(batch)[:, None]
+            squares = before.new_zeros(len(batch))
             for block in chunks(directions, memory // (size * len(batch))):
                 moved = batch[:, None] + step * units[block].unflatten(1, batch.shape[1:])
                 after = outputs(moved.flatten(0, 1)).unflatten(0, moved.shape[:2])

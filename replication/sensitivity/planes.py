@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,7 +41,7 @@ class RegionMap:
     @property
     def edges(self) -> Array:
         """Whether the right or the upper neighbour lies in another region, bool."""
-        edges = self.ids != self.ids  # all False, of the same kind
+        edges: Any = self.ids != self.ids  # all False, of the same kind
         edges[:, :-1] |= self.ids[:, 1:] != self.ids[:, :-1]
         edges[:-1] |= self.ids[1:] != self.ids[:-1]
         return edges

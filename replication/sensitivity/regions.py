@@ -6,6 +6,7 @@ of three for ReLU6, Hardtanh and Hardsigmoid. Where it is constant the network i
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -167,7 +168,7 @@ def _results(
     tallies: dict[str, Tally],
     names: list[str],
     pools: list[str],
-    given: Sequence[Array],
+    given: Sequence[Any],
 ) -> list[Transitions]:
     """Return what was counted in activations and pools, path by path, of the kind of `given`."""
     device = paths.path.device
@@ -190,13 +191,15 @@ def _results(
 
     per_layer, switches = ({name: by_path(name) for name in kind} for kind in (names, pools))
     sizes = torch.bincount(path, minlength=len(given)).tolist()
-    columns = [x.split(sizes) for x in (positions, segments, fractions, layers, units)]
+    columns = {"positions": positions, "segments": segments, "fractions": fractions}
+    columns |= {"layers": layers, "units": units}
+    parts = {name: column.split(sizes) for name, column in columns.items()}
     return [
         Transitions(
-            sizes[number],
-            {name: counts[number] for name, counts in per_layer.items()},
-            *map(like(vertices), own),
-            {name: counts[number] for name, counts in switches.items()},
+            total=sizes[number],
+            per_layer={name: counts[number] for name, counts in per_layer.items()},
+            switches={name: counts[number] for name, counts in switches.items()},
+            **{name: like(vertices)(part[number]) for name, part in parts.items()},
         )
-        for number, (vertices, *own) in enumerate(zip(given, *columns, strict=True))
+        for number, vertices in enumerate(given)
     ]

@@ -7,11 +7,12 @@ integers are taken as float64.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from replication._core.inputs import Array, as_integer, as_tensor, generator, like
+from replication._core.inputs import Array, Kind, as_integer, as_tensor, generator, like
 from replication._core.precision import full_precision
 
 
@@ -23,17 +24,16 @@ def polyline(points: Array | Sequence[Array]) -> Array:
     points : (V, ...) tensor or array, or sequence of V of them
         At least 2. A last point that repeats the first is left out, as the path is closed anyway.
     """
-    kind = like(points[0] if isinstance(points, list | tuple) and points else points)
-    if isinstance(points, list | tuple):
-        vertices = _same(*((point, f"points[{i}]") for i, point in enumerate(points)))
-    else:
-        vertices = points
-    vertices = _path(vertices, "points")
+    given: Any = points
+    kind = like(given[0] if isinstance(given, list | tuple) and given else given)
+    if isinstance(given, list | tuple):
+        given = _same(*((point, f"points[{i}]") for i, point in enumerate(given)))
+    vertices = _path(given, "points")
     repeats = len(vertices) > 2 and torch.equal(vertices[0], vertices[-1])
     return kind(vertices[:-1] if repeats else vertices)
 
 
-def translations(image: Array, shifts: int = 28) -> Array:
+def translations(image: Kind, shifts: int = 28) -> Kind:
     """Return the ring of an image's horizontal translations, (shifts, ...).
 
     Vertex i is the image rolled by floor(i width / shifts) pixels, so that 28 translations of a
@@ -61,7 +61,7 @@ def translations(image: Array, shifts: int = 28) -> Array:
     return like(image)(torch.stack(rolled))
 
 
-def ellipse(a: Array, b: Array, c: Array, vertices: int = 360) -> Array:
+def ellipse(a: Kind, b: Array, c: Array, vertices: int = 360) -> Kind:
     """Return the closed ellipse through three points, (vertices, ...).
 
         x(t) = m + (a - m) cos t + (b - c) / sqrt(3) sin t,   m = (a + b + c) / 3
@@ -90,7 +90,7 @@ def ellipse(a: Array, b: Array, c: Array, vertices: int = 360) -> Array:
     return like(a)(path.reshape(vertices, *points.shape[1:]))
 
 
-def random_ellipse(images: Array, vertices: int = 360, seed: int = 0) -> Array:
+def random_ellipse(images: Kind, vertices: int = 360, seed: int = 0) -> Kind:
     """Return the ellipse through three points of noise, (vertices, ...).
 
     Every number of the three points is drawn from the normal distribution with the mean and the
@@ -99,11 +99,11 @@ def random_ellipse(images: Array, vertices: int = 360, seed: int = 0) -> Array:
     known = _path(images, "images", 1)
     source = generator(seed, "ellipse")
     drawn = torch.randn(3, *known.shape[1:], generator=source, dtype=torch.float64).to(known)
-    points = known.mean() + known.std(correction=0) * drawn
-    return like(images)(ellipse(*points, vertices=vertices))
+    a, b, c = known.mean() + known.std(correction=0) * drawn
+    return like(images)(ellipse(a, b, c, vertices))
 
 
-def sample(path: Array, k: int) -> Array:
+def sample(path: Kind, k: int) -> Kind:
     """Return k points equally far apart along a closed path, (k, ...), the first its first vertex.
 
     Point i lies i / k of the path's whole length, that of its closing piece included, behind the

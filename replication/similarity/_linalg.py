@@ -15,7 +15,7 @@ from replication._core.inputs import Array, as_integer, as_tensor, generator
 CHANCE = 0.1  # the biased CKA of unrelated layers above which a warning is given
 
 
-def as_layer(value: Array, name: str, least: int = 2, maps: bool = False) -> Tensor:
+def as_layer(value: object, name: str, least: int = 2, maps: bool = False) -> Tensor:
     """Return a floating layer (examples >= least, neurons), or with `maps` convolutional too."""
     layer = as_tensor(value, name)
     if layer.ndim not in ((2, 4) if maps else (2,)) or len(layer) < least:
@@ -71,7 +71,7 @@ def warn(
         for pair in correlated
         if all(ranks[name] < examples - 1 for name in pair)
     }
-    most = max(sums, key=sums.get, default="")
+    most = max(sums, key=lambda pair: sums[pair], default=("", ""))
     messages = {
         f"{constant}: constant, or without structure of its own; similar to nothing": constant,
         f"{full}: spans all {examples} centred examples, so that the values say nothing; take more "

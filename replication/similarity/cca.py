@@ -31,10 +31,8 @@ class CCAResult:
     ranks: tuple[int, int]  #: independent directions of x and y
     widths: tuple[int, int]  #: neurons of x and y
     examples: int
+    _sides: tuple[tuple[Subspace, Tensor], tuple[Subspace, Tensor]] = field(repr=False)
     null: Array | None = None  #: (permutations,), `mean` for y with its examples permuted
-    _sides: tuple[tuple[Subspace, Tensor], tuple[Subspace, Tensor]] | None = field(
-        default=None, repr=False
-    )
 
     @cached_property
     def mean(self) -> Array:
@@ -158,8 +156,8 @@ def svcca(
     """
     first, second = as_pair(x, y)
     with full_precision():
-        cuts = [principal_subspace(z, variance, dims, squares) for z in (first, second)]
-        return correlate(*cuts, like(x), null, seed)
+        a, b = (principal_subspace(z, variance, dims, squares) for z in (first, second))
+        return correlate(a, b, like(x), null, seed)
 
 
 def pwcca(x: Array, y: Array, *, symmetric: bool = False, missing: str = "drop") -> Array:
@@ -193,7 +191,7 @@ def pwcca(x: Array, y: Array, *, symmetric: bool = False, missing: str = "drop")
     with full_precision():
         spaces = subspace(first), subspace(second)
         value = weighted(*spaces, symmetric, missing)
-    warn({"x": spaces[0].rank, "y": spaces[1].rank}, len(first), correlated=["xy"])
+    warn({"x": spaces[0].rank, "y": spaces[1].rank}, len(first), correlated=[("x", "y")])
     return like(x)(value)
 
 
@@ -201,7 +199,7 @@ def correlate(
     x: Subspace, y: Subspace, kind: Callable[[Tensor], Array], null: int = 0, seed: int = 0
 ) -> CCAResult:
     """Return the canonical correlations of two layers already reduced to subspaces."""
-    warn({"x": x.rank, "y": y.rank}, x.examples, level=4, correlated=["xy"])
+    warn({"x": x.rank, "y": y.rank}, x.examples, level=4, correlated=[("x", "y")])
     as_integer(null, "null", 0)
     u, s, vh = torch.linalg.svd(x.basis.mT @ y.basis, full_matrices=False)
     means = []
@@ -224,16 +222,16 @@ def mean_correlation(x: Subspace | Whitening, y: Subspace | Whitening) -> Tensor
 
     By eigenvalues in float64, in half the time of singular values: what is below 1e-8 gets lost.
     """
-    whitened = isinstance(x, Whitening), isinstance(y, Whitening)
+    u, v = (getattr(z, "weights", None) for z in (x, y))
     # The weights are small, and nearly always enough to tell layers apart.
-    same = all(whitened) and torch.equal(x.weights, y.weights) and torch.equal(x.basis, y.basis)
+    same = u is not None and v is not None and torch.equal(u, v) and torch.equal(x.basis, y.basis)
     if x is y or same:
         return x.basis.new_tensor(float(x.rank > 0))
     product = x.basis.mT @ y.basis
-    if whitened[1]:
-        product = product @ y.weights
-    if whitened[0]:
-        product = x.weights.mT @ product
+    if v is not None:
+        product = product @ v
+    if u is not None:
+        product = u.mT @ product
     product = product.double()
     square = product @ product.mT if x.rank <= y.rank else product.mT @ product
     rho = as_correlations(torch.linalg.eigvalsh(square).clamp_min(0).sqrt())

@@ -145,7 +145,7 @@ def cka(
             terms = rest.where(rest.abs() > rounding, 0)
     warn({"x": int(terms[1] > 0), "y": int(terms[2] > 0)}, chance=chance)
     lowest = 0.0 if confounder is None and not unbiased else -1.0
-    value = index(*terms, lowest)
+    value = index(terms[0], terms[1], terms[2], lowest)
     return like(x)((value.arccos() if angular else value).to(first.dtype))[()]
 
 

@@ -353,7 +353,8 @@ def compare(
     ]
     # The rows of one example stay together.
     orders = [(draw + torch.arange(positions)).flatten().to(first.device) for draw in draws]
-    values, baseline, maxima, noted, examples = [], [], [], {}, len(first) * positions
+    values, baseline, maxima, examples = [], [], [], len(first) * positions
+    noted: dict[str, Any] = {}
     steps = (1 + null) * len(lefts) * len(rows)
     with full_precision(), bar(show=progress, total=steps) as done:
         b = reduced(right)
@@ -381,8 +382,10 @@ def compare(
     )
     name = metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
     checkpoints = tuple(stages) if staged else None
-    nulls = (baseline, maxima) if null else (None, None)
-    return SimilarityGrid(values, rows, tuple(acts_b), name, checkpoints, *nulls, orientation)
+    if not null:
+        baseline = maxima = None
+    columns = tuple(acts_b)
+    return SimilarityGrid(values, rows, columns, name, checkpoints, baseline, maxima, orientation)
 
 
 def named(acts: Mapping[str, Array], name: str, maps: bool = True) -> dict[str, Tensor]:

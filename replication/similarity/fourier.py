@@ -67,7 +67,7 @@ def dft_cca(x: Array, y: Array, *, null: int = 0, seed: int = 0) -> FourierCCARe
         a, b = map(spectrum, layers)
         result = correlate_spectra(a, b, like(x), null, seed)
     ranks = {"x": int(a.ranks.max()), "y": int(b.ranks.max())}
-    warn(ranks, len(layers[0]), correlated=["xy"])
+    warn(ranks, len(layers[0]), correlated=[("x", "y")])
     return result
 
 

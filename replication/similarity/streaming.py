@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,8 +47,7 @@ class Accumulator:
         self.widths: dict[str, int] = {}
         self._paired = False
         self._sample: Array = torch.empty(0)  # of the kind that results are to have
-        self._mean: Tensor | None = None
-        self._scatter: Tensor | None = None
+        self._mean, self._scatter = torch.empty(0), torch.empty(0)
 
     def update(self, x: Layers, y: Array | None = None) -> None:
         """Take in a batch: two layers, or a mapping of names to layers of the same examples.
@@ -57,7 +57,7 @@ class Accumulator:
         A ValueError as of all indices, for squares that leave float64, and for other names, widths
         or device than before; nothing of the batch is then taken in.
         """
-        batch = {"x": x, "y": y} if y is not None else x
+        batch: Any = {"x": x, "y": y} if y is not None else x
         if not isinstance(batch, Mapping) or not batch:
             raise ValueError("x: expected two layers, or a mapping of names to layers")
         layers = {n: spatial_mean(as_layer(z, n, 1, maps=True)) for n, z in batch.items()}
@@ -206,7 +206,7 @@ def minibatch_cka(
                 start, labels = batch, [*map(list, sides)]
             elif [*map(list, sides)] != labels:
                 raise ValueError("expected the layers of the first minibatch")
-            terms, scales = _terms(*sides, unbiased, scales)
+            terms, scales = _terms(sides[0], sides[1], unbiased, scales)
         except ValueError as error:
             raise ValueError(f"batches[{number}]: {error}") from None
         total = terms if total is None else [a + b for a, b in zip(total, terms, strict=True)]
@@ -218,7 +218,7 @@ def minibatch_cka(
     if isinstance(first, Mapping):
         first = next(iter(first.values()))
         kept = like(first)(values.to(as_layer(first, "x").dtype))
-        return SimilarityGrid(kept, *map(tuple, start), "cka")
+        return SimilarityGrid(kept, tuple(start[0]), tuple(start[1]), "cka")
     chance = 0.0 if unbiased else index(by_chance, xx[:, None], yy).item()
     warn({"x": int(xx[0] > 0), "y": int(yy[0] > 0)}, chance=chance)
     return like(first)(values[0, 0].to(as_layer(first, "x").dtype))[()]

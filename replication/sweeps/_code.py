@@ -33,7 +33,7 @@ def named_by_spec(fn: Callable) -> Callable:
 
     Its source is in no key: a further recipe beside those in use leaves their results valid.
     """
-    fn.named_by_spec = True
+    fn.named_by_spec = True  # type: ignore[attr-defined]
     return fn
 
 
@@ -61,7 +61,8 @@ def _read(fn: Any, read: dict[str, Any]) -> None:
     """Add the source of a function or class of one's own to `read`, and what it refers to."""
     # A script is the same whether Python runs it or runpy does.
     origin = "__main__" if fn.__module__ == "<run_path>" else fn.__module__
-    name, code, enclosed = f"{origin}.{fn.__qualname__}", getattr(fn, "__code__", None), {}
+    name, code = f"{origin}.{fn.__qualname__}", getattr(fn, "__code__", None)
+    enclosed: Mapping[str, Any] = {}
     if isinstance(fn, FunctionType):
         enclosed = inspect.getclosurevars(fn).nonlocals
         # Two closures of one function differ in what they enclose.

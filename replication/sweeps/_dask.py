@@ -12,7 +12,7 @@ import signal
 import threading
 import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def outcomes(
     retries: int,
     resources: Mapping[str, float] | None,
     steps: tqdm,
-) -> Iterator[tuple[Path, bytes | Exception | None]]:
+) -> Generator[tuple[Path, bytes | Exception | None], None, None]:
     """Yield what each spec came to, in the order of completion, as `run`'s `_serial` does.
 
     Twice as many tasks as threads are in flight, so that no worker waits for the next and the

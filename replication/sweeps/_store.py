@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pandas as pd
 import pyarrow as pa
@@ -27,7 +28,7 @@ from replication._core.files import atomic
 NOTE = b"replication.sweeps"  # where the metadata of a file name function, code, spec, origin
 
 Job = tuple[Path, Mapping]  # where a result belongs, and its spec
-Result = pd.DataFrame | Sequence[Mapping] | Mapping
+Result: TypeAlias = pd.DataFrame | Sequence[Mapping] | Mapping
 
 
 class BadResult(ValueError):
@@ -105,7 +106,7 @@ class Computation:
         if repeated := set(table.columns) & set(spec):
             raise BadResult(f"fn: its result repeats columns of the spec: {sorted(repeated)}")
         arrow = pa.Table.from_pandas(table)
-        note = {"function": self.name, "code": self.code, "spec": dict(spec)}
+        note: dict[str, Any] = {"function": self.name, "code": self.code, "spec": dict(spec)}
         note |= {"versions": dict(self.versions), "seconds": seconds} | provenance()
         arrow = arrow.replace_schema_metadata(
             {**arrow.schema.metadata, NOTE: json.dumps(note).encode()}

@@ -1,6 +1,6 @@
 """Many configurations to results: each computed once, kept in a file, never computed again."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def run(
     missing = [(path, spec) for path, spec in wanted.items() if path not in tables and compute]
     failures = []
     computation = _store.Computation(fn, name, code, versions, batch is not None)
-    span = {"initial": len(tables), "total": len(wanted), "unit": "spec"}
+    span: dict[str, Any] = {"initial": len(tables), "total": len(wanted), "unit": "spec"}
     with bar(show=progress, desc=name, **span) as steps:
         if cluster is None or not missing:
             outcomes = _serial(computation, missing, size)
@@ -170,7 +170,7 @@ def run(
 
 def _serial(
     compute: _store.Computation, missing: list[Job], size: int
-) -> Iterator[tuple[Path, bytes | Exception | None]]:
+) -> Generator[tuple[Path, bytes | Exception | None], None, None]:
     """Yield what each spec came to; None where another run has stored it meanwhile."""
     waiting = _store.tasks(missing, size)
     while waiting:

@@ -92,7 +92,7 @@ def draw_masks(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def products(
-    model: nn.Sequential,
+    model: nn.Module,
     weights: Mapping[str, Tensor],
     images: Tensor,
     masks: Mapping[str, Tensor],
@@ -137,6 +137,7 @@ def _normalised(
     name: str, layer: nn.BatchNorm1d, weights: Mapping[str, Tensor], x: Tensor, training: bool
 ) -> Tensor:
     if training:
+        assert layer.momentum is not None  # as `_are_all` has it
         examples = x.shape[1]
         variance, mean = torch.var_mean(x, 1, correction=0, keepdim=True)
         with torch.no_grad():
@@ -155,6 +156,8 @@ def _normalised(
 
 class _Masked(nn.Module):
     """A dropout layer whose factors are given."""
+
+    mask: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,7 +218,7 @@ def has_gradients(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def gradients(
-    model: nn.Sequential,
+    model: nn.Module,
     weights: Mapping[str, Tensor],
     images: Tensor,
     labels: Tensor,

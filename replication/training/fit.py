@@ -75,9 +75,8 @@ class Run:
         if epoch not in self.checkpoints:
             known = ", ".join(f"{e:g}" for e in self.checkpoints)
             raise ValueError(f"epoch: no checkpoint at {epoch}; expected one of {known}")
-        step = self.checkpoints[epoch]
-        stored = isinstance(self._states, Path)
-        state = load_file(_weights(self._states, step)) if stored else self._states[step]
+        step, states = self.checkpoints[epoch], self._states
+        state = load_file(_weights(states, step)) if isinstance(states, Path) else states[step]
         return {name: tensor.clone() for name, tensor in state.items()}
 
     def model(self, epoch: float | None = None, device: str = "cpu") -> nn.Module:
@@ -151,7 +150,7 @@ class Unfinished:
             checkpoints[training.step / training.epoch_steps] = training.step
         if folder is None:
             return Run(self.spec, self.key, status, _history(rows), checkpoints, self._states)
-        record = {"spec": asdict(self.spec), "data": self.source, "status": status}
+        record: dict[str, Any] = {"spec": asdict(self.spec), "data": self.source, "status": status}
         record |= {"checkpoints": [list(entry) for entry in checkpoints.items()], "history": rows}
         record |= {"torch": torch.__version__, "device": training.device.type}
         record |= {"precision": training.precision}
@@ -278,6 +277,6 @@ def fit(
     if (done := stored(spec, key, folder)) is not None:
         return done
     run = Unfinished(spec, key, split, target, folder)
-    span = {"initial": run.training.step, "total": run.training.last_step, "unit": "step"}
-    with bar(show=progress, desc=f"{spec.model}, seed {spec.seed}", **span) as steps:
+    name, at = f"{spec.model}, seed {spec.seed}", run.training
+    with bar(show=progress, desc=name, unit="step", initial=at.step, total=at.last_step) as steps:
         return complete(run, steps)

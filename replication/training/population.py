@@ -62,8 +62,9 @@ def fit_population(
     target = choose_device(device)
     keys = [spec.key(split) for spec in specs]
     by_key = dict(zip(keys, specs, strict=True))
-    runs = {key: stored(spec, key, folder_of(store, key)) for key, spec in by_key.items()}
-    missing = {key: spec for key, spec in by_key.items() if runs[key] is None}
+    found = ((key, stored(spec, key, folder_of(store, key))) for key, spec in by_key.items())
+    runs = {key: run for key, run in found if run is not None}
+    missing = {key: spec for key, spec in by_key.items() if key not in runs}
     total = sum(step_count(spec, len(split.train)) for spec in missing.values())
     with bar(show=progress, total=total, desc="population", unit="step") as steps:
         for group in _groups(missing):

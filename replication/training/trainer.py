@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from replication._core.precision import has_bfloat16_units
 from replication.activations import evaluating
 from replication.training.spec import DTYPES, Spec
 
-Drawn = dict[str, Tensor | torch.Generator]
+Drawn = dict[str, Any]  # tensors, and of noise the generator
 
 
 class Trainer:
@@ -30,7 +31,8 @@ class Trainer:
     """
 
     def __init__(self, spec: Spec, split: data.Split, device: torch.device) -> None:
-        self.spec, self.device, self.step, self.rows = spec, device, 0, []
+        self.spec, self.device, self.step = spec, device, 0
+        self.rows: list[dict[str, float]] = []
         self.precision = spec.precision
         if spec.precision == "auto":
             self.precision = "bfloat16" if has_bfloat16_units(device) else "float32"
@@ -55,11 +57,11 @@ class Trainer:
                 for x, stream in zip(images, streams, strict=True)
             ]
         self.images, test_images = (x.to(device, DTYPES[spec.dtype]) for x in images)
-        side, most = spec.augment.get("crop"), min(self.images.shape[2:])
-        if side is not None and side > most:
+        side, most = int(spec.augment.get("crop", 0)), min(self.images.shape[2:])
+        if side > most:
             raise ValueError(f"augment: crop: expected at most {most}, found {side}")
         self.train, self.test = (
-            data.Examples(x if side is None else data.centre_crop(x, side), y.to(device))
+            data.Examples(data.centre_crop(x, side) if side else x, y.to(device))
             for x, y in ((self.images, labels), (test_images, split.test.labels))
         )
         self.epoch_steps = math.ceil(len(self.train) / spec.batch_size)
@@ -283,7 +285,7 @@ def new_model(spec: Spec, device: torch.device) -> nn.Module:
     # Channels last makes convolutions about twice as fast on a CPU; the numbers stay in place.
     # L-BFGS views each gradient as one vector, which that layout does not allow.
     layout = torch.contiguous_format if spec.optimizer == "LBFGS" else torch.channels_last
-    return model.to(device, memory_format=layout)
+    return model.to(device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def draw(shape: Sequence[int], how: Mapping[str, float], source: torch.Generator) -> Drawn:
@@ -315,19 +317,19 @@ def augment(images: Tensor, how: Mapping[str, float], drawn: Drawn) -> Tensor:
     if "flip" in how:
         images = torch.where(drawn["flip"][:, None, None, None], images.flip(3), images)
     if pixels := int(how.get("shift", 0)):
-        images = _windows(F.pad(images, (pixels,) * 4), *drawn["shift"], height, width)
+        images = _windows(F.pad(images, (pixels,) * 4), drawn["shift"], height, width)
     if side := int(how.get("crop", 0)):
-        images = _windows(images, *drawn["crop"], side, side)
+        images = _windows(images, drawn["crop"], side, side)
     if sd := how.get("noise"):
         noise = torch.randn(images.shape, generator=drawn["noise"], dtype=images.dtype)
         images = images + sd * noise.to(images.device)
     return images
 
 
-def _windows(images: Tensor, tops: Tensor, lefts: Tensor, height: int, width: int) -> Tensor:
-    """Return of each image the window with its own upper left corner."""
+def _windows(images: Tensor, corners: Tensor, height: int, width: int) -> Tensor:
+    """Return of each image the window with its own upper left corner, (2, N): row, column."""
     count = partial(torch.arange, device=images.device)
-    rows, columns = tops[:, None] + count(height), lefts[:, None] + count(width)
+    rows, columns = corners[0, :, None] + count(height), corners[1, :, None] + count(width)
     index, channel = count(len(images))[:, None, None, None], count(images.shape[1])[:, None, None]
     return images[index, channel, rows[:, None, :, None], columns[:, None, None]]
 

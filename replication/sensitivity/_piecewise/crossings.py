@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from replication.sensitivity._piecewise.program import ROUNDING, Activation, MaxPool
+from replication.sensitivity._piecewise.program import ROUNDING, UNKNOWN, Activation, MaxPool
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Crossings(NamedTuple):
     unit: Tensor
     value: Tensor
 
-    def where(self, chosen: Tensor) -> "Crossings":
+    def where(self, chosen: Tensor | slice) -> "Crossings":
         return Crossings(*[part[chosen] for part in self])
 
     @staticmethod
@@ -76,7 +76,8 @@ def kinks(
     on kinks, the same tensor if there are none; whether there are; the crossings; and what no |x|
     exceeds, (rows,).
     """
-    z, on_kinks, crossings, largest = x.flatten(1), False, [], None
+    z, on_kinks, crossings = x.flatten(1), False, []
+    largest = x.new_full((len(x),), torch.inf)
     eps, units = ROUNDING * torch.finfo(x.dtype).eps, z.shape[1]
     top, gaps = magnitude.amax(), rows.gaps()
     for threshold in step.thresholds:
@@ -85,7 +86,7 @@ def kinks(
         reached = distance.amax(1)
         if threshold:
             reached += abs(threshold)
-        largest = reached if largest is None else torch.minimum(largest, reached)
+        largest = torch.minimum(largest, reached)
         bound = eps * torch.addcmul(step.offset + abs(threshold), step.scale, top)
         if (distance.amin(0) <= bound).any():
             index = (distance <= bound).flatten().nonzero()[:, 0]
@@ -153,10 +154,10 @@ class Cut:
 
     rows: Rows
     left: Tensor | None = None
-    weight: Tensor | None = None
+    weight: Tensor = UNKNOWN
     where: Tensor | None = None
-    unit: Tensor | None = None
-    value: Tensor | None = None
+    unit: Tensor = UNKNOWN
+    value: Tensor = UNKNOWN
 
     def at(self, block: slice, x: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """Return x (old rows, ...) and its magnitude at a block of the rows."""

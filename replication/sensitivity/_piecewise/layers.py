@@ -2,13 +2,14 @@
 
 from functools import partial
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from replication._core.modules import CONVOLUTIONS, NORMS
-from replication.sensitivity._piecewise.program import Activation, Affine, MaxPool, Step
+from replication.sensitivity._piecewise.program import Activation, Affine, AnyStep, MaxPool
 
 SUPPORTED = (
     "expected ReLU, LeakyReLU, ReLU6, Hardtanh, Hardsigmoid, MaxPool2d, Linear, convolutions, "
@@ -19,7 +20,7 @@ LINEAR = (nn.Flatten, nn.Unflatten, nn.ZeroPad2d, nn.AvgPool1d, nn.AvgPool2d, nn
 LINEAR += (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 
 
-def step_of(module: nn.Module, value: Tensor, name: str) -> Step:
+def step_of(module: nn.Module, value: Tensor, name: str) -> AnyStep:
     """Return the step of a layer in eval mode, on inputs of the shape and dtype of `value`."""
     if isinstance(module, (nn.Linear, *CONVOLUTIONS)):
         return _weighted(module, value)
@@ -48,7 +49,7 @@ def step_of(module: nn.Module, value: Tensor, name: str) -> Step:
     raise ValueError(f"model: {name!r} is a {type(module).__name__}, which is {reason}")
 
 
-def _weighted(module: nn.Module, value: Tensor) -> Affine:
+def _weighted(module: Any, value: Tensor) -> Affine:
     weight = module.weight.detach().to(value)
     bias = None if module.bias is None else module.bias.detach().to(value)
     zero = None if bias is None else torch.zeros_like(bias)
@@ -61,7 +62,7 @@ def _weighted(module: nn.Module, value: Tensor) -> Affine:
     )
 
 
-def _normalisation(module: nn.Module, value: Tensor) -> Affine:
+def _normalisation(module: Any, value: Tensor) -> Affine:
     mean, variance = module.running_mean.to(value), module.running_var.to(value)
     slope = (variance + module.eps).rsqrt()
     shift = -mean * slope

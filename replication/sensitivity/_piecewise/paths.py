@@ -48,7 +48,9 @@ class Paths:
             ends = tuple(self.last[chosen].nonzero()[:, 0].tolist())
             yield Rows(places, ends), {0: (x, x.flatten(1).abs().amax(1))}
 
-    def points(self, k: int, dtype: torch.dtype, limit: int) -> Iterator[tuple[Tensor, ...]]:
+    def points(
+        self, k: int, dtype: torch.dtype, limit: int
+    ) -> Iterator[tuple[Tensor, Tensor, bool]]:
         """Yield k points of each path, equidistant in length, at most `limit` at a time.
 
         As places (points, 2), segment and fraction, inputs (points, ...), and whether the last of

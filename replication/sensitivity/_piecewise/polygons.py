@@ -141,6 +141,7 @@ def pieces_of(
             value = torch.cat([moved.unflatten(0, (-1, 2)), constant[:, None]], 1)
             live = after(live, step, (value, torch.stack(sizes).amax(0)))
             continue
+        assert isinstance(step, Activation)  # `plane_regions` refuses pools
         z, size = live[step.sources[0]]
         pieces, parent, states = _cut(step, polygons, z.flatten(2), size)
         largest = z.flatten(2).abs().sum(1).amax(1)

@@ -15,6 +15,9 @@ ROUNDING = 32
 """Units of precision, of the terms of a sum, below which a number is rounding."""
 
 
+UNKNOWN = torch.empty(0)  # before the step's place in the network is known
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """Reads the slots `sources` and writes the slot `target`; slot 0 is the network's input.
@@ -49,8 +52,8 @@ class Activation(Step):
     forward: Callable[[Tensor], Tensor]
     thresholds: tuple[float, ...]
     pieces: tuple[tuple[float, float], ...]
-    scale: Tensor | None = None
-    offset: Tensor | None = None
+    scale: Tensor = UNKNOWN
+    offset: Tensor = UNKNOWN
 
     def behind(self, z: Tensor, number: int) -> Tensor:
         """Return whether units are behind a threshold; on the second they are, on the first not."""
@@ -72,7 +75,8 @@ class Activation(Step):
     def coefficients(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Return slopes and intercepts of units in these states."""
         pieces = torch.tensor(self.pieces, dtype=self.scale.dtype, device=states.device)
-        return pieces[states.long()].unbind(-1)
+        slopes, intercepts = pieces[states.long()].unbind(-1)
+        return slopes, intercepts
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,8 @@ class MaxPool(Step):
     name: str
     forward: Callable[[Tensor], Tensor]
     windows: Tensor
-    scale: Tensor | None = None
-    offset: Tensor | None = None
+    scale: Tensor = UNKNOWN
+    offset: Tensor = UNKNOWN
 
     def candidates(self, x: Tensor) -> Tensor:
         """Return the input (rows, ...) by windows, (rows, W, k), a low number as filler."""
@@ -98,6 +102,9 @@ class MaxPool(Step):
         rounding = ROUNDING * torch.finfo(candidates.dtype).eps
         slack = rounding * torch.addcmul(self.offset, magnitude[:, None], self.scale)
         return candidates >= (candidates.amax(2) - slack)[..., None]
+
+
+AnyStep = Affine | Activation | MaxPool
 
 
 def after(live: dict, step: Step, output: object) -> dict:
@@ -116,7 +123,7 @@ class Program:
     step.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[AnyStep, ...]
     output: int | None
     scale: Tensor
     offset: Tensor

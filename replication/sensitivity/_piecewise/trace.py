@@ -4,6 +4,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from replication._core.modules import IDLE, device_of, is_altered
 from replication.sensitivity._piecewise.layers import SUPPORTED, step_of
-from replication.sensitivity._piecewise.program import Affine, MaxPool, Program, Step
+from replication.sensitivity._piecewise.program import Affine, AnyStep, MaxPool, Program
 
 FUNCTIONS: dict[object, type[nn.Module]] = {
     **dict.fromkeys((F.relu, torch.relu, "relu", "relu_"), nn.ReLU),
@@ -72,8 +73,8 @@ def trace(
     row_size += 4 * max(widest, *recorder.sizes)
     while not output and steps and isinstance(steps[-1], Affine):
         steps.pop()
-    slot = end.index if output else None
-    return Program(tuple(steps), slot, *end.terms.flatten(1), row_size)
+    scale, offset = end.terms.flatten(1)
+    return Program(tuple(steps), end.index if output else None, scale, offset, row_size)
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class _Recorder:
 
     def __init__(self, terms: Tensor, name: str) -> None:
         self.input, self.name = _Slot(0, terms), name
-        self.steps: list[Step] = []
+        self.steps: list[AnyStep] = []
         self.sizes = [terms[0].numel()]
         self.calls: Counter[str] = Counter()
 
@@ -105,7 +106,7 @@ class _Recorder:
             graph = tracer.trace(model)
         except Exception as error:  # whatever the network's own code raises
             raise ValueError(f"model: torch.fx cannot trace it ({error})") from error
-        values: dict[fx.Node, object] = {}
+        values: dict[fx.Node, Any] = {}
         for node in graph.nodes:
             arguments, options = map_arg((node.args, node.kwargs), values.__getitem__)
             if node.op == "placeholder":
@@ -127,7 +128,8 @@ class _Recorder:
 
     def node(self, model: nn.Module, node: fx.Node, arguments: tuple, options: dict) -> object:
         """Return the slot that a node of a graph writes, or what it gives if no tensor."""
-        target, options = node.target, dict(options)
+        target: Any = node.target
+        options = dict(options)
         if not arguments and "input" in options:
             arguments = (options.pop("input"),)
         flat = [x for a in arguments for x in (a if isinstance(a, list | tuple) else [a])]
@@ -160,7 +162,7 @@ class _Recorder:
                 return value
         raise ValueError(f"model: {node.format_node()} is not supported; {SUPPORTED}")
 
-    def add(self, step: Step, sources: list[_Slot], label: str) -> _Slot:
+    def add(self, step: AnyStep, sources: list[_Slot], label: str) -> _Slot:
         """Add a step that reads `sources`, and return the slot it writes."""
         forward = step.absolute if isinstance(step, Affine) else step.forward
         try:

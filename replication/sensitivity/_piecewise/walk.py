@@ -28,7 +28,7 @@ class Tally:
     def __init__(self, closed: bool, device: torch.device) -> None:
         self.closed = closed
         self._start: tuple[Tensor, Tensor] | None = None  # place and code, of the present path
-        self._end: Tensor | None = None  # code at the end of what was seen of it, (1, ...)
+        self._end = torch.empty(0)  # code at the end of what was seen of it, (1, ...)
         self._table = torch.zeros(0, 3, dtype=torch.float64, device=device)
         self._count = 0
 
@@ -140,7 +140,7 @@ def walk(
         if isinstance(step, Affine):
             values, magnitudes = zip(*[live[slot] for slot in step.sources], strict=True)
             live = after(live, step, (step.forward(*values), torch.stack(magnitudes).amax(0)))
-            values = None  # here and below, so that no more than one block is held at a time
+            del values  # here and below, so that no more than one block is held at a time
             continue
         source, tally = step.sources[0], tallies[step.name]
         x, magnitude = live[source]
@@ -162,7 +162,7 @@ def walk(
             block = slice(start, start + size + 1)
             values = {slot: parts.at(block, *value) for slot, value in live.items()}
             if start == starts[-1]:
-                live = None
+                live = {}
             y, terms = values[source]
             if isinstance(step, Activation):
                 parts.settle(y, block)
@@ -175,6 +175,6 @@ def walk(
                     walk(program, parts.rows[block], values, limit, tallies, outputs, index)
         if is_last:
             return
-        rows, live, values = parts.rows[block], values, None
-    if program.output is not None:
+        rows, live, values = parts.rows[block], values, {}
+    if program.output is not None and outputs is not None:
         outputs.append((rows.places, *live[program.output]))

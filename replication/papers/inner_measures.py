@@ -224,6 +224,12 @@ def path_norm(model: nn.Module, image: Tensor) -> float:
         return float(squared(torch.ones_like(image, dtype=torch.float64)).sum().log() / 2)
 
 
+def whole(table: pd.DataFrame) -> pd.DataFrame:
+    """Return results with every column, also where nothing is measured yet."""
+    columns = ["architecture", "net", "status", "gap", "train_accuracy", "test_accuracy", *SIGNS]
+    return table.reindex(columns=table.columns.union(columns, sort=False))
+
+
 def taus(table: pd.DataFrame) -> pd.DataFrame:
     """Return Kendall's tau-b of each measure, by its sign, with minus the gap.
 

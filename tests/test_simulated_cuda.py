@@ -226,10 +226,12 @@ def test_the_host_does_not_wait_in_a_loop(loop):
 
 @there
 @pytest.mark.gpu
-def test_random_draws_are_sent_an_epoch_at_a_time():
+@pytest.mark.parametrize("how", [training.fit, training.fit_population])
+def test_random_draws_and_rates_are_sent_an_epoch_at_a_time(how):
     counts = []
     for size in (40, 8):  # of a minibatch
         with simulated_cuda.counted() as found:
-            trained(training.fit, size, augment={"flip": 0.5, "shift": 1})
+            options = {"weight_decay": 1e-3}
+            trained(how, size, augment={"flip": 0.5, "shift": 1}, optimizer_options=options)
         counts.append(found.sent)
     assert counts[0] == counts[1] > 0

@@ -13,7 +13,16 @@ import torch
 
 from benchmarks import _gpu_cases, gpu
 from benchmarks._gpu_inputs import Case, Place, labels, pictures
-from replication import activations, data, directions, models, sensitivity, similarity, training
+from replication import (
+    activations,
+    data,
+    directions,
+    models,
+    sensitivity,
+    similarity,
+    spectra,
+    training,
+)
 from replication.directions import resets
 
 HERE = Path(__file__).parent
@@ -142,6 +151,19 @@ def test_what_is_worked_out_later_is_not_taken_in_tf32_either(tf32):
         for name in ("x_directions", "y_directions", "x_variates", "y_variates"):
             getattr(pair, name)
     assert not found.loose
+
+
+@there
+@pytest.mark.gpu
+@pytest.mark.parametrize(("copies", "neurons", "reduced"), [(40, 10, 1), (40, 33, 0), (20, 10, 0)])
+def test_groups_of_few_neurons_are_made_small_enough_to_be_batched(copies, neurons, reduced):
+    groups = torch.randn(3, copies, neurons, dtype=torch.float64)
+    groups[..., 1], groups[..., 2] = 0, groups[..., 3]
+    with simulated_cuda.counted() as counts:
+        found = torch.stack(spectra.group_singular_values(groups.cuda()))
+    assert ("linalg_qr" in counts.ran) == bool(reduced)
+    expected = torch.stack(spectra.group_singular_values(groups))
+    assert (found.cpu() - expected).abs().max() <= 1e-14 * expected.max()
 
 
 def trained(how, size, **more):

@@ -9,6 +9,7 @@ CLUSTER  ?=
 FORCE    ?=
 JOBS     ?=
 FOR      ?=
+MINUTES  ?=
 ARGS     ?=
 PYTHON   ?=
 
@@ -21,7 +22,7 @@ endif
 IN_VENV := IPYTHONDIR="$$PWD/.ipython" .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures run paper test test-slow test-notebooks lab html data bench clean
+.PHONY: help setup figures run paper test test-slow test-notebooks lab html data bench rented clean
 
 help: ## print this
 	@echo 'Usage: make TARGET [VARIABLE=value ...]'
@@ -36,6 +37,7 @@ help: ## print this
 	@echo '  FORCE=1          run also the notebooks that are up to date'
 	@echo '  JOBS=2           notebooks, or test workers, at once (default: as many as cores)'
 	@echo '  FOR=9m           of run and paper: stop then (status 75); the same command goes on'
+	@echo '  MINUTES=30       of rented: how long in all'
 	@echo '  ARGS="-k cli"    more arguments for pytest (test) or the benchmarks (bench)'
 	@echo '  PYTHON=python3   the interpreter (3.11 or newer) from which .venv is made'
 
@@ -110,6 +112,9 @@ data: setup ## list the data sets and where each was found; DATASET=name fetches
 
 bench: setup ## time the numerics side by side with peers
 	@.venv/bin/python -m benchmarks $(ARGS)
+
+rented: setup ## what a rented GPU is wanted for, within MINUTES=30, into data/rented
+	@.venv/bin/python -m benchmarks rented --minutes $(or $(MINUTES),30) $(ARGS)
 
 clean: ## remove figures/smoke, figures/quick, site/ and caches; .venv, data/, other figures stay
 	rm -rf figures/smoke figures/quick site

@@ -35,10 +35,12 @@ def main(names: list[str]) -> int:
     """Print the table of the named benchmarks, by default of all that need no GPU."""
     if names[:1] == ["gpu"]:
         return importlib.import_module("benchmarks.gpu").main(names[1:])
+    if names[:1] == ["rented"]:
+        return importlib.import_module("benchmarks.rented").main(names[1:])
     if names in (["statistics"], ["precision"]):
         return importlib.import_module(f"benchmarks.{names[0]}").main()
     if unknown := set(names) - set(AVAILABLE):
-        known = ", ".join((*AVAILABLE, "gpu", "precision", "statistics"))
+        known = ", ".join((*AVAILABLE, "gpu", "precision", "rented", "statistics"))
         print(f"benchmarks: error: no {', '.join(sorted(unknown))}; there are {known}")
         return 2
     rows = []

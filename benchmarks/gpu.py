@@ -178,7 +178,9 @@ def main(arguments: Sequence[str], folder: Path = FOLDER) -> int:
     """Print the table and write the JSON; return 1 if a bound on an error is broken."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks gpu")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu: small, as a test")
-    wanted = parser.parse_args(arguments).device
+    parser.add_argument("--out", type=Path, default=folder, help="where its JSON goes")
+    options = parser.parse_args(arguments)
+    wanted, folder = options.device, options.out
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         print("benchmarks gpu: nothing done: no CUDA device here (--device cpu tests the script)")
         return NOTHING_DONE

@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     take("notebooks", nargs="*", metavar="NOTEBOOK", help="numbers: 04; default: all")
     _take_parameters(take, "full")
     take("--for", dest="limit", metavar="TIME", help="90s, 9m or 2h, at least 1s")
+    take("--only", nargs="+", action="extend", metavar="TITLE", help="only these experiments")
 
     take = add(
         "evidence",
@@ -185,6 +186,7 @@ def _run(options: argparse.Namespace) -> int:
         _figures.select(options.notebooks or None),
         profile=options.profile or profiles.resolve("full"),
         limit=None if options.limit is None else _run.seconds(options.limit),
+        only=options.only,
         **_chosen(options),
     )
 

@@ -132,7 +132,10 @@ def _by_svd(groups: Tensor) -> Tensor:
     """Return (images, 2, copies): for few neurons the decomposition itself is cheap."""
     groups = groups.double()
     centred = groups - groups.mean(1, keepdim=True)
-    values = torch.linalg.svdvals(torch.stack([groups, centred], 1))
+    both = torch.stack([groups, centred], 1)
+    if both.device.type == "cuda" and both.shape[-1] <= 32 < both.shape[-2]:
+        both = torch.linalg.qr(both, mode="r").R  # cuSOLVER loops over matrices above 32 x 32
+    values = torch.linalg.svdvals(both)
     return F.pad(values, (0, groups.shape[1] - values.shape[-1]))
 
 

@@ -100,6 +100,17 @@ def test_evidence_grows_by_what_another_machine_has_measured():
     assert _evidence.collect(NAME, plan(4)).loc["measure", "results"] == 4
 
 
+def test_rows_of_another_profile_stay():
+    both = [{"values": papers.Experiment(measure, plan(4)["values"].specs[part])}
+            for part in (slice(0, 2), slice(2, 4))]  # fmt: skip
+    for experiments in both:
+        compute(experiments)
+        _evidence.collect(NAME, experiments)
+    paths.runs().rename(paths.data() / "elsewhere")
+    for experiments in both:
+        assert papers.results(experiments, NAME, "full").loc["values"].seed.nunique() == 2
+
+
 def test_a_result_that_comes_again_and_one_that_does_not(monkeypatch, capsys):
     compute(plan())
     _evidence.collect(NAME, plan())

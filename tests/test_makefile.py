@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS = ("help", "setup", "figures", "run", "paper", "test", "test-slow", "test-notebooks")
-TARGETS += ("lab", "html", "data", "bench", "clean")
+TARGETS += ("lab", "html", "data", "bench", "rented", "clean")
 VARIABLES = ("PROFILE", "NOTEBOOK", "DATASET", "DEVICE", "CLUSTER", "FORCE", "JOBS", "FOR", "ARGS")
-VARIABLES += ("PYTHON",)
+VARIABLES += ("PYTHON", "MINUTES")
 # Stands for Python: `-m venv` copies it into .venv, and every call is written down.
 FAKE = """\
 #!/bin/sh
@@ -80,6 +80,7 @@ OPTIONS = "--dataset 'mnist' --device 'cuda:1' --cluster 'tcp://host:8786' --job
         (f"figures {SOME}", [f"figures --profile smoke --only 04 05 {OPTIONS}"]),
         ("html", ["-m sphinx -q docs site"]),
         ("data DATASET=mnist", ["-m replication data mnist"]),
+        ("rented MINUTES=9 ARGS=--dry", ["-m benchmarks rented --minutes 9 --dry"]),
         ("run PROFILE=full", ["-m replication run --profile full"]),
         (
             "paper DEVICE=cuda FOR=9m",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace as Namespace
 
 import pytest
 from safetensors import safe_open
@@ -175,6 +176,35 @@ def test_every_paper_has_a_plan_at_every_profile(notebook):
         names = [experiment.measure.__name__ for experiment in plan.values()]
         assert all(name.isidentifier() for name in names)
     assert isinstance(paper.SETTINGS, dict) and notebook.stem == paper.NOTEBOOK
+
+
+def measured(spec):
+    return {"value": spec["k"]}
+
+
+def also_measured(spec):
+    return {"value": -spec["k"]}
+
+
+def test_only_the_experiments_named_are_run_and_others_keep_their_networks(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("REPLICATION_ROOT", str(tmp_path))
+    monkeypatch.setattr(_run.importlib.util, "find_spec", lambda name: None)  # no Dask
+    plan = {"a b": Experiment(measured, [{"k": 1}]), "c": Experiment(also_measured, [{"k": 2}])}
+    monkeypatch.setattr(_run, "module", lambda path: Namespace(plan=lambda profile: plan))
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "01_made_up.ipynb").touch()
+    scratch = tmp_path / "data" / "runs" / "unfinished" / "01_made_up"
+    scratch.mkdir(parents=True)
+    assert __main__.main(["run", "01", "--profile", "full", "--only", "d", "c"]) == 2
+    assert "only: 01_made_up has no 'd' at full; it has 'a b', 'c'" in capsys.readouterr().err
+    assert __main__.main(["run", "01", "--profile", "full", "--only", "a b"]) == _run.COMPLETE
+    assert [path.parent.name for path in results(tmp_path)] == ["measured"] and scratch.exists()
+    held = tmp_path / "data" / "evidence" / "01_made_up"
+    assert [path.stem for path in held.iterdir()] == ["measured"]
+    assert __main__.main(["run", "01", "--profile", "full"]) == _run.COMPLETE
+    assert len(results(tmp_path)) == 2 and not scratch.exists()
 
 
 def test_a_notebook_without_experiments_is_said(capsys):

@@ -13,7 +13,16 @@ import torch
 
 from benchmarks import _gpu_cases, gpu
 from benchmarks._gpu_inputs import Case, Place, labels, pictures
-from replication import activations, data, directions, models, sensitivity, similarity, training
+from replication import (
+    activations,
+    data,
+    directions,
+    models,
+    sensitivity,
+    similarity,
+    spectra,
+    training,
+)
 from replication.directions import resets
 
 HERE = Path(__file__).parent
@@ -144,6 +153,19 @@ def test_what_is_worked_out_later_is_not_taken_in_tf32_either(tf32):
     assert not found.loose
 
 
+@there
+@pytest.mark.gpu
+@pytest.mark.parametrize(("copies", "neurons", "reduced"), [(40, 10, 1), (40, 33, 0), (20, 10, 0)])
+def test_groups_of_few_neurons_are_made_small_enough_to_be_batched(copies, neurons, reduced):
+    groups = torch.randn(3, copies, neurons, dtype=torch.float64)
+    groups[..., 1], groups[..., 2] = 0, groups[..., 3]
+    with simulated_cuda.counted() as counts:
+        found = torch.stack(spectra.group_singular_values(groups.cuda()))
+    assert ("linalg_qr" in counts.ran) == bool(reduced)
+    expected = torch.stack(spectra.group_singular_values(groups))
+    assert (found.cpu() - expected).abs().max() <= 1e-14 * expected.max()
+
+
 def trained(how, size, **more):
     split = data.Split(*[data.Examples(pictures(40).float(), labels(40))] * 2, "", (*"01234",), "")
     options = {"model": "mlp", "model_options": {"inputs": 36, "widths": (8,), "classes": 5}}
@@ -226,10 +248,12 @@ def test_the_host_does_not_wait_in_a_loop(loop):
 
 @there
 @pytest.mark.gpu
-def test_random_draws_are_sent_an_epoch_at_a_time():
+@pytest.mark.parametrize("how", [training.fit, training.fit_population])
+def test_random_draws_and_rates_are_sent_an_epoch_at_a_time(how):
     counts = []
     for size in (40, 8):  # of a minibatch
         with simulated_cuda.counted() as found:
-            trained(training.fit, size, augment={"flip": 0.5, "shift": 1})
+            options = {"weight_decay": 1e-3}
+            trained(how, size, augment={"flip": 0.5, "shift": 1}, optimizer_options=options)
         counts.append(found.sent)
     assert counts[0] == counts[1] > 0

@@ -52,13 +52,15 @@ def run(
     device: str | None = None,
     cluster: str | None = None,
     limit: float | None = None,
+    only: Sequence[str] | None = None,
 ) -> int:
     """Run all experiments of notebooks, network after network; what is stored is not done again.
 
     `profile`, `dataset` and `device` are arguments of each paper's `plan` (None leaves its own
-    default), `cluster` one of `sweeps.run`: by default at full and paper a process a core where
-    Dask is installed, as two threads are no faster, and far slower beside another job. Returns
-    `COMPLETE`, or `SPENT` if `limit` seconds are over or SIGINT or SIGTERM came: call again.
+    default), `only` titles of experiments, without the others, `cluster` one of `sweeps.run`: by
+    default at full and paper a process a core where Dask is installed, as two threads are no
+    faster, and far slower beside another job. Returns `COMPLETE`, or `SPENT` if `limit` seconds are
+    over or SIGINT or SIGTERM came: call again.
     """
     if cluster is None and profile in EVIDENCE and importlib.util.find_spec("distributed"):
         cluster = "local"
@@ -71,7 +73,13 @@ def run(
                 if (paper := module(path)) is None:
                     print(f"{path.stem}: has no experiments of its own; `figures` runs it")
                     continue
-                _run_one(path.stem, paper.plan(profile, **chosen), client, profile in EVIDENCE)
+                plan = paper.plan(profile, **chosen)
+                if unknown := set(only or ()) - plan.keys():
+                    raise ValueError(
+                        f"only: {path.stem} has no {', '.join(map(repr, sorted(unknown)))} at "
+                        f"{profile}; it has {', '.join(map(repr, plan))}"
+                    )
+                _run_one(path.stem, plan, only or list(plan), client, profile in EVIDENCE)
     except Stopped as reason:
         print(f"{reason} after {time.monotonic() - start:.0f} s: all that is done is in")
         print(f"{paths.runs()}: the same command goes on")
@@ -96,8 +104,11 @@ def module(notebook: Path) -> ModuleType | None:
     return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
 
-def _run_one(name: str, experiments: dict[str, Experiment], client: Any, commit: bool) -> None:
-    """Run a notebook's experiments; with `commit` bring their results into ``data/evidence``."""
+def _run_one(
+    name: str, plan: dict[str, Experiment], titles: Sequence[str], client: Any, commit: bool
+) -> None:
+    """Run those of a plan's experiments; with `commit` bring its results into ``data/evidence``."""
+    experiments = {title: plan[title] for title in plan if title in titles}
     store, scratch = paths.runs() / name, paths.runs() / "unfinished" / name
     at_once = 1 if client is None else max(len(client.nthreads()), 1)
     before, start = os.environ.copy(), time.monotonic()
@@ -110,16 +121,17 @@ def _run_one(name: str, experiments: dict[str, Experiment], client: Any, commit:
                 computed += rows.attrs["computed"]
                 left -= len(experiment.specs)
             if commit:
-                _evidence.collect(name, experiments)
+                _evidence.collect(name, plan)
             hours = (time.monotonic() - start) / 3600
             ahead = f", about {hours / computed * left:.1f} h" if computed else ""
             print(f"{name}: {computed} results in {hours:.2f} h, {left} left{ahead}", flush=True)
     finally:
         if commit:
-            _evidence.collect(name, experiments)
+            _evidence.collect(name, plan)
         os.environ.clear()
         os.environ.update(before)
-    shutil.rmtree(scratch, ignore_errors=True)  # all results of these networks are stored
+    if experiments == plan:  # all results of these networks are stored
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def stages(experiments: Mapping[str, Experiment], at_once: int) -> Iterator[dict[str, Experiment]]:

@@ -27,8 +27,8 @@ def collect(
 ) -> pd.Series:
     """Bring the results that `store` has of `fn` into its file in `folder`.
 
-    Results that only the file has stay. Those of older code stay until there are new ones of their
-    spec, or the spec is wanted no more.
+    Results that only the file has stay, those of specs of another profile too. Those of older code
+    stay until there are new ones of their spec, or the spec is wanted no more.
 
     Returns
     -------
@@ -61,6 +61,8 @@ def collect(
         tables.append(table)
         counts["results"] += 1
         counts["rows"] += len(table)
+    wanted = {_store.key(fn.__name__, code, spec) for spec in specs}
+    tables += [t for key, t in before.items() if key not in wanted and t["code"][0].as_py() == code]
     if tables and tables != list(before.values()):
         with atomic(path) as temporary:
             whole = pa.concat_tables(tables, promote_options="permissive")

@@ -131,7 +131,9 @@ class Stack:
     weights: dict[str, Tensor]
     states: dict[str, _batched.State]
     labels: Tensor  # (members, training examples)
+    decays: Tensor  # (members,), of weights
     order: Tensor  # (members, training examples) of this epoch
+    rates: Tensor  # (members, steps), of learning, of this epoch
 
     @property
     def trainings(self) -> list[Trainer]:
@@ -145,7 +147,8 @@ class Stack:
         states = {k: {n: v[index] for n, v in state.items()} for k, state in self.states.items()}
         weights = {k: _batched.laid_out(value[index]) for k, value in self.weights.items()}
         members = [self.members[i] for i in index]
-        return Stack(members, weights, states, self.labels[index], self.order[index])
+        rest = (self.labels, self.decays, self.order, self.rates)
+        return Stack(members, weights, states, *(value[index] for value in rest))
 
     def write_back(self, index: int) -> None:
         """Give a member's own network and optimiser their weights and state."""
@@ -168,8 +171,19 @@ def _stack_of(members: list[Unfinished]) -> Stack:
         kept = [key for key, value in own[0].items() if key != "step" and value is not None]
         states[name] = {key: torch.stack([state[key] for state in own]) for key in kept}
     labels = torch.stack([training.train.labels for training in trainings])
+    decays = [training.optimizer.param_groups[0]["weight_decay"] for training in trainings]
+    return Stack(
+        members, weights, states, labels, trainings[0].images.new_tensor(decays), *_epoch(trainings)
+    )
+
+
+def _epoch(trainings: list[Trainer]) -> tuple[Tensor, Tensor]:
+    """Return the orders of the images and the learning rates of this epoch, by member."""
+    first = trainings[0]
+    steps = [index - first.step % first.epoch_steps for index in range(first.epoch_steps)]
+    rates = [[training.learning_rate(later) for later in steps] for training in trainings]
     order = torch.stack([training.epoch_order() for training in trainings])
-    return Stack(members, weights, states, labels, order)
+    return order, first.images.new_tensor(rates)
 
 
 def _minibatches(stack: Stack) -> tuple[Tensor, Tensor]:
@@ -177,7 +191,7 @@ def _minibatches(stack: Stack) -> tuple[Tensor, Tensor]:
     trainings = stack.trainings
     index, size = trainings[0].step % trainings[0].epoch_steps, trainings[0].spec.batch_size
     if index == 0:
-        stack.order = torch.stack([training.epoch_order() for training in trainings])
+        stack.order, stack.rates = _epoch(trainings)
     chosen = stack.order[:, index * size : (index + 1) * size]
     shared = trainings[0].images
     if all(t.images is shared and not t.spec.augment for t in trainings):
@@ -297,10 +311,8 @@ def _advance(
         by_leaf = torch.autograd.grad(losses / labels.shape[1], list(leaves.values()))
         gradients = dict(zip(leaves, by_leaf, strict=True))
     groups = [training.optimizer.param_groups[0] for training in stack.trainings]
-    rates = images.new_tensor([training.learning_rate() for training in stack.trainings])
-    decays = [group["weight_decay"] for group in groups]
-    decays = images.new_tensor(decays) if any(decays) else None
-    name = first.spec.optimizer
+    decays = stack.decays if any(group["weight_decay"] for group in groups) else None
+    rates, name = stack.rates[:, first.step % first.epoch_steps], first.spec.optimizer
     _batched.update(name, trained, gradients, stack.states, first.step, rates, decays, groups[0])
     for training in stack.trainings:
         training.step += 1

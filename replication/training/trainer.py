@@ -15,6 +15,7 @@ from replication._core.inputs import derive_seed, generator, require_classes
 from replication._core.modules import NORMS, hooked
 from replication._core.precision import has_bfloat16_units
 from replication.activations import evaluating
+from replication.training._batched import DROPOUT
 from replication.training.spec import DTYPES, Spec
 
 Drawn = dict[str, Any]  # tensors, and of noise the generator
@@ -37,6 +38,7 @@ class Trainer:
         if spec.precision == "auto":
             self.precision = "bfloat16" if has_bfloat16_units(device) else "float32"
         self.model = new_model(spec, device)
+        self.drops = any(isinstance(module, DROPOUT) for module in self.model.modules())
         if unknown := set(spec.freeze) - set(dict(self.model.named_modules())):
             raise ValueError(f"freeze: {spec.model} has no modules {sorted(unknown)}")
         options, optimizer = dict(spec.optimizer_options), getattr(torch.optim, spec.optimizer)
@@ -185,7 +187,8 @@ class Trainer:
 
         def closure() -> Tensor:
             # Seeded at every call: a line search (L-BFGS) must see one function, not new dropout.
-            self.seed_dropout()
+            if self.drops:
+                self.seed_dropout()
             self.optimizer.zero_grad()
             with self.autocast():
                 logits = self.model(images)
@@ -194,7 +197,7 @@ class Trainer:
             return loss
 
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), deterministic():
+        with torch.random.fork_rng(devices, enabled=self.drops), deterministic():
             self.optimizer.step(closure)
         self.step += 1
 
@@ -212,15 +215,15 @@ class Trainer:
             with torch.cuda.device(self.device):
                 torch.cuda.manual_seed(seed)
 
-    def learning_rate(self) -> float:
-        """Return the learning rate of the next step."""
-        rate = self.spec.learning_rate
+    def learning_rate(self, later: int = 0) -> float:
+        """Return the learning rate of the next step, or of one so many steps `later`."""
+        rate, step = self.spec.learning_rate, self.step + later
         if self.spec.schedule == "exponential":
-            return rate * self.spec.decay ** (self.step // self.epoch_steps)
+            return rate * self.spec.decay ** (step // self.epoch_steps)
         if self.spec.schedule == "cosine":
-            return rate * 0.5 * (1 + math.cos(math.pi * self.step / self.last_step))
+            return rate * 0.5 * (1 + math.cos(math.pi * step / self.last_step))
         if self.spec.schedule == "steps":
-            passed = sum(self.step >= round(share * self.last_step) for share in (0.3, 0.6, 0.9))
+            passed = sum(step >= round(share * self.last_step) for share in (0.3, 0.6, 0.9))
             return rate * self.spec.decay**passed
         return rate
 

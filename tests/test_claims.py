@@ -237,6 +237,7 @@ def test_the_range_binds_the_values_and_its_ends_decide_nothing():
 
 @few
 @example([0.0] * 5 + [5e-324], "t")
+@example([0.0] * 5 + [1.1125369292536007e-308], "t")
 @given(st.lists(st.floats(-1e300, 1e300), min_size=6, max_size=7), tests)
 def test_any_finite_values_give_finite_results_without_warnings(v, test):
     if test == "correlation":

@@ -161,17 +161,17 @@ def on_scale(test: Callable[[np.ndarray], Estimate], x: np.ndarray, ends=None) -
             z = low + (np.exp(z) if high is None else (high - low) * special.expit(2 * z))
         return float(z) + 0.0  # turns -0.0 into 0.0
 
-    @np.errstate(over="ignore")  # inf for what lies beyond any spread of these numbers
     def stretched(c: Any) -> Any:
         return (to(c) - start) / size
 
+    beyond = np.errstate(over="ignore")  # inf for what lies beyond any spread of these numbers
     start, size = to(x).min(), np.ptp(to(x)) or 1.0
     found = test(stretched(x))
     least, most = map(back, found.interval)
     return Estimate(
         back(found.value),
         (least, most),
-        lambda c: found.below(stretched(c)),
-        lambda c: found.above(stretched(c)),
-        lambda c, power: back(found.shown(stretched(c), power)),
+        beyond(lambda c: found.below(stretched(c))),
+        beyond(lambda c: found.above(stretched(c))),
+        beyond(lambda c, power: back(found.shown(stretched(c), power))),
     )

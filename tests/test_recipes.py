@@ -1,6 +1,7 @@
 """The recipes of docs/recipes.md run as they stand, where their packages are at hand."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 
 from replication._core import vision  # before torchvision, which may need help
 
-RECIPES = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^## (.*?)\n.*?```python\n(.*?)```", RECIPES, re.DOTALL | re.MULTILINE)
 
 
@@ -26,3 +28,10 @@ def test_the_recipes_of_what_is_always_here_run():
     always = {"torch", "torchvision", "tempfile", "replication"}
     names = [set(re.findall(r"^(?:import|from) (\w+)", c, re.MULTILINE)) for _, c in BLOCKS]
     assert sum(found <= always for found in names) == 4 and len(BLOCKS) == 8
+
+
+@pytest.mark.slow
+def test_the_example_notebook_runs():
+    cells = json.loads((ROOT / "examples" / "compare_two_networks.ipynb").read_text())["cells"]
+    assert not any(cell.get("outputs") for cell in cells)
+    exec("\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code"), {})

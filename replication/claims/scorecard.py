@@ -85,15 +85,20 @@ def select(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def summary(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return a Markdown table of the empirical claims by fidelity and verdict, a fact once."""
+    """Return a Markdown table of the empirical claims by fidelity and verdict, a fact once.
+
+    Those of which nothing is measured yet have no verdict, and their number stands below.
+    """
     counted = [r for r in rows if r["kind"] == "empirical" and not r["restates"]]
-    counts = Counter((r["fidelity"], r["verdict"]) for r in counted)
+    counts = Counter((r["fidelity"], r["verdict"]) for r in counted if r["units"])
     lines = [
         [grade, *(str(counts[grade, verdict]) for verdict in claims.VERDICTS)]
         for grade in sorted({grade for grade, _ in counts})
     ]
     heads = [f"{symbol} {verdict}" for verdict, symbol in _SYMBOLS.items()]
-    return _table(["Empirical claims at fidelity", *heads], lines)
+    waiting = sum(not r["units"] for r in counted)
+    below = f"\nOf {waiting} more nothing is measured yet.\n" if waiting else ""
+    return _table(["Empirical claims at fidelity", *heads], lines) + below
 
 
 def adjusted(p: Sequence[float]) -> list[tuple[float, float]]:
@@ -115,7 +120,7 @@ def _line(row: Mapping[str, Any], axis: str, corrections: Sequence[float]) -> li
         _cell(row["paper_value"]),
         _cell(claims.ours(row), row["note"]),
         f"![]({axis})",
-        f"{_SYMBOLS[row['verdict']]} {row['verdict']}",
+        f"{_SYMBOLS[row['verdict']]} {row['verdict']}" if row["units"] else "not measured yet",
         _cell(*evidence, row["scale"], between="; "),
         "; ".join(f"{number:.2g}" for number in numbers),
         _cell(row["why"] * (row["verdict"] != claims.REPRODUCED)),

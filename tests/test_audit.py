@@ -24,8 +24,11 @@ def test_every_empirical_claim_says_why_it_may_fail_and_what_would_test_that():
 
 def test_no_claim_is_called_confirmatory_whose_rule_is_younger_than_its_evidence():
     said = [claim.id for _, claim in _audit.claims() if claim.status == "confirmatory"]
-    if said:
-        assert (_audit.audit().loc[said, "status"] == "confirmatory").all()
+    command = ["git", "rev-parse", "--is-shallow-repository"]
+    told = subprocess.run(command, cwd=paths.root(), capture_output=True, text=True, check=False)
+    if told.stdout.strip() != "false":
+        pytest.skip("no whole history here")
+    assert said and (_audit.audit().loc[said, "status"] == "confirmatory").all()
 
 
 @pytest.fixture

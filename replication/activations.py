@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from warnings import warn
 
@@ -17,7 +18,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from replication._core import inputs, layouts
-from replication._core.files import atomic
 from replication._core.inputs import (
     Array,
     as_inputs,
@@ -170,15 +170,19 @@ def batches(
 def save(folder: str | Path, parts: Iterable[Mapping[str, Tensor]]) -> None:
     """Write `batches` to a folder, a safetensors file a batch: see `load`.
 
-    ValueError if there is something in the folder already.
+    After an error, or a kill, `load` finds none of them. ValueError if there is something in the
+    folder already.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(not path.name.startswith(".") for path in folder.iterdir()):
         raise ValueError(f"folder: expected an empty one or none, found files in {folder}")
-    for number, part in enumerate(parts):
-        tensors = {name: tensor.contiguous() for name, tensor in part.items()}
-        with atomic(folder / f"{number:06d}.safetensors") as path:
-            save_file(tensors, path)
+    with TemporaryDirectory(prefix=".", dir=folder) as unfinished:
+        for number, part in enumerate(parts):
+            tensors = {name: tensor.contiguous() for name, tensor in part.items()}
+            save_file(tensors, Path(unfinished) / f"{number:06d}.safetensors")
+        for path in sorted(Path(unfinished).iterdir(), reverse=True):  # `load` asks for the first
+            path.rename(folder / path.name)
 
 
 def load(folder: str | Path, layers: Sequence[str] | None = None) -> Iterator[dict[str, Tensor]]:
@@ -186,9 +190,11 @@ def load(folder: str | Path, layers: Sequence[str] | None = None) -> Iterator[di
 
     ValueError for a folder without any, or a layer that it does not have.
     """
+    layers = None if layers is None else as_list(layers, "layers")
     files = sorted(Path(folder).glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"folder: expected files of `save`, found none in {folder}")
+    if not files or files[0].stem != f"{0:06d}":
+        found = "found not all" if files else "found none"
+        raise ValueError(f"folder: expected files of `save`, {found} in {folder}")
     for path in files:
         with safe_open(path, "pt") as file:
             for name in set(layers or ()) - set(file.keys()):
@@ -209,8 +215,8 @@ def _passes(
     if reduction is not None and not callable(reduction):
         reduction = REDUCTIONS[inputs.as_choice(reduction, "reduction", REDUCTIONS)]
     modules, wanted = _choose(model, layers)
-    asked = {name for name in wanted if isinstance(name, str)}
-    names = {*asked, *(name for found in wanted.values() for name in found)}
+    asked = {entry for entry, found in wanted.items() if found == [entry]}  # no patterns
+    names = {name for found in wanted.values() for name in found}
     orders, places = layouts.as_orders(orders), layouts.Places()
     kept: dict[str, Tensor] = {}
     omitted: dict[str, str] = {}
@@ -358,7 +364,7 @@ def _choose(
             if not found:
                 close = nearest(str(entry), filter(None, named))
                 raise ValueError(f"layers: no layer {entry!r}; {close}")
-            wanted[entry if exact else pattern] = found
+            wanted[entry] = found
         called = {layer_of(n) for found in wanted.values() for n in found}
         called |= {n for found in wanted.values() for n in found}
     chosen = {name: module for name, module in named.items() if name in called}

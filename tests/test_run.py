@@ -199,6 +199,14 @@ def test_only_the_experiments_named_are_run_and_others_keep_their_networks(
     scratch.mkdir(parents=True)
     assert __main__.main(["run", "01", "--profile", "full", "--only", "d", "c"]) == 2
     assert "only: 01_made_up has no 'd' at full; it has 'a b', 'c'" in capsys.readouterr().err
+    other = tmp_path / "notebooks" / "02_other.ipynb"
+    other.touch()
+    plans = {"01_made_up": plan, "02_other": {"e": plan["c"]}}
+    with monkeypatch.context() as patch:
+        patch.setattr(_run, "module", lambda path: Namespace(plan=lambda profile: plans[path.stem]))
+        assert __main__.main(["run", "01", "02", "--profile", "full", "--only", "c"]) == 2
+    assert "only: 02_other has no 'c'" in capsys.readouterr().err and not results(tmp_path)
+    other.unlink()
     assert __main__.main(["run", "01", "--profile", "full", "--only", "a b"]) == _run.COMPLETE
     assert [path.parent.name for path in results(tmp_path)] == ["measured"] and scratch.exists()
     held = tmp_path / "data" / "evidence" / "01_made_up"

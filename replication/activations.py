@@ -95,7 +95,8 @@ def record(
         last.
     mask : str, optional
         The entry of the mappings, as ``"attention_mask"``, that is 0 for padding: of layers ``(N,
-        tokens, units)`` only the other tokens are kept, as ``(kept tokens, units)``.
+        tokens, units)`` only the other tokens are kept, as ``(kept tokens, units)``. ValueError if
+        it is not (N, tokens), or fits none of the layers of three dimensions.
 
     Returns
     -------
@@ -223,6 +224,7 @@ def _passes(
     unclear: dict[str, str] = {}
     calls: Counter[str] = Counter()
     rows, tokens = 0, None
+    fits: set[bool] = set()  # of layers (N, tokens, units) to the mask
 
     def hook(name: str) -> Callable:
         def keep(module: nn.Module, arguments: tuple, output: object) -> None:
@@ -248,8 +250,10 @@ def _passes(
                         )
                     omitted[key] = f"{problem}, not with the examples first"
                     continue
-                if tokens is not None and tensor.ndim == 3 and tensor.shape[:2] == tokens.shape:
-                    tensor = tensor[tokens.to(tensor.device)]
+                if tokens is not None and tensor.ndim == 3:
+                    fits.add(tensor.shape[:2] == tokens.shape)
+                    if tensor.shape[:2] == tokens.shape:
+                        tensor = tensor[tokens.to(tensor.device)]
                 kept[key] = _copy(reduction(tensor) if reduction else tensor)
 
         return keep
@@ -264,6 +268,9 @@ def _passes(
                 f"mask: {mask!r} is not in images ({', '.join(options) or 'a tensor'})"
             )
         rows, tokens = len(given[0]), options[mask].bool() if mask else None
+        if tokens is not None and tokens.ndim != 2:
+            found = f"shape {tuple(tokens.shape)} of {mask!r}"
+            raise ValueError(f"mask: expected (N, tokens), found {found}")
         weight, places.examples = weight_of(model, given[0]), rows
         calls.clear()
         with hooked(hooks), evaluating(model), torch.inference_mode(), taking_integers(given[0]):
@@ -272,6 +279,8 @@ def _passes(
         if not calls:
             told = "was run without a call of any of its modules (by a compiler?)"
             raise ValueError(f"model: {type(model).__name__} {told}; expected the original network")
+        if fits == {False} and tokens is not None:
+            raise ValueError(f"mask: no layer has the (N, tokens) of {mask!r}, {(*tokens.shape,)}")
         if places.any_last:  # else dimension 1 it is, as all maps of the network have it
             for key, problem in unclear.items():
                 told = f"{problem}, and where it has its units is not known; say so by orders"
@@ -284,7 +293,7 @@ def _passes(
                 seen = ", ".join(kept) or "none"
                 raise ValueError(f"layers: {entry!r} gave no output in this pass (seen: {seen})")
         yield dict(kept), dict(omitted)
-        for notes in (kept, omitted, unclear):
+        for notes in (kept, omitted, unclear, fits):
             notes.clear()
 
 

@@ -445,6 +445,18 @@ def test_dict_batches_and_masked_tokens():
     assert np.allclose(arrays["[hidden]"], acts["[hidden]"], atol=1e-6)
     with pytest.raises(ValueError, match=r"mask: 'm' is not in images .ids, mask."):
         record(net, batch, mask="m")
+    with pytest.raises(
+        ValueError, match=r"mask: expected .N, tokens., found shape .7, 1, 1, 5. of"
+    ):
+        record(net, batch | {"mask": mask[:, None, None]}, mask="mask")
+    one_less, options = batch | {"short": mask[:, 1:]}, {"batch_size": 7, "mask": "short"}
+    net.forward = lambda ids, mask, short: {
+        "hidden": net.embed(ids),
+        "pooled": net.embed(ids[:, 0]),
+    }
+    with pytest.raises(ValueError, match=r"mask: no layer has the .N, tokens. of 'short', .7, 4."):
+        record(net, one_less, [""], **options)
+    assert record(net, one_less, ["[pooled]"], **options)["[pooled]"].shape == (7, 8)
     with pytest.raises(ValueError, match=r"as many examples in each entry, found .*'mask': 3"):
         record(net, batch | {"mask": mask[:3]})
 

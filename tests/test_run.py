@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace as Namespace
 
+import pandas as pd
 import pytest
 from safetensors import safe_open
 
@@ -131,6 +132,17 @@ def test_networks_come_one_after_the_other_with_all_that_is_measured_of_each():
     assert [len(part.get("a", part.get("c")).specs) for part in together] == [2, 2, 3]
     several = {"d": Experiment(len, [{"seed": s} for s in range(5)], batch=2)}
     assert [len(part["d"].specs) for part in _run.stages(several, 1)] == [2, 2, 1]
+
+
+@pytest.mark.slow
+def test_workers_keep_networks_in_training_where_the_run_says(start, tmp_path):
+    paper = tmp_path / "made_up_paper.py"
+    told = 'return {"value": __import__("os").environ["REPLICATION_SCRATCH"]}'
+    paper.write_text(PAPER.replace('return {"value": spec["k"] ** 2}', told).replace("90.0", "0.0"))
+    status, _ = ended(start("--profile", "full"))
+    found = pd.concat([pd.read_parquet(path) for path in results(tmp_path)])
+    scratch = tmp_path / "data" / "runs" / "unfinished" / "01_made_up"
+    assert status == _run.COMPLETE and set(found.value.dropna()) == {str(scratch)}
 
 
 @pytest.mark.slow

@@ -112,13 +112,15 @@ def keep(out: Path, since: float) -> list[str]:
     """Copy the evidence changed after `since`, each file whole; return what is beyond `MOST`."""
     beyond = []
     for path in sorted(p for p in paths.evidence().glob("*/[!.]*") if p.stat().st_mtime > since):
-        target = out / "evidence" / path.relative_to(paths.evidence())
+        target, found = out / "evidence" / path.relative_to(paths.evidence()), path.stat()
         others = [p.stat().st_size for p in out.rglob("*") if p.is_file() and p != target]
-        if sum(others) + path.stat().st_size > MOST:
+        if sum(others) + found.st_size > MOST:
             beyond.append(str(path))
-        elif not target.exists() or target.stat().st_mtime_ns != path.stat().st_mtime_ns:
+        elif not target.exists() or target.stat().st_mtime_ns != found.st_mtime_ns:
             with atomic(target) as temporary:
-                shutil.copy2(path, temporary)
+                shutil.copyfile(path, temporary)
+                # of before, so that what is replaced meanwhile is copied the next time
+                os.utime(temporary, ns=(found.st_atime_ns, found.st_mtime_ns))
     return beyond
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from warnings import warn
 
@@ -17,7 +18,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from replication._core import inputs, layouts
-from replication._core.files import atomic
 from replication._core.inputs import (
     Array,
     as_inputs,
@@ -95,7 +95,8 @@ def record(
         last.
     mask : str, optional
         The entry of the mappings, as ``"attention_mask"``, that is 0 for padding: of layers ``(N,
-        tokens, units)`` only the other tokens are kept, as ``(kept tokens, units)``.
+        tokens, units)`` only the other tokens are kept, as ``(kept tokens, units)``. ValueError if
+        it is not (N, tokens), or fits none of the layers of three dimensions.
 
     Returns
     -------
@@ -170,15 +171,19 @@ def batches(
 def save(folder: str | Path, parts: Iterable[Mapping[str, Tensor]]) -> None:
     """Write `batches` to a folder, a safetensors file a batch: see `load`.
 
-    ValueError if there is something in the folder already.
+    After an error, or a kill, `load` finds none of them. ValueError if there is something in the
+    folder already.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(not path.name.startswith(".") for path in folder.iterdir()):
         raise ValueError(f"folder: expected an empty one or none, found files in {folder}")
-    for number, part in enumerate(parts):
-        tensors = {name: tensor.contiguous() for name, tensor in part.items()}
-        with atomic(folder / f"{number:06d}.safetensors") as path:
-            save_file(tensors, path)
+    with TemporaryDirectory(prefix=".", dir=folder) as unfinished:
+        for number, part in enumerate(parts):
+            tensors = {name: tensor.contiguous() for name, tensor in part.items()}
+            save_file(tensors, Path(unfinished) / f"{number:06d}.safetensors")
+        for path in sorted(Path(unfinished).iterdir(), reverse=True):  # `load` asks for the first
+            path.rename(folder / path.name)
 
 
 def load(folder: str | Path, layers: Sequence[str] | None = None) -> Iterator[dict[str, Tensor]]:
@@ -186,9 +191,11 @@ def load(folder: str | Path, layers: Sequence[str] | None = None) -> Iterator[di
 
     ValueError for a folder without any, or a layer that it does not have.
     """
+    layers = None if layers is None else as_list(layers, "layers")
     files = sorted(Path(folder).glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"folder: expected files of `save`, found none in {folder}")
+    if not files or files[0].stem != f"{0:06d}":
+        found = "found not all" if files else "found none"
+        raise ValueError(f"folder: expected files of `save`, {found} in {folder}")
     for path in files:
         with safe_open(path, "pt") as file:
             for name in set(layers or ()) - set(file.keys()):
@@ -209,14 +216,15 @@ def _passes(
     if reduction is not None and not callable(reduction):
         reduction = REDUCTIONS[inputs.as_choice(reduction, "reduction", REDUCTIONS)]
     modules, wanted = _choose(model, layers)
-    asked = {name for name in wanted if isinstance(name, str)}
-    names = {*asked, *(name for found in wanted.values() for name in found)}
+    asked = {entry for entry, found in wanted.items() if found == [entry]}  # no patterns
+    names = {name for found in wanted.values() for name in found}
     orders, places = layouts.as_orders(orders), layouts.Places()
     kept: dict[str, Tensor] = {}
     omitted: dict[str, str] = {}
     unclear: dict[str, str] = {}
     calls: Counter[str] = Counter()
     rows, tokens = 0, None
+    fits: set[bool] = set()  # of layers (N, tokens, units) to the mask
 
     def hook(name: str) -> Callable:
         def keep(module: nn.Module, arguments: tuple, output: object) -> None:
@@ -242,8 +250,10 @@ def _passes(
                         )
                     omitted[key] = f"{problem}, not with the examples first"
                     continue
-                if tokens is not None and tensor.ndim == 3 and tensor.shape[:2] == tokens.shape:
-                    tensor = tensor[tokens.to(tensor.device)]
+                if tokens is not None and tensor.ndim == 3:
+                    fits.add(tensor.shape[:2] == tokens.shape)
+                    if tensor.shape[:2] == tokens.shape:
+                        tensor = tensor[tokens.to(tensor.device)]
                 kept[key] = _copy(reduction(tensor) if reduction else tensor)
 
         return keep
@@ -258,6 +268,9 @@ def _passes(
                 f"mask: {mask!r} is not in images ({', '.join(options) or 'a tensor'})"
             )
         rows, tokens = len(given[0]), options[mask].bool() if mask else None
+        if tokens is not None and tokens.ndim != 2:
+            found = f"shape {tuple(tokens.shape)} of {mask!r}"
+            raise ValueError(f"mask: expected (N, tokens), found {found}")
         weight, places.examples = weight_of(model, given[0]), rows
         calls.clear()
         with hooked(hooks), evaluating(model), torch.inference_mode(), taking_integers(given[0]):
@@ -266,6 +279,8 @@ def _passes(
         if not calls:
             told = "was run without a call of any of its modules (by a compiler?)"
             raise ValueError(f"model: {type(model).__name__} {told}; expected the original network")
+        if fits == {False} and tokens is not None:
+            raise ValueError(f"mask: no layer has the (N, tokens) of {mask!r}, {(*tokens.shape,)}")
         if places.any_last:  # else dimension 1 it is, as all maps of the network have it
             for key, problem in unclear.items():
                 told = f"{problem}, and where it has its units is not known; say so by orders"
@@ -278,7 +293,7 @@ def _passes(
                 seen = ", ".join(kept) or "none"
                 raise ValueError(f"layers: {entry!r} gave no output in this pass (seen: {seen})")
         yield dict(kept), dict(omitted)
-        for notes in (kept, omitted, unclear):
+        for notes in (kept, omitted, unclear, fits):
             notes.clear()
 
 
@@ -358,7 +373,7 @@ def _choose(
             if not found:
                 close = nearest(str(entry), filter(None, named))
                 raise ValueError(f"layers: no layer {entry!r}; {close}")
-            wanted[entry if exact else pattern] = found
+            wanted[entry] = found
         called = {layer_of(n) for found in wanted.values() for n in found}
         called |= {n for found in wanted.values() for n in found}
     chosen = {name: module for name, module in named.items() if name in called}

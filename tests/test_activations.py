@@ -408,8 +408,10 @@ def test_a_layer_that_is_never_called():
     model = Calls(lambda self, x: self.used(x), used=nn.Linear(2, 2), unused=nn.Linear(2, 2))
     images = gaussian(3, 2, dtype=torch.float32)
     assert list(record(model, images)) == ["used"]
-    with pytest.raises(ValueError, match=r"layers: 'unused' gave no output .*\(seen: used\)"):
-        record(model, images, layers=["used", "unused"])
+    for layer in ("unused", "un*"):
+        told = f"layers: {layer!r} gave no output in this pass (seen: used)"
+        with pytest.raises(ValueError, match=re.escape(told)):
+            record(model, images, layers=["used", layer])
 
 
 class Tokens(nn.Module):
@@ -443,6 +445,18 @@ def test_dict_batches_and_masked_tokens():
     assert np.allclose(arrays["[hidden]"], acts["[hidden]"], atol=1e-6)
     with pytest.raises(ValueError, match=r"mask: 'm' is not in images .ids, mask."):
         record(net, batch, mask="m")
+    with pytest.raises(
+        ValueError, match=r"mask: expected .N, tokens., found shape .7, 1, 1, 5. of"
+    ):
+        record(net, batch | {"mask": mask[:, None, None]}, mask="mask")
+    one_less, options = batch | {"short": mask[:, 1:]}, {"batch_size": 7, "mask": "short"}
+    net.forward = lambda ids, mask, short: {
+        "hidden": net.embed(ids),
+        "pooled": net.embed(ids[:, 0]),
+    }
+    with pytest.raises(ValueError, match=r"mask: no layer has the .N, tokens. of 'short', .7, 4."):
+        record(net, one_less, [""], **options)
+    assert record(net, one_less, ["[pooled]"], **options)["[pooled]"].shape == (7, 8)
     with pytest.raises(ValueError, match=r"as many examples in each entry, found .*'mask': 3"):
         record(net, batch | {"mask": mask[:3]})
 
@@ -468,8 +482,27 @@ def test_batches_of_a_loader_in_memory_and_from_disk(tmp_path):
         next(activations.load(tmp_path / "acts", ["act3"]))
     with pytest.raises(ValueError, match="folder: expected files of `save`, found none"):
         next(activations.load(tmp_path))
+    with pytest.raises(ValueError, match="layers: expected a sequence, found 'act2'"):
+        next(activations.load(tmp_path / "acts", "act2"))
     with pytest.raises(ValueError, match="images: expected at least one batch, found none"):
         record(net, [])
+
+
+def test_a_save_that_is_broken_off_leaves_nothing_to_load(tmp_path):
+    def parts(last):
+        yield {"a": torch.zeros(3, 2)}
+        yield {"a": torch.ones(2, 2) / last}
+
+    with pytest.raises(TypeError):
+        activations.save(tmp_path, parts("no number"))
+    (tmp_path / ".killed").mkdir()
+    with pytest.raises(ValueError, match="expected files of `save`, found none"):
+        next(activations.load(tmp_path))
+    activations.save(tmp_path, parts(1))
+    assert [len(part["a"]) for part in activations.load(tmp_path)] == [3, 2]
+    (tmp_path / "000000.safetensors").unlink()  # which comes last
+    with pytest.raises(ValueError, match="expected files of `save`, found not all"):
+        next(activations.load(tmp_path))
 
 
 def test_layers_by_pattern():

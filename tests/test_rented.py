@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +81,20 @@ def test_the_evidence_that_was_added_is_kept_up_to_a_size(tmp_path, monkeypatch)
     (held / "one.parquet").write_bytes(b"y")
     assert rented.keep(out, since=10) == []
     assert (kept / "one.parquet").read_bytes() == b"y" and (kept / "zoo.parquet").exists()
+    copy = shutil.copyfile
+
+    def replaced_meanwhile(source, target):
+        copy(source, target)
+        Path(source).write_bytes(b"newer")
+        os.utime(source, (40, 40))
+
+    (held / "two.parquet").write_bytes(b"new")
+    os.utime(held / "two.parquet", (30, 30))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", replaced_meanwhile)
+        rented.keep(out, since=10)
+    rented.keep(out, since=10)
+    assert (kept / "two.parquet").read_bytes() == b"newer"
 
 
 def test_without_a_gpu_nothing_is_done(monkeypatch, tmp_path, capsys):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace as Namespace
 
+import pandas as pd
 import pytest
 from safetensors import safe_open
 
@@ -134,6 +135,17 @@ def test_networks_come_one_after_the_other_with_all_that_is_measured_of_each():
 
 
 @pytest.mark.slow
+def test_workers_keep_networks_in_training_where_the_run_says(start, tmp_path):
+    paper = tmp_path / "made_up_paper.py"
+    told = 'return {"value": __import__("os").environ["REPLICATION_SCRATCH"]}'
+    paper.write_text(PAPER.replace('return {"value": spec["k"] ** 2}', told).replace("90.0", "0.0"))
+    status, _ = ended(start("--profile", "full"))
+    found = pd.concat([pd.read_parquet(path) for path in results(tmp_path)])
+    scratch = tmp_path / "data" / "runs" / "unfinished" / "01_made_up"
+    assert status == _run.COMPLETE and set(found.value.dropna()) == {str(scratch)}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_stopped_goes_on_from_the_very_step(number, start, tmp_path):
     scratch = tmp_path / "data" / "runs" / "unfinished" / "01_made_up"
@@ -199,6 +211,14 @@ def test_only_the_experiments_named_are_run_and_others_keep_their_networks(
     scratch.mkdir(parents=True)
     assert __main__.main(["run", "01", "--profile", "full", "--only", "d", "c"]) == 2
     assert "only: 01_made_up has no 'd' at full; it has 'a b', 'c'" in capsys.readouterr().err
+    other = tmp_path / "notebooks" / "02_other.ipynb"
+    other.touch()
+    plans = {"01_made_up": plan, "02_other": {"e": plan["c"]}}
+    with monkeypatch.context() as patch:
+        patch.setattr(_run, "module", lambda path: Namespace(plan=lambda profile: plans[path.stem]))
+        assert __main__.main(["run", "01", "02", "--profile", "full", "--only", "c"]) == 2
+    assert "only: 02_other has no 'c'" in capsys.readouterr().err and not results(tmp_path)
+    other.unlink()
     assert __main__.main(["run", "01", "--profile", "full", "--only", "a b"]) == _run.COMPLETE
     assert [path.parent.name for path in results(tmp_path)] == ["measured"] and scratch.exists()
     held = tmp_path / "data" / "evidence" / "01_made_up"

@@ -224,6 +224,8 @@ def test_ridge_is_that_of_scikit_learn():
     assert -0.2 < shuffled < 0.1 < value  # where linear_regression_r2 would be 1
     with pytest.raises(ValueError, match="folds: expected 2 to 30, half the examples, found 31"):
         sim.ridge_r2(x, y, folds=31)
+    with pytest.raises(ValueError, match="x: expected at least 4 examples, found 3"):
+        sim.ridge_r2(x[:3], y[:3])
 
 
 @few_examples

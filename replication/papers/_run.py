@@ -67,19 +67,10 @@ def run(
     start, given = time.monotonic(), {"dataset": dataset, "device": device}
     chosen = {name: value for name, value in given.items() if value is not None}
     try:
-        opened = nullcontext() if cluster is None else _connected(cluster)
-        with _stopped_by_signals(limit), opened as client:
-            for path in notebooks:
-                if (paper := module(path)) is None:
-                    print(f"{path.stem}: has no experiments of its own; `figures` runs it")
-                    continue
-                plan = paper.plan(profile, **chosen)
-                if unknown := set(only or ()) - plan.keys():
-                    raise ValueError(
-                        f"only: {path.stem} has no {', '.join(map(repr, sorted(unknown)))} at "
-                        f"{profile}; it has {', '.join(map(repr, plan))}"
-                    )
-                _run_one(path.stem, plan, only or list(plan), client, profile in EVIDENCE)
+        with _stopped_by_signals(limit):
+            plans = _plans(notebooks, profile, chosen, set(only or ()))
+            for name, plan in list(plans) if only else plans:  # no wrong title is told hours later
+                _run_one(name, plan, only or list(plan), cluster, profile in EVIDENCE)
     except Stopped as reason:
         print(f"{reason} after {time.monotonic() - start:.0f} s: all that is done is in")
         print(f"{paths.runs()}: the same command goes on")
@@ -87,8 +78,25 @@ def run(
     return COMPLETE
 
 
+def _plans(
+    notebooks: Sequence[Path], profile: str, chosen: Mapping, only: set[str]
+) -> Iterator[tuple[str, dict[str, Experiment]]]:
+    """Yield name and plan of each notebook that has one; ValueError for unknown titles."""
+    for path in notebooks:
+        if (paper := module(path)) is None:
+            print(f"{path.stem}: has no experiments of its own; `figures` runs it")
+            continue
+        plan = paper.plan(profile, **chosen)
+        if unknown := only - plan.keys():
+            raise ValueError(
+                f"only: {path.stem} has no {', '.join(map(repr, sorted(unknown)))} at "
+                f"{profile}; it has {', '.join(map(repr, plan))}"
+            )
+        yield path.stem, plan
+
+
 def _connected(cluster: str) -> AbstractContextManager[Any]:
-    """Return a context of a client of `cluster`, the same one for all that is run."""
+    """Return a context of a client of `cluster`, the same one for all stages of a notebook."""
     try:
         from replication.sweeps._dask import connected
     except ModuleNotFoundError as error:
@@ -105,29 +113,32 @@ def module(notebook: Path) -> ModuleType | None:
 
 
 def _run_one(
-    name: str, plan: dict[str, Experiment], titles: Sequence[str], client: Any, commit: bool
+    name: str, plan: dict[str, Experiment], titles: Sequence[str], cluster: str | None, commit: bool
 ) -> None:
     """Run those of a plan's experiments; with `commit` bring its results into ``data/evidence``."""
     experiments = {title: plan[title] for title in plan if title in titles}
     store, scratch = paths.runs() / name, paths.runs() / "unfinished" / name
-    at_once = 1 if client is None else max(len(client.nthreads()), 1)
     before, start = os.environ.copy(), time.monotonic()
-    os.environ[SCRATCH] = str(scratch.absolute())
+    os.environ[SCRATCH] = str(scratch.absolute())  # before workers start, as theirs is a copy
     left, computed = sum(len(experiment.specs) for experiment in experiments.values()), 0
     try:
-        for part in stages(experiments, at_once):
-            for experiment in part.values():
-                rows = experiment.run(store, client, False, evidence=paths.evidence() / name)
-                computed += rows.attrs["computed"]
-                left -= len(experiment.specs)
-            if commit:
-                _evidence.collect(name, plan)
-            hours = (time.monotonic() - start) / 3600
-            ahead = f", about {hours / computed * left:.1f} h" if computed else ""
-            print(f"{name}: {computed} results in {hours:.2f} h, {left} left{ahead}", flush=True)
+        with nullcontext() if cluster is None else _connected(cluster) as client:
+            at_once = 1 if client is None else max(len(client.nthreads()), 1)
+            for part in stages(experiments, at_once):
+                try:
+                    for experiment in part.values():
+                        rows = experiment.run(store, client, False, paths.evidence() / name)
+                        computed += rows.attrs["computed"]
+                        left -= len(experiment.specs)
+                finally:
+                    if commit:
+                        _evidence.collect(name, plan)
+                hours = (time.monotonic() - start) / 3600
+                ahead = f", about {hours / computed * left:.1f} h" if computed else ""
+                print(
+                    f"{name}: {computed} results in {hours:.2f} h, {left} left{ahead}", flush=True
+                )
     finally:
-        if commit:
-            _evidence.collect(name, plan)
         os.environ.clear()
         os.environ.update(before)
     if experiments == plan:  # all results of these networks are stored

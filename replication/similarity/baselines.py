@@ -96,7 +96,9 @@ def ridge_r2(x: Array, y: Array, folds: int = 5, seed: int = 0) -> Array:
     Parameters
     ----------
     x, y : (examples, features) tensor or array
-    folds : int, parts into which the examples fall, permuted by `seed`
+    folds : int
+        Parts that the examples, permuted by `seed`, fall into; equal ones up to the last, and so
+        fewer where there are few examples: of 12 examples 5 folds are 4 of 3.
 
     Returns
     -------
@@ -193,6 +195,8 @@ def explained(basis: Tensor, target: Tensor) -> Tensor:
 
 def predicted(x: Tensor, y: Tensor, folds: int = 5, seed: int = 0) -> Tensor:
     """Return R2 of held-out y by ridge regression on x, both `normalised`; 0-d float64."""
+    if len(x) < 4:
+        raise ValueError(f"x: expected at least 4 examples, found {len(x)}")
     if not 2 <= as_integer(folds, "folds", 2) <= len(x) // 2:
         raise ValueError(f"folds: expected 2 to {len(x) // 2}, half the examples, found {folds}")
     error = total = x.new_zeros((), dtype=torch.float64)

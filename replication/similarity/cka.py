@@ -111,8 +111,9 @@ def cka(
     Returns
     -------
     0-d tensor or NumPy float
-        In [0, 1], or in [-1, 1] with `unbiased` or a confounder. 0 with a UserWarning also for a
-        layer that equals the confounder, or with `unbiased` has only a single example apart.
+        In [0, 1], or in [-1, 1] with `unbiased` or a confounder; of `angular` the angle of that. 0
+        with a UserWarning also for a layer that equals the confounder, or with `unbiased` has only
+        a single example apart.
 
     Warns
     -----

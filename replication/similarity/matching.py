@@ -52,7 +52,7 @@ def unit_matching(x: Array, y: Array) -> Array:
 
     Returns
     -------
-    0-d tensor or NumPy float in [-1, 1], below 0 only where all units oppose one another
+    0-d tensor or NumPy float in [-1, 1], below 0 where most units oppose one another
 
     Examples
     --------

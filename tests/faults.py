@@ -108,8 +108,8 @@ def contents(root: Path) -> dict[str, Any]:
             json.loads(path.read_text(encoding="utf-8"))
         elif name.endswith(".json"):
             found[name] = json.loads(path.read_text(encoding="utf-8"))
-            if name.startswith("figures") and path.name == "run.json":
-                found[name].pop("seconds")
+            if path.name == "run.json":  # a digest of numbers knows no rounding
+                found[name].pop("seconds" if name.startswith("figures") else "digest")
         elif name.endswith(".safetensors"):
             found[name] = {k: v.tolist() for k, v in load_file(path).items()}
         else:

@@ -38,26 +38,26 @@ NOTEBOOK = "09_inner_measures"
 SETTINGS = by_profile(
     {  # at smoke, quick, full and paper (ours); images: training and test
         "networks": {
-            "images": ((60, 300), (300, 600), (5000, 10_000), (10_000, 10_000)),
+            "images": ((60, 300), (200, 600), (5000, 10_000), (10_000, 10_000)),
             "epochs": (30, 60, 150, 300),  # at most: they stop when they fit
             "seeds": (2, 3, 3, 5),
             "architectures": (2, 2, 4, 4),
-            "units": (16, 64, 256, 512),  # of a layer of an MLP
-            "channels": ((4, 8), (8, 16), (16, 32), (32, 64)),  # of MNIST's convnet
+            "units": (16, 32, 256, 512),  # of a layer of an MLP
+            "channels": ((4, 8), (4, 8), (16, 32), (32, 64)),  # of MNIST's convnet
             "levels": (
                 (0.0, 1.0),
                 (0.0, 0.25, 0.5, 1.0),
                 *2 * ((0.0, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0),),
             ),
-            "rates": ((1e-3,), (1e-3,), (1e-3, 3e-3), (3e-4, 1e-3, 3e-3)),
-            "batches": ((10, 30), (10, 50), (64, 256), (32, 256)),
+            "rates": ((1e-3,), (3e-3,), (1e-3, 3e-3), (3e-4, 1e-3, 3e-3)),
+            "batches": ((10, 30), (20, 50), (64, 256), (32, 256)),
             "decays": ((0.0,), (0.0, 0.5), (0.0, 0.5), (0.0, 0.5)),  # of AdamW
         },
         "reading": {
             "shown": (40, 100, 1000, 1000),  # training images for ablation, noise, margins
-            "compared": (300, 600, 5000, 5000),  # test images, unlabelled, for similarities
+            "compared": (300, 400, 5000, 5000),  # test images, unlabelled, for similarities
             "points": (10, 30, 500, 500),  # of these for Jacobians
-            "probes": (4, 10, 50, 50),  # of these for the spectra
+            "probes": (4, 5, 50, 50),  # of these for the spectra
             "orders": (2, 3, 10, 10),
         },
     }
@@ -98,7 +98,10 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
     scale, reading = SETTINGS[profile].values()
     evidence, experiments = profile in EVIDENCE and dataset == "auto", {}
     digits = "mnist" if evidence else data.load(dataset, subset=(10, 10)).name
-    seeds, first = scale["seeds"], {"rate": 1e-3, "batch": scale["batches"][0], "decay": 0.0}
+    seeds, first = (
+        scale["seeds"],
+        {"rate": scale["rates"][0], "batch": scale["batches"][0], "decay": 0.0},
+    )
     labels = [first | {"corruption": level} for level in scale["levels"]]
     grid = product(scale["rates"], scale["batches"], scale["decays"])
     recipes = [dict(zip(first, own, strict=True)) | {"corruption": 0.0} for own in grid]

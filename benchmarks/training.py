@@ -1,5 +1,9 @@
 """`training.fit` against a loop written by hand, and bfloat16 against float32."""
 
+import os
+import statistics
+import subprocess
+import sys
 from dataclasses import replace
 
 import torch
@@ -7,6 +11,7 @@ from torch.nn import functional as F
 
 from benchmarks._timing import Row, cpu_seconds
 from replication import data, models, training
+from replication._core.processes import KEPT_MEMORY, ONE_THREAD
 from replication.training.trainer import Trainer
 
 NETWORKS = {  # name in the table: model, its options, side and channels, batch, steps, target
@@ -71,17 +76,41 @@ def pair(name: str, spec: training.Spec, split: data.Split, target: float) -> li
     ]
 
 
+def example(name: str) -> tuple[training.Spec, data.Split]:
+    """Return an epoch of few steps of one network, and its data; evaluations on one image."""
+    model, options, (channels, side), batch, steps, _ = NETWORKS[name]
+    count, source = batch * steps, torch.Generator().manual_seed(0)
+    images = torch.rand(count, channels, side, side, generator=source)
+    labels = torch.randint(10, (count,), generator=source)
+    train, test = data.Examples(images, labels), data.Examples(images[:1], labels[:1])
+    split = data.Split(train, test, "made", tuple("0123456789"), "made")
+    options = {"model": model, "model_options": options, "batch_size": batch}
+    return training.Spec(**options, epochs=1, evaluation_images=1), split
+
+
+def memory(name: str) -> Row:
+    """Return the row of bfloat16 training in processes that keep their memory, as `run`'s do."""
+    plain = {key: value for key, value in os.environ.items() if key not in KEPT_MEMORY} | ONE_THREAD
+    command = [sys.executable, "-m", "benchmarks.training", name]
+    taken: dict[bool, list[float]] = {False: [], True: []}
+    for kept in 3 * (False, True):
+        env = plain | KEPT_MEMORY if kept else plain
+        done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
+        taken[kept].append(float(done.stdout))
+    ratio = statistics.median(taken[False]) / statistics.median(taken[True])
+    return Row(f"fit in bfloat16 with kept memory, {name}", "glibc's defaults", ratio, ">= 1", "")
+
+
 def rows() -> list[Row]:
-    """Return the rows of this benchmark: an epoch of few steps, evaluations on one image."""
-    source, table = torch.Generator().manual_seed(0), []
-    for name, (model, options, (channels, side), batch, steps, target) in NETWORKS.items():
-        count = batch * steps
-        images = torch.rand(count, channels, side, side, generator=source)
-        labels = torch.randint(10, (count,), generator=source)
-        train, test = data.Examples(images, labels), data.Examples(images[:1], labels[:1])
-        split = data.Split(train, test, "made", tuple("0123456789"), "made")
-        spec = training.Spec(
-            model=model, model_options=options, batch_size=batch, epochs=1, evaluation_images=1
-        )
-        table += pair(name, spec, split, target)
+    """Return the rows of this benchmark."""
+    table = []
+    for name, (*_, target) in NETWORKS.items():
+        table += [*pair(name, *example(name), target), memory(name)]
     return table
+
+
+if __name__ == "__main__":
+    spec, split = example(sys.argv[1])
+    half = replace(spec, precision="bfloat16", epochs=2)
+    fits = {"fit": lambda: training.fit(half, split, progress=False)}
+    print(cpu_seconds(fits, repeats=3)["fit"])

@@ -17,6 +17,7 @@ from typing import Any
 from replication import data
 from replication._core import paths, profiles
 from replication._core.files import atomic, read_json, temporary_for, write_json
+from replication._core.processes import KEPT_MEMORY
 from replication.claims import scorecard
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -218,7 +219,8 @@ def _environment(profile: str) -> Iterator[None]:
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # debugpy's notice on frozen modules
         "TQDM_DISABLE": "1",  # nobody watches, and a bar would stay in the notebook
     }
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a second thread would wait for its neighbours
+    for name, value in {"OMP_NUM_THREADS": "1", **KEPT_MEMORY}.items():
+        os.environ.setdefault(name, value)  # a second thread would wait for its neighbours
     os.environ.pop("MPLBACKEND", None)  # figures belong into the notebook
     # ... and in another working directory, where relative paths would mean something else.
     for name in ("REPLICATION_ROOT", "REPLICATION_DATA"):

@@ -23,6 +23,7 @@ from distributed.comm import CommClosedError
 from tqdm import tqdm
 
 from replication._core.inputs import as_integer
+from replication._core.processes import KEPT_MEMORY, ONE_THREAD
 from replication.sweeps._store import BadResult, Computation, Job, part, tasks
 
 
@@ -161,11 +162,9 @@ def _local(tasks: int) -> Iterator[LocalCluster]:
     """Yield processes of one thread each; failures are reported by the sweep, not by their log."""
     text = os.environ.get("REPLICATION_WORKERS", str(CPU_COUNT))
     workers = as_integer(int(text) if text.isdecimal() else text, "REPLICATION_WORKERS", 1)
-    single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    # Dask's own list has MALLOC_TRIM_THRESHOLD_ as well, with which glibc maps every larger tensor
-    # anew: training a convnet then takes up to twice as long.
-    spawning = dask.config.set({"distributed.nanny.pre-spawn-environ": single})
-    left_behind = {*single, "PYTHONHASHSEED"} - set(os.environ)  # by Dask, in this process
+    own = ONE_THREAD | KEPT_MEMORY  # in place of Dask's list, with which memory is given back
+    spawning = dask.config.set({"distributed.nanny.pre-spawn-environ": own})
+    left_behind = {*own, "PYTHONHASHSEED"} - set(os.environ)  # by Dask, in this process
     with spawning:
         try:
             cluster = LocalCluster(
@@ -175,7 +174,7 @@ def _local(tasks: int) -> Iterator[LocalCluster]:
                 memory_limit=0,  # a worker above its share of memory would be paused for ever
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
-                env={**single, "TQDM_DISABLE": "1"},
+                env={**own, "TQDM_DISABLE": "1"},
             )
         except RuntimeError as error:
             raise RuntimeError(

@@ -85,6 +85,18 @@ def test_select_takes_the_best_evidence_of_a_claim_or_what_there_is(tmp_path, mo
     assert {row["profile"] for row in select(collect()) if row["id"] == "B10"} == {"full"}
     quick = [row for row in collect() if row["profile"] == "quick"]
     assert select(quick) == quick
+    unknown = [row | {"units": 0} for row in collect() if row["profile"] != "quick"]
+    chosen = {row["id"]: row["profile"] for row in select([*unknown, *quick])}
+    assert chosen["B1"] == "quick" and chosen["Z1"] == "full"
+    table = rows_of(summary(select([*unknown, *quick])))
+    assert [row[0] for row in table[2:]] == ["quick"]
+
+
+def test_the_committed_quick_claims_come_before_this_machines_own(tmp_path):
+    own, committed = item("B1", profile="quick"), item("B1", "inconclusive", profile="quick")
+    save([own], tmp_path / "quick" / "04_noise")
+    save([committed], tmp_path / scorecard.PILOT / "04_noise")
+    assert [row["verdict"] for row in collect(tmp_path)] == ["inconclusive"]
 
 
 def test_summary_counts_empirical_claims_by_fidelity_and_verdict(tmp_path):
@@ -100,7 +112,7 @@ def test_summary_counts_empirical_claims_by_fidelity_and_verdict(tmp_path):
 def test_scorecard_shows_all_that_a_referee_asks_for(tmp_path):
     folder = some(tmp_path)
     text = write(folder).read_text(encoding="utf-8")
-    assert "quick" not in text and "Not the evidence" not in text and " of 4" not in text
+    assert "; quick;" not in text and "Not the evidence" not in text and " of 4" not in text
     assert r"<br>a \| pipe and \`EV1\` &lt;b> \*fell\* |" in text
     heads = [line for line in text.splitlines() if line.startswith("## ")]
     assert heads == ["## Novak et al. 2018", "## Zhang et al. 2017"]

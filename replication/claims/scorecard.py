@@ -17,6 +17,7 @@ from replication._core.files import atomic
 from replication._core.profiles import EVIDENCE, PROFILES
 
 FILE, AXES = "SCORECARD.md", "axes"
+PILOT = "pilot"  # the folder of committed claims and figures of `quick`
 BEGIN, END = "<!-- scorecard:begin -->", "<!-- scorecard:end -->"
 
 # a shape as well as a word, for readers who cannot tell the colours
@@ -26,8 +27,9 @@ _INTRODUCTION = """\
 Verdicts are computed from independent units (trained networks) by rules fixed in code.
 *Reproduced*: the 95% interval lies above the smallest effect of interest, or above 0 where the
 paper gives a direction only. *Not reproduced*: below 0, or within the smallest effect. *Partly*:
-some parts are. Fidelity: A near the paper's setting, B at least a tenth of it, C below. On an axis
-a diamond is the paper's number, a point ours with its interval; less than the smallest effect is
+some parts are. Fidelity: A near the paper's setting, B at least a tenth of it, C below; *quick*:
+small networks on few images, a minute a notebook, no evidence, until that is measured. On an axis a
+diamond is the paper's number, a point ours with its interval; less than the smallest effect is
 shaded. p is one-sided, to be compared with 0.025; Holm and BH (Benjamini-Hochberg) are over all
 empirical claims. More in `docs/statistics.md`; written by `python -m replication scorecard`.
 """
@@ -54,16 +56,19 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def collect(figures_folder: str | os.PathLike | None = None) -> list[dict[str, Any]]:
     """Return the claims of every ``<profile>/<notebook>/claims.json`` of the figures folder.
 
-    They are as `claims.load` gives them, by paper, id and profile. ``ValueError`` if there is none,
-    or a file is malformed or in the folder of another profile or notebook.
+    They are as `claims.load` gives them, by paper, id and profile. Those of `PILOT` stand for
+    ``quick``. ``ValueError`` if there is none, or a file is malformed or in the folder of another
+    profile or notebook.
     """
     folder = paths.figures() if figures_folder is None else Path(figures_folder)
-    files = sorted(folder.glob(f"*/*/{claims.FILE}"))
+    files = {file.parts[-3:-1]: file for file in sorted(folder.glob(f"*/*/{claims.FILE}"))}
     if not files:
         raise ValueError(f"there are no claims in {folder}; run `make figures` first")
     rows = []
-    for file in files:
-        place = (file.parent.parent.name, file.parent.name)
+    for place, file in files.items():
+        if place[0] == "quick" and (PILOT, place[1]) in files:
+            continue  # this machine's own, which the committed page does not show
+        place = ("quick" if place[0] == PILOT else place[0], place[1])
         for row in claims.load(file):
             if (said := (row["profile"], row["notebook"])) != place:
                 raise ValueError(f"{file}: claim {row['id']} is of {said}; its folder says {place}")
@@ -73,13 +78,16 @@ def collect(figures_folder: str | os.PathLike | None = None) -> list[dict[str, A
 
 
 def select(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return one row a claim: of the profiles that are evidence, or of any where none has been run.
+    """Return one row a claim, from the profiles that are evidence where it is measured there.
 
-    Of several the one of the best fidelity, then of the largest profile.
+    Else from ``quick``, or from any profile where no evidence is known at all. Of several the one
+    of the best fidelity, then of the largest profile.
     """
     rows = list(rows)
-    rows = [row for row in rows if row["profile"] in EVIDENCE] or rows
+    if any(row["profile"] in EVIDENCE for row in rows):
+        rows = [row for row in rows if row["profile"] in ("quick", *EVIDENCE)]
     ranked = sorted(rows, key=lambda row: row["fidelity"], reverse=True)
+    ranked.sort(key=lambda row: (row["units"] > 0, row["profile"] in EVIDENCE))
     best = {(row["notebook"], row["id"]): row for row in ranked}
     return [row for row in rows if best[row["notebook"], row["id"]] is row]
 
@@ -87,10 +95,14 @@ def select(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def summary(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return a Markdown table of the empirical claims by fidelity and verdict, a fact once.
 
-    Those of which nothing is measured yet have no verdict, and their number stands below.
+    Those of a profile that is no evidence are counted apart, under its name. Those of which nothing
+    is measured yet have no verdict, and their number stands below.
     """
     counted = [r for r in rows if r["kind"] == "empirical" and not r["restates"]]
-    counts = Counter((r["fidelity"], r["verdict"]) for r in counted if r["units"])
+    grades = [r["fidelity"] if r["profile"] in EVIDENCE else r["profile"] for r in counted]
+    counts = Counter(
+        (grade, r["verdict"]) for grade, r in zip(grades, counted, strict=True) if r["units"]
+    )
     lines = [
         [grade, *(str(counts[grade, verdict]) for verdict in claims.VERDICTS)]
         for grade in sorted({grade for grade, _ in counts})

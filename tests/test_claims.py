@@ -62,7 +62,7 @@ def test_a_direction_may_say_how_little_is_no_effect():
     assert decide(Rule("rise", **more), near + 0.06).verdict == R  # little, but above 0
     assert "within ±0.1 (made up) there is no effect" in str(Rule("rise", **more))
     for wrong in ({"none": 0.1}, more | {"none": 0.0}, more | {"smallest": 0.2}):
-        with pytest.raises(ValueError, match="none is|source is"):
+        with pytest.raises(ValueError, match=r"none is|source is"):
             Rule("rise", **wrong)
 
 

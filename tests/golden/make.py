@@ -114,7 +114,7 @@ def data_numbers():
 def models_numbers():
     sizes = {"mnist_convnet": 28, "small_alexnet": 28, "small_inception": 28}
     numbers = {}
-    for name in sorted(set(models.MODELS) - {"mlp", "resnet18", "row_lstm"}):
+    for name in sorted(set(models.MODELS) - {"mlp", "row_lstm"}):
         model = models.build(name, 0, torch.float64)
         channels = 1 if name == "mnist_convnet" else 3
         side = sizes.get(name, 32)

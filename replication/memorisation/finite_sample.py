@@ -58,14 +58,12 @@ def finite_sample_network(images: Array, labels: Array, seed: int = 0) -> Finite
     ------
     ValueError
         If two images are identical or have, to rounding, the same projection (another seed then
-        helps), and for input of the wrong kind or shape.
+        helps).
 
     Examples
     --------
-    >>> import torch
-    >>> from replication import memorisation
     >>> images, labels = torch.rand(50, 20, dtype=torch.float64), torch.randint(10, (50,))
-    >>> net = memorisation.finite_sample_network(images, labels)  # 2 n + d weights fit anything
+    >>> net = finite_sample_network(images, labels)  # 2 n + d weights fit anything
     >>> torch.allclose(net(images), labels.double(), atol=1e-6)
     True
     """
@@ -108,11 +106,9 @@ def deep_outputs(network: FiniteSampleNetwork, images: Kind, depth: int) -> Kind
 
     Examples
     --------
-    >>> import torch
-    >>> from replication.memorisation import finite_sample
     >>> images, labels = torch.rand(50, 20, dtype=torch.float64), torch.randint(10, (50,))
-    >>> network = finite_sample.finite_sample_network(images, labels)
-    >>> torch.allclose(finite_sample.deep_outputs(network, images, 5), labels.double(), atol=1e-5)
+    >>> network = finite_sample_network(images, labels)
+    >>> torch.allclose(deep_outputs(network, images, 5), labels.double(), atol=1e-5)
     True
     """
     rows = as_rows(images, "images")

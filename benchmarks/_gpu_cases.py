@@ -29,7 +29,7 @@ from benchmarks._gpu_inputs import (
 from benchmarks._gpu_sensitivity_cases import sensitivity_cases
 from benchmarks._gpu_similarity_cases import similarity_cases
 from benchmarks.populations import images as random_split
-from replication import activations, directions, memorisation, models, spectra, training
+from replication import activations, directions, memorisation, spectra, training
 from replication.directions import resets
 from replication.papers import own_models
 
@@ -215,13 +215,6 @@ def network_cases() -> Iterator[Case]:
         lambda at: states(resets.reset(at(convnet()), other.state_dict(), ["fc"])),
     )
     yield Case("directions.resets.weight_distance", "convnet", partial(_distance, other))
-    norm = models.build("resnet", depth=8, width=0.25).double()
-    yield Case(
-        "directions.resets.recalibrate",
-        "ResNet-8",
-        lambda at: states(resets.recalibrate(at(norm), at(draw(40, 3, 16, 16)), 16)),
-        float32=EVALUATED,
-    )
     mlp_spec = {"model": "mlp", "model_options": {"inputs": 36, "widths": (16,)}}
     conv_spec = {"model": "mnist_convnet", "model_options": {"channels": (4, 6)}}
     for kind, settings, loose in (("MLP", mlp_spec, 1e-3), ("convnet", conv_spec, 2e-2)):

@@ -19,7 +19,6 @@ from benchmarks._gpu_inputs import (
     pictures,
 )
 from replication import activations, similarity
-from replication._core.precision import full_precision
 from replication.directions import probe, projection
 
 
@@ -85,7 +84,6 @@ def similarity_cases() -> Iterator[Case]:
     )
     yield Case("directions.projection.projected", "convnet", _projected, float32=CONVOLUTION)
     yield Case("directions.probe.linear_probe", "accuracy", _probed, ONE_FLIP, ONE_FLIP)
-    yield Case("directions.probe.keep_components", "degenerate", _kept)
 
 
 def _grid(metric: str, at: Place) -> list[Tensor]:
@@ -132,9 +130,3 @@ def _probed(at: Place) -> list[float]:
     x, y = at(layers("healthy")[0]), at(labels(400))
     x = x + 2 * torch.nn.functional.one_hot(y, 20).to(x)
     return [probe.linear_probe(x[:300], y[:300], x[300:], y[300:])]
-
-
-def _kept(at: Place) -> list[Tensor]:
-    kept = probe.keep_components(at(layers("degenerate")[0]), 3)
-    with full_precision():
-        return [kept @ kept.mT]  # components have no sign

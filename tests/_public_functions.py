@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from replication import sensitivity, similarity
-from replication.directions import probe, resets
+from replication.directions import resets
 
 N = 14  # examples
 MEMORY = 2**20  # bytes
@@ -170,18 +170,12 @@ ENTRIES = (
     Entry("similarity.Accumulator", accumulated, **XY, metric="pwcca"),
     Entry("directions.probe.linear_probe", train=(N, 3), train_labels=classes, test=(N, 3),
           test_labels=classes, penalty=0.1, iterations=20),
-    Entry("directions.probe.keep_components",
-          lambda x, others, count: probe.keep_components(x, count, others), x=(N, 3), count=2,
-          others=(N, 3), told={"others": "others[0]"}),
     Entry("directions.projection.onto_directions", x=(N, 3), directions=(3, 2)),
     Entry("directions.projection.onto_neurons", x=(N, 3), neurons=[0, 2]),
     Entry("directions.resets.reset",
           lambda first, second, model, layers: resets.reset(model, first, layers), **STATES),
     Entry("directions.resets.weight_distance", lambda model, **more: resets.weight_distance(**more),
           **STATES),
-    Entry("directions.resets.recalibrate",
-          model=lambda g: nn.Sequential(network(g), nn.BatchNorm1d(3)).double(), images=(N, 3),
-          batch_size=4, floating="images", wrong={"batch_size": BELOW_2}),
     Entry("sensitivity.jacobian_norm", **IMAGES, **{**JACOBIAN, "output": "logits"}),
     Entry("sensitivity.jacobian_row_norm", **LABELLED | JACOBIAN),
     Entry("sensitivity.spectral_norm", **IMAGES | JACOBIAN, tolerance=1e-6, iterations=500, seed=0,

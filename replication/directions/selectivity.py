@@ -28,11 +28,6 @@ class Selectivity:
     class_means: Array  #: (classes, units) mean activation by class, for the labels in `classes`
     classes: Array  #: (classes,) the labels that occur, sorted
 
-    @property
-    def dead_units(self) -> int:
-        """Number of dead units."""
-        return int(self.dead.sum())
-
 
 def class_selectivity(acts: Array, labels: Array) -> Selectivity:
     """Return how much more each unit responds to its preferred class than to the others.
@@ -52,11 +47,9 @@ def class_selectivity(acts: Array, labels: Array) -> Selectivity:
 
     Examples
     --------
-    >>> import torch
-    >>> from replication import directions
     >>> labels = torch.arange(3).repeat(4)
     >>> acts = torch.stack([(labels == 0).double(), torch.ones(12, dtype=torch.float64)], 1)
-    >>> directions.class_selectivity(acts, labels).index.round(decimals=3).tolist()
+    >>> class_selectivity(acts, labels).index.round(decimals=3).tolist()
     [1.0, 0.0]
     """
     units, classes, codes = _examples(acts, labels)
@@ -103,11 +96,9 @@ def mutual_information(acts: Array, labels: Array, bins: int = 16) -> Array:
 
     Examples
     --------
-    >>> import torch
-    >>> from replication import directions
     >>> labels = torch.arange(4).repeat(1000)
     >>> acts = torch.stack([labels.double(), torch.ones(4000, dtype=torch.float64)], 1)
-    >>> directions.mutual_information(acts, labels).round(decimals=2).tolist()  # in bits
+    >>> mutual_information(acts, labels).round(decimals=2).tolist()  # in bits
     [2.0, 0.0]
     """
     units, classes, codes = _examples(acts, labels)

@@ -162,7 +162,7 @@ ENTRIES = (
     Entry("similarity.unit_matching", **XY),
     Entry("similarity.rsa", **XY, distance="euclidean"),
     Entry("similarity.rsa (correlation)", similarity.rsa, **{**XY, "x": (N, 5)}),
-    Entry("similarity.dft_cca", **{**XY, "x": (N, 2, 2, 3), "y": (N, 2, 3, 2)}, null=1, seed=0),
+    Entry("similarity.dft_cca", **{**XY, "x": (N, 2, 2, 3), "y": (N, 2, 3, 2)}),
     Entry("similarity.minibatch_cka", lambda x, y: similarity.minibatch_cka([(x, y), (x, y)]),
           **XY),
     Entry("similarity.compare", compared, **XY, metric="cca", conv="spatial_mean", null=1, seed=0,

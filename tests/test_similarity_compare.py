@@ -22,7 +22,7 @@ METRICS += ("ridge", "mutual_knn", "unit_matching")
 CASES = [(metric, {}) for metric in METRICS] + [
     ("svcca", {"dims": 3}),
     ("svcca", {"variance": 0.8, "squares": True}),
-    ("pwcca", {"symmetric": True}),
+    ("pwcca", {"missing": "zero"}),
     ("cka", {"unbiased": True}),
     ("cka", {"kernel": "rbf", "sigma": 0.7}),
     ("cka", {"angular": True}),
@@ -152,7 +152,7 @@ def test_policies_of_convolutional_layers():
     for conv, metric, options, expected in (
         ("positions", "cca", {}, cca(*rows).mean),
         ("flatten", "svcca", {"dims": 4}, svcca(*flat, dims=4).mean),
-        ("dft", "cca", {}, dft_cca(x, y).mean),
+        ("flatten", "dft_cca", {}, dft_cca(x, y).mean),
     ):
         found = compare({"x": x}, {"y": y}, metric, conv=conv, **options)
         assert found.values.item() == pytest.approx(expected.item(), abs=1e-12)

@@ -26,21 +26,7 @@ from replication.similarity.streaming import Accumulator, minibatch_cka
 VERSION = 1  # of the numbers: raise it when they change
 
 __all__ = [
-    "Accumulator",
-    "CCAResult",
-    "FourierCCAResult",
-    "SimilarityGrid",
-    "cca",
-    "cka",
-    "compare",
-    "dft_cca",
-    "linear_regression_r2",
-    "minibatch_cka",
-    "mutual_knn",
-    "procrustes",
-    "pwcca",
-    "ridge_r2",
-    "rsa",
-    "svcca",
-    "unit_matching",
-]
+    "Accumulator", "CCAResult", "FourierCCAResult", "SimilarityGrid", "cca", "cka", "compare",
+    "dft_cca", "linear_regression_r2", "minibatch_cka", "mutual_knn", "procrustes", "pwcca",
+    "ridge_r2", "rsa", "svcca", "unit_matching",
+]  # fmt: skip

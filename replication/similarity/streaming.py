@@ -1,6 +1,5 @@
 """Similarity of layers whose examples do not fit in memory."""
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -80,31 +79,13 @@ class Accumulator:
             sample = next(iter(batch.values()))
             self._sample = np.empty(0) if isinstance(sample, np.ndarray) else torch.empty(0)
             self.widths, self._paired = widths, y is not None
-        self._add(len(joint), mean, scatter)
-
-    def merge(self, other: "Accumulator") -> None:
-        """Take in all that `other` has seen; a ValueError if its layers or widths differ."""
-        if not isinstance(other, Accumulator):
-            raise ValueError(f"other: expected an Accumulator, found {type(other).__name__}")
-        if not self.examples:
-            vars(self).update(copy.deepcopy(vars(other)))
-        elif other.examples:
-            if list(other.widths.items()) != list(self.widths.items()):
-                raise ValueError(f"other: expected the widths {self.widths}, found {other.widths}")
-            mean, scatter = (z.to(self._mean.device) for z in (other._mean, other._scatter))
-            self._add(other.examples, mean, scatter)
-
-    def _add(self, examples: int, mean: Tensor, scatter: Tensor) -> None:
-        """Combine two means (D,) and two scatter matrices (D, D)."""
-        if self.examples == 0:
-            self.examples, self._mean, self._scatter = examples, mean, scatter
-            return
-        total = self.examples + examples
-        shift = mean - self._mean
-        self._scatter += scatter
-        self._scatter.addr_(shift, shift, alpha=self.examples * examples / total)
-        self._mean = self._mean + shift * (examples / total)
-        self.examples = total
+            self._mean, self._scatter = mean, scatter
+        else:
+            total, shift = self.examples + len(joint), mean - self._mean
+            self._scatter += scatter
+            self._scatter.addr_(shift, shift, alpha=self.examples * len(joint) / total)
+            self._mean = self._mean + shift * (len(joint) / total)
+        self.examples += len(joint)
 
     def products(self, first: str, second: str) -> Tensor:
         """Return X^T Y (neurons, neurons) of two centred layers, float64, by their names."""

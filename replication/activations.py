@@ -1,4 +1,7 @@
-"""Record what every layer of a network outputs."""
+"""Record what every layer of a network outputs.
+
+Examples assume ``import torch`` and ``from replication.activations import *``.
+"""
 
 import fnmatch
 import re
@@ -72,7 +75,6 @@ def record(
 
     Parameters
     ----------
-    model : torch.nn.Module
     images : (N, ...) tensor or array, mapping, or iterable of batches
         Inputs, examples first; floating ones get the model's dtype, integers (tokens) stay. A
         mapping holds several inputs by their keywords, as a tokenizer gives them. An iterable, such
@@ -118,10 +120,8 @@ def record(
 
     Examples
     --------
-    >>> import torch
-    >>> from replication import activations
     >>> net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
-    >>> acts = activations.record(net, torch.randn(40, 5), layers=["1", "2"])
+    >>> acts = record(net, torch.randn(40, 5), layers=["1", "2"])
     >>> {name: tuple(values.shape) for name, values in acts.items()}
     {'1': (40, 8), '2': (40, 3)}
     """

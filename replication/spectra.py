@@ -3,7 +3,8 @@
 A layer's activations for M copies are the rows of A (M, d), with singular values s_1 >= ... >= s_M,
 *not* centred: EV_k = s_k^2 / sum_j s_j^2 is 1, 0, 0, ... for equal copies. Groups of copies are
 (images, copies >= 2, ...) floating tensors or arrays; what comes behind the copies is one long axis
-of d neurons. Bad arguments are a `ValueError` that names them.
+of d neurons. Bad arguments are a `ValueError` that names them. Examples assume ``import torch`` and
+``from replication.spectra import *``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -204,11 +205,9 @@ def noise_spectrum(
 
     Examples
     --------
-    >>> import torch
-    >>> from replication import spectra
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.ReLU())
     >>> images = torch.rand(3, 1, 8, 8)
-    >>> spectrum = spectra.noise_spectrum(net, images, sigma=0.1, copies=32)
+    >>> spectrum = noise_spectrum(net, images, sigma=0.1, copies=32)
     >>> shares = spectrum.explained_variance(spectrum.layers[-1])  # (images, components)
     >>> torch.allclose(shares.sum(1), torch.ones(3))
     True

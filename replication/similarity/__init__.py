@@ -1,9 +1,10 @@
 """Similarity of representations: how alike two layers are over the same examples.
 
 An index takes two layers x and y, tensors or NumPy arrays (examples, neurons) of the same examples
-in the same order. It answers in kind, on the layers' device (computed on the CPU, with a
-UserWarning, where that has no float64, as Apple's MPS) and in the wider of their dtypes (half types
-count as float32, integers as float64). A similarity is 1 for equal layers, a distance 0, exactly.
+in the same order. It answers in kind, with a 0-d tensor or NumPy float, on the layers' device
+(computed on the CPU, with a UserWarning, where that has no float64, as Apple's MPS) and in the
+wider of their dtypes (half types count as float32, integers as float64). A similarity is 1 for
+equal layers, a distance 0, exactly.
 
 Constant neurons, copies and more neurons than examples are no errors. A constant layer is similar
 to nothing: 0, or the largest distance, with a UserWarning. Where ranks make an index meaningless a

@@ -13,24 +13,16 @@ DISTANCES = ("correlation", "euclidean")
 
 
 def procrustes(x: Array, y: Array, angular: bool = False) -> Array:
-    """Return the Procrustes distance of two layers: 0 for equal ones, 2 for orthogonal ones.
+    """Return the Procrustes distance of two layers, from 0 for equal to 2 for orthogonal ones.
 
     With A and B the layers centred and divided by their Frobenius norms, the narrower one padded
     with zero columns, Q orthogonal and |.|_* the sum of singular values (Ding et al. 2021, sec. 2),
 
         d = min_Q |A Q - B|_F^2 = 2 - 2 |A^T B|_*.
 
-    It ignores orthogonal maps, isotropic scaling and translation. Differentiable, the angle except
-    where it is 0.
-
-    Parameters
-    ----------
-    x, y : (examples, features) tensor or array
-    angular : bool, return the angle arccos |A^T B|_*, a metric (Williams et al. 2021)
-
-    Returns
-    -------
-    0-d tensor or NumPy float in [0, 2], or in [0, pi/2] radians
+    With `angular` it is the angle arccos |A^T B|_* in [0, pi/2] radians, a metric (Williams et al.
+    2021). It ignores orthogonal maps, isotropic scaling and translation. Differentiable, the angle
+    except where it is 0.
 
     Examples
     --------
@@ -48,23 +40,15 @@ def procrustes(x: Array, y: Array, angular: bool = False) -> Array:
 
 
 def linear_regression_r2(x: Array, y: Array) -> Array:
-    """Return the share of y's variance that a linear map of x explains, a similarity.
+    """Return the share of y's variance that a linear map of x explains, in [0, 1].
 
     With Q an orthonormal basis of the centred columns of x, and Y centred,
 
         R2 = 1 - |Y - Q Q^T Y|_F^2 / |Y|_F^2.
 
     It ignores invertible affine maps of x, but of y only similarities. The R2_LR(X, Y) of Kornblith
-    et al. 2019, section 3, is this function of (Y, X).
-
-    Parameters
-    ----------
-    x, y : (examples, features) tensor or array
-
-    Returns
-    -------
-    0-d tensor or NumPy float in [0, 1]
-        1 with a UserWarning for an x of rank examples - 1, whatever y is.
+    et al. 2019, section 3, is this function of (Y, X). For an x of rank examples - 1 it is 1, with
+    a UserWarning, whatever y is.
 
     Examples
     --------
@@ -89,20 +73,15 @@ def ridge_r2(x: Array, y: Array, folds: int = 5, seed: int = 0) -> Array:
     1 - sum |y_i - p_i|^2 / sum |y_i - m_i|^2, where prediction p_i and mean m_i are of the folds
     without example i. The penalty, of 13 from 1e-6 to 1e6 times x's largest squared singular value,
     is the one of least error by leaving one out within these (Golub, Heath & Wahba 1979).
-    For x it ignores orthogonal maps, isotropic scaling and translation, for y too. Unlike
+    Of x and y it ignores orthogonal maps, isotropic scaling and translation. Unlike
     `linear_regression_r2` it says something with more features than examples; of equal layers it is
-    a little below 1.
+    a little below 1, of unrelated ones about 0 or a little below it.
 
     Parameters
     ----------
-    x, y : (examples, features) tensor or array
     folds : int
         Parts that the examples, permuted by `seed`, fall into; equal ones up to the last, and so
         fewer where there are few examples: of 12 examples 5 folds are 4 of 3.
-
-    Returns
-    -------
-    0-d tensor or NumPy float, at most 1; about 0, or a little below it, for unrelated layers
 
     Examples
     --------
@@ -119,23 +98,14 @@ def ridge_r2(x: Array, y: Array, folds: int = 5, seed: int = 0) -> Array:
 
 
 def rsa(x: Array, y: Array, distance: str = "correlation") -> Array:
-    """Return the representational similarity of two layers.
+    """Return the representational similarity of two layers, in [-1, 1].
 
     Spearman's correlation, ties sharing their mean rank, between the distances of all pairs of
-    examples in x and those in y (Kriegeskorte et al. 2008). With "euclidean" distances it ignores
-    orthogonal maps, isotropic scaling and translation; with "correlation" distances, 1 - r over the
-    features (1 where all features of an example are equal), per example a positive scale and a
-    common shift, but not rotations. Not differentiable.
-
-    Parameters
-    ----------
-    x, y : (examples, features) tensor or array
-    distance : "correlation" or "euclidean"
-
-    Returns
-    -------
-    0-d tensor or NumPy float in [-1, 1]
-        0 with a UserWarning where all distances of a layer are equal, as of 2 examples.
+    examples in x and those in y (Kriegeskorte et al. 2008); 0 with a UserWarning where all of a
+    layer are equal, as of 2 examples. With "euclidean" distances it ignores orthogonal maps,
+    isotropic scaling and translation; with "correlation" distances, 1 - r over the features (1
+    where all features of an example are equal), per example a positive scale and a common shift,
+    but not rotations. Not differentiable.
 
     Examples
     --------

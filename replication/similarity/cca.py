@@ -85,7 +85,6 @@ def cca(x: Array, y: Array, *, null: int = 0, seed: int = 0) -> CCAResult:
 
     Parameters
     ----------
-    x, y : (examples, neurons) tensor or array
     null, seed : int, permutations for `CCAResult.null` and what they are drawn by
 
     Warns
@@ -123,7 +122,7 @@ def svcca(
 
     Parameters
     ----------
-    x, y, null, seed : as in `cca`
+    null, seed : as in `cca`
     variance : float in (0, 1]
     dims : int, m itself, cut to the rank
     squares : bool, s_i^2 in place of the paper's s_i: the usual share of variance
@@ -154,7 +153,6 @@ def pwcca(x: Array, y: Array, *, missing: str = "drop") -> Array:
 
     Parameters
     ----------
-    x, y : (examples, neurons) tensor or array
     missing : "drop" or "zero"
         Directions of x beyond the rank of y, without a partner: left out of both sums, or (Ding et
         al. 2021) with correlation 0, along principal axes, where their code leaves it to the SVD.

@@ -38,6 +38,7 @@ class Spectrum:
 def dft_cca(x: Array, y: Array) -> FourierCCAResult:
     """Return the canonical correlations of two convolutional layers at each frequency.
 
+    Layers are (examples, channels, height, width), or dense (examples, neurons), of size 1 x 1.
     With X_f (examples, channels) the two-dimensional discrete Fourier transform of x over space at
     frequency f, centred over examples, and Q_{x,f} an orthonormal basis of its columns, they are
 
@@ -46,13 +47,9 @@ def dft_cca(x: Array, y: Array) -> FourierCCAResult:
     (Raghu et al. 2017, section 4). They are those of all channels x height x width neurons where
     convolutions wrap around and the examples are closed under translation, else an approximation.
     Layers of different sizes are compared at the frequencies -n/2 <= f < n/2 of the smaller size n
-    along each axis, as the published code does; a dense layer has size 1 x 1. A frequency where all
-    amplitudes, relative to the rms of the channel's spectrum, are below max(examples, channels,
-    height x width) eps has rank 0. Not differentiable.
-
-    Parameters
-    ----------
-    x, y : (examples, channels, height, width) or (examples, neurons) tensor or array
+    along each axis, as the published code does. A frequency where all amplitudes, relative to the
+    rms of the channel's spectrum, are below max(examples, channels, height x width) eps has rank 0.
+    Not differentiable.
 
     Examples
     --------

@@ -13,18 +13,9 @@ def mutual_knn(x: Array, y: Array, k: int = 10) -> Array:
     """Return the mean share of an example's k nearest neighbours in x that it also has in y.
 
     Neighbours by Euclidean distance, so that it ignores orthogonal maps, isotropic scaling and
-    translation; of layers with rows of length 1 it is the index of Huh et al. 2024, section 3. Of
-    unrelated layers about k / (examples - 1). Of examples at equal distance the first counts, which
-    rounding decides. Not differentiable.
-
-    Parameters
-    ----------
-    x, y : (examples, features) tensor or array
-    k : int, fewer than the examples
-
-    Returns
-    -------
-    0-d tensor or NumPy float in [0, 1]
+    translation; of layers with rows of length 1 it is the index of Huh et al. 2024, section 3. In
+    [0, 1], of unrelated layers about k / (examples - 1). Of examples at equal distance the first
+    counts, which rounding decides. Not differentiable.
 
     Examples
     --------
@@ -43,16 +34,9 @@ def unit_matching(x: Array, y: Array) -> Array:
     """Return the mean correlation of matched units, each of the narrower layer with another's.
 
     The matching has the largest sum of correlations (Li et al. 2015, bipartite; solved by SciPy on
-    the CPU). Constant units are left out. It ignores permutations, scaling by positive numbers and
-    translation of units, but no rotation. Not differentiable.
-
-    Parameters
-    ----------
-    x, y : (examples, features) tensor or array
-
-    Returns
-    -------
-    0-d tensor or NumPy float in [-1, 1], below 0 where most units oppose one another
+    the CPU). Constant units are left out. In [-1, 1], below 0 where most units oppose one another.
+    It ignores permutations, scaling by positive numbers and translation of units, but no rotation.
+    Not differentiable.
 
     Examples
     --------

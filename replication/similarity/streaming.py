@@ -51,10 +51,9 @@ class Accumulator:
     def update(self, x: Layers, y: Array | None = None) -> None:
         """Take in a batch: two layers, or a mapping of names to layers of the same examples.
 
-        Convolutional layers (examples, channels, height, width) are averaged over space.
-
-        A ValueError as of all indices, for squares that leave float64, and for other names, widths
-        or device than before; nothing of the batch is then taken in.
+        Convolutional layers (examples, channels, height, width) are averaged over space. A
+        ValueError as of all indices, for squares that leave float64, and for other names, widths or
+        device than before; nothing of the batch is then taken in.
         """
         batch: Any = {"x": x, "y": y} if y is not None else x
         if not isinstance(batch, Mapping) or not batch:
@@ -117,10 +116,7 @@ class Accumulator:
     def result(self, metric: str = "svcca", **options) -> Array | CCAResult | SimilarityGrid:
         """Return what the function of that name does, without variates; of mappings, the grid.
 
-        Parameters
-        ----------
-        metric : "cca", "svcca", "pwcca", "cka" (linear, biased), "procrustes" or "regression"
-        options : what it takes
+        For "cca", "svcca", "pwcca", "cka" (linear, biased), "procrustes" and "regression".
         """
         other = options.get("kernel", "linear") != "linear" or options.get("unbiased", False)
         if metric not in METRICS or other:
@@ -162,11 +158,8 @@ def minibatch_cka(
         Two layers, each (examples, features), or two mappings of names to layers: then all pairs.
         At least 4 examples where unbiased; read once.
     unbiased : bool
-        HSIC_1, which estimates the same number whatever the batches' size; HSIC_0 does not.
-
-    Returns
-    -------
-    0-d tensor, NumPy float or SimilarityGrid in [-1, 1], biased in [0, 1]
+        HSIC_1, in [-1, 1], which estimates the same number whatever the batches' size; HSIC_0, in
+        [0, 1], does not.
 
     Examples
     --------

@@ -21,15 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from replication._core import inputs, layouts
-from replication._core.inputs import (
-    Array,
-    as_inputs,
-    as_integer,
-    as_list,
-    as_names,
-    like,
-    nearest,
-)
+from replication._core.inputs import Array, as_inputs, as_integer, as_list, as_names, like, nearest
 from replication._core.modules import CONTAINERS, hooked, layer_of, to_model, weight_of
 from replication._core.precision import full_precision
 

@@ -15,11 +15,7 @@ from replication.models._layers import (
 
 
 def small_alexnet(
-    classes: int = 10,
-    channels: int = 3,
-    size: int = 28,
-    width: float = 1.0,
-    dropout: float = 0.0,
+    classes: int = 10, channels: int = 3, size: int = 28, width: float = 1.0, dropout: float = 0.0
 ) -> nn.Sequential:
     """Return the small AlexNet of Zhang et al. 2017 (appendix A, Table 1): 1,387,786 parameters.
 

@@ -305,16 +305,13 @@ def test_to_frame():
 
 def test_plot():
     stages = {f"step {k}": network(k) for k in range(5)}
-    for found, limits in (
-        (compare(network(), metric="cka"), None),
-        (compare(stages, metric="procrustes"), (0, 1.5)),
-    ):
-        fig = found.plot(limits)
+    for found in (compare(network(), metric="cka"), compare(stages, metric="procrustes")):
+        fig = found.plot()
         *panels, scale = (ax for ax in fig.axes if ax.axison)
         kind = "a distance" if found.metric == "procrustes" else "a similarity"
         assert scale.get_ylabel() == f"{found.metric}, {kind}"
         assert [text.get_text() for text in panels[0].get_yticklabels()] == ["conv1", "conv2", "fc"]
-        assert {ax.images[0].get_clim() for ax in panels} == {limits or (0, 1)}
+        assert {ax.images[0].get_clim() for ax in panels} == {(0, max(1, found.values.max()))}
         for ax, values in zip(panels, found.values.view(-1, 3, 3), strict=True):
             np.testing.assert_array_equal(ax.images[0].get_array(), values)
         fig.draw_without_rendering()

@@ -1,7 +1,8 @@
 """How much a single unit says about the class: selectivity index and mutual information.
 
 Both take activations (examples, units), or feature maps (examples, channels, ...), which are
-averaged over space first (Morcos et al. 2018, section 2).
+averaged over space first (Morcos et al. 2018, section 2), and labels (examples,), integers of at
+least two different values.
 """
 
 from dataclasses import dataclass
@@ -39,11 +40,6 @@ def class_selectivity(acts: Array, labels: Array) -> Selectivity:
     for one that responds to all alike. It is meant for activations >= 0. For means of either sign
     the denominator is |mu_max| + |mu_rest|: the index stays in [0, 1], but is 1 as soon as
     mu_max >= 0 >= mu_rest and changes when a constant is added to the unit.
-
-    Parameters
-    ----------
-    acts : (examples, units) or (examples, channels, ...) tensor or array
-    labels : (examples,) integers, at least two different ones
 
     Examples
     --------
@@ -84,15 +80,9 @@ def mutual_information(acts: Array, labels: Array, bins: int = 16) -> Array:
 
     with p the shares of the N examples, B the occupied bins, C the classes that occur and K the
     occupied pairs. To first order in 1/N this takes off what independent variables would show, so
-    that estimates near 0 come out on either side of it; a constant unit has exactly 0. Morcos et
-    al. 2018 do not name their estimator.
-
-    Parameters
-    ----------
-    acts, labels
-        As in `class_selectivity`.
-    bins : int >= 2
-        The correction holds for bins times classes well below the number of examples.
+    that estimates near 0 come out on either side of it, where bins times classes are well below the
+    number of examples; a constant unit has exactly 0. Morcos et al. 2018 do not name their
+    estimator.
 
     Examples
     --------

@@ -35,9 +35,9 @@ class FiniteSampleNetwork:
 def finite_sample_network(images: Array, labels: Array, seed: int = 0) -> FiniteSampleNetwork:
     """Build a network with 2n + d weights that fits any labels of n distinct images.
 
-    Zhang et al. 2017, Theorem 1 (appendix C): a is random (standard normal); with the projections
-    z_1 < ... < z_n of the images and thresholds b_1 < z_1 <= b_2 < z_2 <= ... < z_n, the matrix
-    A_ij = max(z_i - b_j, 0) is triangular with positive diagonal, and w solves A w = y.
+    Zhang et al. 2017, Theorem 1 (appendix C): a is standard normal, drawn by `seed`; with the
+    projections z_1 < ... < z_n of the images and thresholds b_1 < z_1 <= b_2 < z_2 <= ... < z_n,
+    the matrix A_ij = max(z_i - b_j, 0) is triangular with positive diagonal, and w solves A w = y.
 
     With b_i = z_i - t (z_i - z_i-1), an error in one weight reaches the next multiplied by 1 - 1/t.
     We take t = 1, b_i = z_i-1, which gives the largest diagonal too; b_1 lies the mean gap below
@@ -51,8 +51,6 @@ def finite_sample_network(images: Array, labels: Array, seed: int = 0) -> Finite
         d numbers each, distinct.
     labels : (n,) tensor or array
         Class indices or any real numbers.
-    seed : int >= 0
-        Of the projection.
 
     Raises
     ------

@@ -218,14 +218,14 @@ class SimilarityGrid:
             frame["null"] = _flat(self.null)
         return frame
 
-    def plot(self, limits: tuple[float, float] | None = None) -> "Figure":
+    def plot(self) -> "Figure":
         """Return a figure: a heatmap, or one a checkpoint, on one colour scale; bright is alike."""
         import matplotlib.pyplot as plt  # here, as the numerics do without what draws
 
         from replication import plotting
 
         values = _flat(self.values).reshape(-1, len(self.rows), len(self.columns))
-        low, high = limits or (min(0.0, np.nanmin(values)), max(1.0, np.nanmax(values)))
+        low, high = min(0.0, np.nanmin(values)), max(1.0, np.nanmax(values))
         count, single, across = len(values), len(values) == 1, min(4, len(values))
         down = math.ceil(count / across)
         size = (plotting.COLUMN, 2.8) if single else (plotting.PAGE, 0.7 + 1.6 * down)

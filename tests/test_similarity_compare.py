@@ -311,7 +311,9 @@ def test_plot():
         kind = "a distance" if found.metric == "procrustes" else "a similarity"
         assert scale.get_ylabel() == f"{found.metric}, {kind}"
         assert [text.get_text() for text in panels[0].get_yticklabels()] == ["conv1", "conv2", "fc"]
-        assert {ax.images[0].get_clim() for ax in panels} == {(0, max(1, found.values.max()))}
+        assert {ax.images[0].get_clim() for ax in panels} == {
+            (0, max(1, found.values.max().item()))
+        }
         for ax, values in zip(panels, found.values.view(-1, 3, 3), strict=True):
             np.testing.assert_array_equal(ax.images[0].get_array(), values)
         fig.draw_without_rendering()

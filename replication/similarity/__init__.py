@@ -16,12 +16,18 @@ fewer than 2 examples, NaN or infinity, or differ in examples or device, and for
 range. Examples assume ``import torch`` and ``from replication.similarity import *``.
 """
 
-from replication.similarity.baselines import linear_regression_r2, procrustes, ridge_r2, rsa
+from replication.similarity.baselines import (
+    linear_regression_r2,
+    mutual_knn,
+    procrustes,
+    ridge_r2,
+    rsa,
+    unit_matching,
+)
 from replication.similarity.cca import CCAResult, cca, pwcca, svcca
 from replication.similarity.cka import cka
 from replication.similarity.compare import SimilarityGrid, compare
 from replication.similarity.fourier import FourierCCAResult, dft_cca
-from replication.similarity.matching import mutual_knn, unit_matching
 from replication.similarity.streaming import Accumulator, minibatch_cka
 
 VERSION = 1  # of the numbers: raise it when they change

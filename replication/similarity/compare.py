@@ -18,7 +18,7 @@ from replication._core.inputs import Array, as_choice, as_integer, as_labels, li
 from replication._core.precision import full_precision
 from replication._core.progress import bar
 from replication.activations import flatten, spatial_mean
-from replication.similarity import _linalg, baselines, matching
+from replication.similarity import _linalg, baselines
 from replication.similarity._linalg import Subspace, Whitening, as_layer
 from replication.similarity.cca import MISSING, CCAResult, mean_correlation, weighted
 from replication.similarity.cka import Prepared, check_kernel, index, prepare, product, shuffled
@@ -92,9 +92,7 @@ def _cka(
 
 
 def _procrustes(angular: bool = False) -> Metric:
-    def pair(a: Tensor, b: Tensor) -> Tensor:
-        return baselines.distance_of(a, a if torch.equal(a, b) else b, angular)
-
+    pair = partial(baselines.distance_of, angular=angular)
     return Metric(partial(baselines.normalised, narrow=True), pair, kind="distance")
 
 
@@ -131,14 +129,12 @@ def _mutual_knn(k: int = 10) -> Metric:
         return order.argsort()[near[order]] if near[0, 0] >= 0 else near
 
     rank = lambda near: int(near[0, 0] >= 0)  # noqa: E731
-    return Metric(partial(matching.neighbours, k=k), matching.shared, rank=rank, reorder=reorder)
+    return Metric(partial(baselines.neighbours, k=k), baselines.shared, rank=rank, reorder=reorder)
 
 
 def _unit_matching() -> Metric:
-    def pair(a: Tensor, b: Tensor) -> Tensor:
-        return matching.matched(a, a if torch.equal(a, b) else b)
-
-    return Metric(matching.standardised, pair, rank=lambda layer: int(layer.numel() > 0))
+    rank = lambda layer: int(layer.numel() > 0)  # noqa: E731
+    return Metric(baselines.standardised, baselines.matched, rank=rank)
 
 
 def _dft_cca() -> Metric:

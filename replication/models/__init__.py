@@ -8,12 +8,12 @@ from replication.models._layers import ACTIVATIONS
 from replication.models.build import MODELS, build, mlp, mnist_convnet
 from replication.models.convnets import morcos_convnet, plain, svcca_convnet, tiny10
 from replication.models.inception import small_alexnet, small_inception
-from replication.models.resnet import resnet, resnet18
+from replication.models.resnet import resnet
 from replication.models.sequences import row_lstm, vit
 
 VERSION = 1  # of the numbers: raise it when they change
 
 __all__ = [
     "ACTIVATIONS", "MODELS", "build", "mlp", "mnist_convnet", "morcos_convnet", "plain", "resnet",
-    "resnet18", "row_lstm", "small_alexnet", "small_inception", "svcca_convnet", "tiny10", "vit",
+    "row_lstm", "small_alexnet", "small_inception", "svcca_convnet", "tiny10", "vit",
 ]  # fmt: skip

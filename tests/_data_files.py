@@ -62,7 +62,7 @@ def write_idx(base, folder="MNIST", train=60, test=30, packed=False):
     for part, count in (("train", train), ("t10k", test)):
         for name, array in zip(("images-idx3", "labels-idx1"), digits(count), strict=True):
             file = raw / f"{part}-{name}-ubyte{'.gz' * packed}"
-            file.write_bytes(gzip.compress(idx(array)) if packed else idx(array))
+            file.write_bytes(gzip.compress(idx(array), mtime=0) if packed else idx(array))
     return raw
 
 

@@ -8,6 +8,7 @@ import os
 import pickle
 from pathlib import Path
 
+import _data_files
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -20,7 +21,6 @@ from torch import nn
 
 import replication
 from replication import __main__, claims, data, plotting, sweeps
-from replication.data import _download
 from replication.papers import _figures, own_models
 
 ROOT = Path(replication.__file__).resolve().parent.parent
@@ -31,82 +31,64 @@ MODULES = {
     *("pickle", "_pickle", "cPickle", "pickletools", "dill", "cloudpickle", "jsonpickle", "joblib"),
     *("shelve", "marshal", "copyreg", "yaml"),
 }
-# Functions that unpickle, or run what they are given, by the name they are called with.
+# What unpickles, or runs what it is given, by the last part of its name or by the whole of it.
 FUNCTIONS = {
-    *("load_pickle", "read_pickle", "to_pickle", "read_hdf", "HDFStore"),
-    *("unsafe_load", "full_load", "__import__", "PyExtensionType"),
+    *("load_pickle", "read_pickle", "to_pickle", "read_hdf", "HDFStore", "__import__"),
+    *("unsafe_load", "full_load", "PyExtensionType"),
 }
-ATTRIBUTES = {"torch.load", "torch.save", "torch.jit.load", "torch.hub.load", "torch.package"}
-ATTRIBUTES |= {"yaml.load", "np.memmap", "torch.serialization"}
+WHOLE = {"torch.load", "torch.save", "torch.jit.load", "torch.hub.load", "torch.package"}
+WHOLE |= {"torch.serialization", "np.memmap", "eval", "exec", "compile"}
+WHOLE |= {"builtins.eval", "builtins.exec", "builtins.compile"}
+SAFE = {"allow_pickle": "False", "weights_only": "True", "pickle_module": None}
 
 
-def doors(tree):
-    """Yield what in a module could unpickle or run what a file holds."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module or ""]
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            names = []
-        for name in names:
-            if set(name.split(".")) & MODULES or name in ATTRIBUTES:
-                yield name
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            own = called.removeprefix("builtins.") in ("eval", "exec", "compile")
-            if own or called.split(".")[-1] in FUNCTIONS:
-                yield called
-            constants = {a.value for a in node.args if isinstance(a, ast.Constant)}
-            if called in ("getattr", "importlib.import_module") and constants & MODULES:
-                yield called
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in ATTRIBUTES:
-            yield ast.unparse(node)
-        if isinstance(node, ast.keyword):
-            safe = ast.unparse(node.value) == {"allow_pickle": "False", "weights_only": "True"}.get(
-                node.arg
-            )
-            if node.arg in ("allow_pickle", "weights_only", "pickle_module") and not safe:
-                yield node.arg
+def is_door(node):
+    """Return whether a node of a module could unpickle or run what a file holds."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        prefix = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+        names = [prefix + alias.name for alias in node.names]
+        return any(set(name.split(".")) & MODULES or name in WHOLE for name in names)
+    if isinstance(node, ast.Name | ast.Attribute):
+        name = ast.unparse(node)
+        return name in WHOLE or name.split(".")[-1] in FUNCTIONS
+    if isinstance(node, ast.Call):
+        looks_up = ast.unparse(node.func) in ("getattr", "importlib.import_module")
+        return looks_up and bool({ast.unparse(a).strip("'") for a in node.args} & MODULES)
+    if isinstance(node, ast.keyword):
+        return node.arg in SAFE and ast.unparse(node.value) != SAFE[node.arg]
+    return False
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import pickle",
-        "import _pickle as quick",
-        "from joblib import load",
-        "import sklearn.externals.joblib",
-        "import shelve",
-        "from marshal import loads",
-        "import yaml",
-        "from torch import load",
-        "torch.load(path)",
-        "reader = torch.load",
-        "torch.load(path, weights_only=False)",
-        "np.load(path, allow_pickle=True)",
-        "numpy.load(path, allow_pickle=trust)",
-        "pd.read_pickle(path)",
-        "frame.to_pickle(path)",
-        "pandas.read_hdf(path)",
-        "yaml.unsafe_load(text)",
-        "eval(text)",
-        "exec(text)",
-        "importlib.import_module('pickle')",
-        "from distributed.protocol import pickle",
-    ],
-)
-def test_the_search_sees_every_door(code):
-    assert list(doors(ast.parse(code)))
+def doors(code):
+    return [ast.unparse(node) for node in ast.walk(ast.parse(code)) if is_door(node)]
 
 
-@pytest.mark.parametrize(
-    "code",
-    ["np.load(path)", "np.load(path, allow_pickle=False)", "re.compile(text)", "model.load(path)"],
-)
-def test_the_search_passes_what_is_safe(code):
-    assert not list(doors(ast.parse(code)))
+DOORS = """\
+import pickle
+import _pickle as quick
+import sklearn.externals.joblib
+from marshal import loads
+from torch import load
+from distributed.protocol import pickle
+reader = torch.load
+torch.load(path, weights_only=False)
+numpy.load(path, allow_pickle=trust)
+frame.to_pickle(path)
+yaml.unsafe_load(text)
+eval(text)
+importlib.import_module('pickle')
+"""
+NONE = """\
+np.load(path)
+np.load(path, allow_pickle=False)
+re.compile(text)
+model.load(path)
+"""
+
+
+def test_the_search_sees_every_door_and_passes_what_is_safe():
+    assert all(doors(line) for line in DOORS.splitlines())
+    assert not doors(NONE)
 
 
 def sources():
@@ -122,7 +104,7 @@ def sources():
 
 
 def test_nothing_here_unpickles():
-    found = {(path.name, door) for path, text in sources() for door in doors(ast.parse(text))}
+    found = {(path.name, door) for path, text in sources() for door in doors(text)}
     assert found == set()
     assert len(list(sources())) > 100
 
@@ -130,18 +112,13 @@ def test_nothing_here_unpickles():
 # --- a malicious pickle by the name of a data file ---------------------------------------------
 
 
+place = _data_files.place
+
+
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    root = tmp_path / "root"
-    (root / "data").mkdir(parents=True)
-    (root / "notebooks").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.setenv("REPLICATION_ROOT", str(root))
-    monkeypatch.setenv("REPLICATION_DATA", str(tmp_path / "elsewhere"))
-    monkeypatch.setenv("REPLICATION_OFFLINE", "1")
-    monkeypatch.setattr(_download, "_failures", {})
+def folder(tmp_path, monkeypatch, place):
+    (tmp_path / "root" / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "elsewhere"
 
 
 class Trap:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 
 import _data_files
@@ -208,13 +209,9 @@ def test_no_pickle_is_taken_for_weights_or_data(name, content, tmp_path):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
-def test_no_pickle_is_taken_for_an_idx_file(file, packed, content, place):
-    raw = place / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for part in ("train", "t10k"):
-        for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
-            (raw / f"{part}-{kind}{'.gz' if packed else ''}").write_bytes(content)
+def test_no_pickle_is_taken_for_an_idx_file(packed, content, place):
+    for file in _data_files.write_idx(place, packed=packed).iterdir():
+        file.write_bytes(content)
     with pytest.raises(ValueError, match=r"idx[13]-ubyte"):
         data.load("mnist")
 
@@ -313,22 +310,28 @@ def test_no_profile_from_the_environment_leads_outside(name, nothing_new, monkey
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_names_of_data_sets_and_notebooks_are_looked_up(name, nothing_new):
-    for function in (data.load, data.locate, data.fetch):
-        with pytest.raises(ValueError, match="name: "):
-            function(name)
-    with pytest.raises(ValueError, match="there is no notebook"):
-        _figures.select([name])
-
-
-@pytest.mark.parametrize("name", OUTSIDE)
-def test_no_function_or_store_key_leads_outside(name, nothing_new, tmp_path):
+def test_no_name_leads_outside(name, nothing_new, tmp_path):
     def fn(spec):
         return {"value": 1.0}
 
     fn.__name__ = name
-    with pytest.raises(ValueError, match="fn: "):
-        sweeps.run(fn, [{"seed": 0}], store=tmp_path / "store", progress=False)
+    store, figure = tmp_path / "store", plt.figure(figsize=(1, 1))
+    for call, told in (
+        *((partial(function, name), "name: ") for function in (data.load, data.locate, data.fetch)),
+        (partial(_figures.select, [name]), "there is no notebook"),
+        (partial(sweeps.run, fn, [{"seed": 0}], store=store, progress=False), "fn: "),
+        (partial(plotting.save, figure, name, store, {"x": [1]}, "a stamp"), "name: "),
+        (partial(own_models.find, name), "model: "),
+    ):
+        with pytest.raises(ValueError, match=told):
+            call()
+    plotting.close(figure)
+
+
+@pytest.mark.parametrize("reference", ["os:system:x", "../x:f", "/tmp/x.py:f", ":f", "m:"])
+def test_a_model_is_named_by_a_module_and_not_by_a_path(reference, nothing_new):
+    with pytest.raises(ValueError, match="model: "):
+        own_models.find(reference)
 
 
 def test_specs_name_their_files_by_a_hash(tmp_path):
@@ -338,21 +341,3 @@ def test_specs_name_their_files_by_a_hash(tmp_path):
     assert len(files) == len(OUTSIDE)
     assert all(path.parent == tmp_path / "s" / "measure" for path in files)
     assert all(len(path.stem) == 24 and set(path.stem) <= set("0123456789abcdef") for path in files)
-
-
-@pytest.mark.parametrize("name", OUTSIDE)
-def test_no_name_of_a_figure_leads_outside(name, nothing_new, tmp_path):
-    fig = plt.figure(figsize=(1, 1))
-    try:
-        with pytest.raises(ValueError, match="name: "):
-            plotting.save(fig, name, tmp_path / "figures", {"x": [1]}, "a stamp")
-    finally:
-        plotting.close(fig)
-
-
-@pytest.mark.parametrize(
-    "reference", [*OUTSIDE, "os:system:x", "../x:f", "/tmp/x.py:f", ":f", "m:"]
-)
-def test_a_model_is_named_by_a_module_and_not_by_a_path(reference, nothing_new):
-    with pytest.raises(ValueError, match="model: "):
-        own_models.find(reference)

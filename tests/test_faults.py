@@ -21,8 +21,7 @@ from test_scorecard import item, put
 from test_sweeps import SPECS, equal, expected, measure, run
 
 from replication import __main__, claims, plotting, sweeps, training
-from replication._core import files
-from replication._core.files import atomic, is_abandoned, mark, temporary_for, write_json
+from replication._core.files import atomic, is_abandoned, mark, write_json
 from replication.claims import scorecard
 
 HERE = Path(__file__).parent
@@ -85,13 +84,6 @@ def test_elsewhere_a_day_without_a_change_is_death(tmp_path):
     for age, dead_by_then in ((0, False), (86_000, False), (87_000, True), (-(10**8), False)):
         os.utime(path, (time.time() - age,) * 2)
         assert is_abandoned(path) == dead_by_then
-
-
-def test_a_folder_is_cleared_once_a_process(tmp_path, monkeypatch):
-    write_json(tmp_path / "a.json", 1)
-    monkeypatch.setattr(files.os, "scandir", lambda _: pytest.fail("looked again"))
-    write_json(tmp_path / "b.json", 1)
-    assert temporary_for(tmp_path / "a.b.json").suffix == ".json"
 
 
 def test_a_run_killed_just_before_its_end_leaves_nothing_to_go_on_with(tmp_path):

@@ -319,17 +319,17 @@ def test_a_rule_that_could_not_decide_is_refused(arguments, message):
     rule("sign", skewed=True), rule("t", skewed=True, range=(-1.0, None))  # may decide
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ({"id": ""}, "id is ''"),
-        ({"rule": ()}, r"rule is \(\)"),
-        ({"rule": (rule(), "rise")}, "rule is"),
-        ({"kind": "fact"}, "kind is 'fact'; expected one of empirical, sanity, theorem"),
-        ({"rule": rule("every")}, "kind is 'empirical'; expected sanity or theorem"),
-        ({"status": "sure"}, "status is 'sure'"),
-    ],
-)
+LACKING = [
+    ({"id": ""}, "id is ''"),
+    ({"rule": ()}, r"rule is \(\)"),
+    ({"rule": (rule(), "rise")}, "rule is"),
+    ({"kind": "fact"}, "kind is 'fact'; expected one of empirical, sanity, theorem"),
+    ({"rule": rule("every")}, "kind is 'empirical'; expected sanity or theorem"),
+    ({"status": "sure"}, "status is 'sure'"),
+]
+
+
+@pytest.mark.parametrize(("more", "message"), LACKING)
 def test_a_claim_says_what_it_lacks(more, message):
     with pytest.raises(ValueError, match=message):
         Claim(**{"id": "B1", "paper": "p", "statement": "s", "rule": rule()} | more)

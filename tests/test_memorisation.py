@@ -274,6 +274,10 @@ def test_what_is_given_as_an_array_comes_back_as_one_in_float64(name):
     array = CALLS[name](x.numpy(), y.numpy())
     assert isinstance(array, np.ndarray)
     np.testing.assert_array_equal(array, CALLS[name](x.double(), y))
+
+
+def test_features_keep_their_kind():
+    x = pictures(dtype=torch.float32)
     assert random_conv_features(x, 3, 3).dtype == torch.float32
     assert isinstance(random_conv_features(x.numpy(), 3, 3), np.ndarray)
 

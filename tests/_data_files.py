@@ -1,6 +1,7 @@
 """Small data sets on disk, and folders of their own to look for them in."""
 
 import gzip
+import hashlib
 import io
 import struct
 import sys
@@ -56,13 +57,26 @@ def idx(array):
     return bytes([0, 0, 8, array.ndim]) + sizes + bytes(array)
 
 
+def archives(train, test):
+    """Return the gzipped files of a small MNIST by name; the same bytes each time."""
+    files = {}
+    for part, count in (("train", train), ("t10k", test)):
+        for name, array in zip(("images-idx3", "labels-idx1"), digits(count), strict=True):
+            files[f"{part}-{name}-ubyte.gz"] = gzip.compress(idx(array), 1, mtime=0)
+    return files
+
+
+def checksums(files):
+    """Return the names and checksums of files as torchvision's `resources` have them."""
+    return [(name, hashlib.md5(content).hexdigest()) for name, content in files.items()]
+
+
 def write_idx(base, folder="MNIST", train=60, test=30, packed=False):
     raw = base / folder / "raw"
     raw.mkdir(parents=True)
-    for part, count in (("train", train), ("t10k", test)):
-        for name, array in zip(("images-idx3", "labels-idx1"), digits(count), strict=True):
-            file = raw / f"{part}-{name}-ubyte{'.gz' * packed}"
-            file.write_bytes(gzip.compress(idx(array)) if packed else idx(array))
+    for name, content in archives(train, test).items():
+        file = raw / name.removesuffix("" if packed else ".gz")
+        file.write_bytes(content if packed else gzip.decompress(content))
     return raw
 
 

@@ -1,22 +1,20 @@
 """What `faults` kills, besides commands of the package: small sweeps, training and a download."""
 
-import gzip
-import hashlib
 import http.server
 import json
 import os
-import struct
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
-import torch
 
 from replication import data, sweeps, training
 from replication._core import paths
 from replication._core.files import write_json
 from replication._core.vision import datasets
+from tests._data_files import archives, checksums
+from tests._tiny_runs import random_split
 
 
 def measure(spec: dict) -> list[dict]:
@@ -43,7 +41,7 @@ def fit() -> None:
         **{"optimizer": "Adam", "epochs": 16, "batch_size": 16, "evaluate_every": 0.5},
         **{"checkpoints": tuple(range(16)), "augment": {"flip": 0.5}},
     )
-    describe([training.fit(spec, toy(), store=paths.runs() / "n", progress=False)])
+    describe([training.fit(spec, random_split(320, 80), store=paths.runs() / "n", progress=False)])
 
 
 def population() -> None:
@@ -57,21 +55,16 @@ def population() -> None:
         for seed in range(6)
         for epochs in (8, 12)
     ]
-    describe(training.fit_population(specs, toy(), store=paths.runs() / "n", progress=False))
+    describe(
+        training.fit_population(
+            specs, random_split(320, 80), store=paths.runs() / "n", progress=False
+        )
+    )
 
 
 def download() -> None:
     data.fetch("mnist")
     answer(data.load("mnist").digest)
-
-
-def toy() -> data.Split:
-    """Return a small data set."""
-    source = np.random.default_rng(0)
-    images = torch.tensor(source.random((400, 1, 8, 8)), dtype=torch.float32)
-    labels = torch.tensor(source.integers(0, 10, 400))
-    parts = (data.Examples(images[a:b], labels[a:b]) for a, b in ((0, 320), (320, 400)))
-    return data.Split(*parts, "toy", tuple("0123456789"), "made up")
 
 
 def describe(runs: Sequence[training.Run]) -> None:
@@ -86,19 +79,11 @@ def answer(value: object) -> None:
 
 def serve() -> int:
     """Serve a small MNIST slowly, in a process of its own; return its id."""
-    files, resources = {}, []
-    for part, count in (("train", 2000), ("t10k", 500)):
-        images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        labels = np.arange(count, dtype=np.uint8) % 10
-        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
-            header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-            content, file = gzip.compress(header + array.tobytes(), 1), f"{part}-{name}-ubyte.gz"
-            files[f"/{file}"] = content
-            resources.append((file, hashlib.md5(content, usedforsecurity=False).hexdigest()))
+    files = archives(2000, 500)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            content = files[self.path]
+            content = files[self.path[1:]]
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -111,7 +96,7 @@ def serve() -> int:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    datasets.MNIST.resources = resources
+    datasets.MNIST.resources = checksums(files)
     datasets.MNIST.mirrors = [f"http://127.0.0.1:{server.server_address[1]}/"]
     if child := os.fork():
         return child

@@ -17,10 +17,12 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import cycle, islice
+from multiprocessing import get_context
+from multiprocessing.context import ForkProcess as Process
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +43,12 @@ def command(*arguments: str) -> Callable[[], None]:
     return lambda: os.execv(sys.executable, [sys.executable, "-m", "replication", *arguments])
 
 
-TASKS = {  # and their shares of the kills
-    "sweep": (sweep, 10),
-    "fit": (fit, 10),
-    "population": (population, 8),
-    "download": (download, 8),
-    "scorecard": (command("scorecard"), 5),
-    "cluster": (sweep_on_a_cluster, 5),
-    "figures": (command("figures", "--only", "04", "--profile", "smoke"), 4),
-    "run": (command("run", "04", "--profile", "smoke"), 4),
+TASKS = {
+    **{"sweep": sweep, "fit": fit, "population": population, "download": download},
+    "scorecard": command("scorecard"),
+    "cluster": sweep_on_a_cluster,
+    "figures": command("figures", "--only", "04", "--profile", "smoke"),
+    "run": command("run", "04", "--profile", "smoke"),
 }
 
 
@@ -138,36 +137,28 @@ def temporary(root: Path) -> list[str]:
     ]
 
 
-def start(job: Callable[[], None], root: Path, log: Path) -> int:
-    """Start a command in a process, and a group of processes, of its own; return its id."""
-    if child := os.fork():
-        return child
-    status = 1
-    try:
+def start(job: Callable[[], None], root: Path, log: Path) -> Process:
+    """Start a command in a process, and a group of processes, of its own."""
+
+    def run() -> None:
         os.setsid()
         os.chdir(root)
         for stream in (1, 2):
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
         job()
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+
+    process = get_context("fork").Process(target=run)
+    process.start()
+    return process
 
 
-def end(child: int, seconds: float) -> int:
+def end(process: Process, seconds: float) -> int:
     """Wait for a process and return its status; it is an error if it takes longer."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return status
-        time.sleep(0.01)
-    os.killpg(child, signal.SIGKILL)
-    raise SystemExit(f"a run took more than {seconds} s")
+    process.join(seconds)
+    if process.exitcode is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise SystemExit(f"a run took more than {seconds} s")
+    return process.exitcode
 
 
 def complete(job: Callable[[], None], root: Path, log: Path) -> dict[str, object]:
@@ -191,10 +182,10 @@ def torment(job: Callable[[], None], name: str, kills: int, source: random.Rando
         reset(root)
         while kills:
             delay, alone = source.uniform(0, seconds), source.random() < 0.5
-            child = start(job, root, log)
+            process = start(job, root, log)
             time.sleep(delay)
-            (os.kill if alone else os.killpg)(child, signal.SIGKILL)
-            if end(child, 10) != signal.SIGKILL:  # it was quicker: not so long the next time
+            (os.kill if alone else os.killpg)(process.pid, signal.SIGKILL)
+            if end(process, 10) != -signal.SIGKILL:  # it was quicker: not so long the next time
                 seconds *= 0.7
                 break
             kills -= 1
@@ -213,7 +204,7 @@ def torment(job: Callable[[], None], name: str, kills: int, source: random.Rando
             if not same(now.get(file), expected.get(file), rounding):
                 raise SystemExit(f"{name}: after the kill the next run gave another {file}")
         with suppress(ProcessLookupError):  # a kernel whose command is gone ends by itself, soon
-            os.killpg(child, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def main() -> None:
@@ -224,10 +215,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS))
     options = parser.parse_args()
     torch.set_num_threads(1)  # a forked child has no pool of threads
-    shares = Counter({name: TASKS[name][1] for name in options.only})
-    counts: Counter[str] = Counter()
-    for _ in range(options.kills):
-        counts[max(shares, key=lambda name: shares[name] / (counts[name] + 1))] += 1
+    counts = Counter(islice(cycle(options.only), options.kills))
     print("seed", options.seed, dict(counts), flush=True)
     server = serve()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
@@ -242,15 +230,13 @@ def main() -> None:
                 source = random.Random(f"{options.seed} {name}")
                 if name != "download":
                     os.environ["REPLICATION_OFFLINE"] = "1"
-                for line in torment(TASKS[name][0], name, kills, source, root):
+                for line in torment(TASKS[name], name, kills, source, root):
                     print(line, flush=True)
                 os.environ.pop("REPLICATION_OFFLINE", None)
         finally:
             os.kill(server, signal.SIGKILL)
             os.waitpid(server, 0)
-        elsewhere = [path.name for path in Path(folder).iterdir() if path != root]
     print(f"{counts.total()} kills: every next run gave the undisturbed results")
-    print("left in the folder of temporary files:", *sorted(elsewhere))
 
 
 if __name__ == "__main__":

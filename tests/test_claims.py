@@ -2,7 +2,6 @@
 
 import math
 import re
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -249,13 +248,12 @@ def test_the_range_binds_the_values_and_its_ends_decide_nothing():
 @few
 @example([0.0] * 5 + [5e-324], "t")
 @example([0.0] * 5 + [1.1125369292536007e-308], "t")
-@given(st.lists(st.floats(-1e300, 1e300), min_size=6, max_size=7), tests)
+@given(
+    st.lists(st.floats(-1e300, 1e300), min_size=6, max_size=7),
+    tests.filter(lambda test: test != "correlation"),
+)
 def test_any_finite_values_give_finite_results_without_warnings(v, test):
-    if test == "correlation":
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        part = decide(rule(test, 0.5), v)
+    part = decide(rule(test, 0.5), v)  # pytest makes warnings errors
     assert all(map(math.isfinite, [part.value, *(part.interval or ())]))
 
 
@@ -332,17 +330,17 @@ def test_a_rule_that_could_not_decide_is_refused(arguments, message):
     rule("sign", skewed=True), rule("t", skewed=True, range=(-1.0, None))  # may decide
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ({"id": ""}, "id is ''"),
-        ({"rule": ()}, r"rule is \(\)"),
-        ({"rule": (rule(), "rise")}, "rule is"),
-        ({"kind": "fact"}, "kind is 'fact'; expected one of empirical, sanity, theorem"),
-        ({"rule": rule("every")}, "kind is 'empirical'; expected sanity or theorem"),
-        ({"status": "sure"}, "status is 'sure'"),
-    ],
-)
+LACKING = [
+    ({"id": ""}, "id is ''"),
+    ({"rule": ()}, r"rule is \(\)"),
+    ({"rule": (rule(), "rise")}, "rule is"),
+    ({"kind": "fact"}, "kind is 'fact'; expected one of empirical, sanity, theorem"),
+    ({"rule": rule("every")}, "kind is 'empirical'; expected sanity or theorem"),
+    ({"status": "sure"}, "status is 'sure'"),
+]
+
+
+@pytest.mark.parametrize(("more", "message"), LACKING)
 def test_a_claim_says_what_it_lacks(more, message):
     with pytest.raises(ValueError, match=message):
         Claim(**{"id": "B1", "paper": "p", "statement": "s", "rule": rule()} | more)

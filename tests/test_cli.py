@@ -61,6 +61,12 @@ def without_bar(text):
     return [line for line in lines if line.strip() and "notebook" not in line]
 
 
+def figures(capfd, *more):
+    """Return what a run of the notebooks at smoke, which succeeds, prints."""
+    assert __main__.main(["figures", "--profile", "smoke", *more]) == 0
+    return capfd.readouterr().out
+
+
 LOOK = """\
 import json, os, sys
 from replication import papers
@@ -82,9 +88,8 @@ def test_a_run_its_repetition_and_what_makes_it_run_again(root, monkeypatch, cap
     monkeypatch.setenv("MPLBACKEND", "agg")
     path = make(root, "01_one", LOOK)
     before = dict(os.environ)
-    command = ["figures", "--profile", "smoke"]
 
-    assert __main__.main(command) == 0
+    assert __main__.main(["figures", "--profile", "smoke"]) == 0
     out, err = capfd.readouterr()
     assert out.startswith("01_one: done in ")
     assert "1/1" in err and without_bar(err) == []
@@ -96,16 +101,12 @@ def test_a_run_its_repetition_and_what_makes_it_run_again(root, monkeypatch, cap
     assert sorted(file.name for file in folder.iterdir()) == ["01_one.ipynb", "run.json"]
 
     stamp = (folder / "run.json").stat().st_mtime_ns
-    assert __main__.main(command) == 0
-    assert "up to date" in capfd.readouterr().out
+    assert "up to date" in figures(capfd)
     assert (folder / "run.json").stat().st_mtime_ns == stamp
-
-    assert __main__.main([*command, "--force"]) == 0
-    assert "done in" in capfd.readouterr().out
+    assert "done in" in figures(capfd, "--force")
 
     make(root, "01_one", "print('changed')")
-    assert __main__.main(command) == 0
-    assert "done in" in capfd.readouterr().out
+    assert "done in" in figures(capfd)
     assert printed(output_of(root, "01_one")) == "changed\n"
     assert nbformat.read(path, as_version=4).cells[2].outputs == []
 
@@ -169,8 +170,7 @@ def test_a_killed_run_is_run_again(root, capfd, monkeypatch, request):
     folder = root / "figures" / "smoke" / "01_slow"
     assert not (folder / "run.json").exists()
 
-    assert __main__.main(command[3:]) == 0
-    assert "01_slow: done" in capfd.readouterr().out
+    assert "01_slow: done" in figures(capfd)
     assert printed(output_of(root, "01_slow")) == "to the end\n"
     assert sorted(file.name for file in folder.iterdir()) == ["01_slow.ipynb", "run.json"]
     if Path("/proc/self/stat").exists():  # the orphaned kernel ends by itself
@@ -187,11 +187,8 @@ def test_in_place_writes_back_without_what_is_volatile_and_only_what_succeeds(ro
     slider = "import ipywidgets; ipywidgets.IntSlider()"
     path = make(root, "01_here", "from replication import papers; print(profile)", slider)
     before = json.loads(path.read_text())
-    before["cells"][2]["metadata"] = {
-        "tags": ["nbval-check-output"],
-        "execution": {"iopub.execute_input": "2025-01-01"},
-        "scrolled": True,
-    }
+    volatile = {"execution": {"iopub.execute_input": "2025-01-01"}, "scrolled": True}
+    before["cells"][2]["metadata"] = {"tags": ["nbval-check-output"], **volatile}
     path.write_text(json.dumps(before))
     assert __main__.main(["figures", "--profile", "smoke", "--in-place"]) == 1
     assert failing.read_bytes() == untouched
@@ -207,13 +204,10 @@ def test_in_place_writes_back_without_what_is_volatile_and_only_what_succeeds(ro
     assert [c.get("execution_count") for c in cells] == [None, 1, 2, 3]
     assert cells[2]["outputs"][0]["text"] == ["quick\n"]  # no parameter is passed
     assert cells[3]["outputs"] == []
-    assert after["metadata"] == {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
+    assert after["metadata"].keys() == {"kernelspec", "language_info"}
+    assert after["metadata"]["language_info"] == {"name": "python"}
     # What was run in place need not be run again.
-    assert __main__.main(["figures", "--profile", "smoke", "--only", "01"]) == 0
-    assert "up to date" in capfd.readouterr().out
+    assert "up to date" in figures(capfd, "--only", "01")
 
 
 def test_the_key_depends_on_code_parameters_package_data_and_versions(root):
@@ -363,8 +357,7 @@ def test_data_lists_fetches_and_goes_on(root, capsys, monkeypatch):
 
 def test_help_needs_no_heavy_import():
     code = "import sys; from replication import __main__; __main__._parser(); print(*sys.modules)"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {"torch", "papermill", "numpy", "matplotlib"}.isdisjoint(done.stdout.split())
 
 

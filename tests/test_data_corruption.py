@@ -56,8 +56,7 @@ def test_exactly_the_fraction_is_shuffled():
         int((data.corrupt_labels(labels, 0.3, 1000, s, keep_marginal=True) != labels).sum())
         for s in range(20)
     ]
-    assert max(moved) <= 300 and min(moved) >= 290  # about one fixed point
-    assert np.mean(moved) > 297
+    assert max(moved) <= 300 and min(moved) >= 290 and np.mean(moved) > 297  # one fixed point
     assert torch.equal(data.corrupt_labels(labels, 0, 1000, 0, keep_marginal=True), labels)
 
 
@@ -142,22 +141,10 @@ def test_crop_keeps_the_pixels_around_the_centre(height, width, size, top, left)
     assert torch.equal(images, ramp(2, 3, height, width))
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**20), st.floats(-50, 50), st.floats(0.1, 50))
-def test_a_whitened_image_has_mean_0_and_std_1_whatever_its_brightness_and_contrast(seed, a, b):
-    source = torch.Generator().manual_seed(seed)
-    images = torch.rand(3, 3, 6, 5, generator=source, dtype=torch.float64)
-    white = data.whiten_images(images)
-    flat = white.flatten(1)
-    torch.testing.assert_close(flat.mean(1), torch.zeros(3).double(), atol=1e-12, rtol=0)
-    torch.testing.assert_close(flat.std(1, correction=0), torch.ones(3).double())
-    # b above 1 / (std sqrt(90)), about 0.37, leaves the bound on the contrast out of play
-    torch.testing.assert_close(data.whiten_images(a + (b + 0.5) * images), white)
-
-
 def test_whitening_is_the_formula_image_by_image():
     images = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(0)).numpy()
     images[1] = images[1] * 1e-3 + 0.5  # less contrast than 1 / sqrt(D)
+    images[2] = 40 * images[2] - 50  # neither brightness nor contrast matters above
     expected = [(x - x.mean()) / max(x.std(), 1 / np.sqrt(x.size)) for x in images.astype(float)]
     np.testing.assert_allclose(data.whiten_images(images), expected, atol=1e-4)
     assert np.std(expected[1]) < 0.01

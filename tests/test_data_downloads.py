@@ -1,7 +1,6 @@
 """Downloads of data sets over a network and onto disks that fail. Nothing leaves loopback."""
 
 import gzip
-import hashlib
 import http.server
 import json
 import os
@@ -16,12 +15,12 @@ from pathlib import Path
 
 import _data_files
 import pytest
-from _data_files import IDX_FILES, digits, idx, left, write_idx
-from _fault_commands import toy
-from test_faults import limited
+from _data_files import IDX_FILES, archives, checksums, left, write_idx
+from _tiny_runs import random_split
+from test_faults import dead, limited, of
 
 from replication import __main__, data, sweeps, training
-from replication._core import files, paths
+from replication._core import paths
 from replication._core.vision import datasets
 from replication.data import _download
 
@@ -29,22 +28,22 @@ place = _data_files.place
 WHOLE = sorted(["MNIST", "raw", *IDX_FILES])  # no archives, nothing partial
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    files: dict
-    asked: list
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers with what the server's `files` has: bytes, or a function of the handler."""
 
-
-class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.asked.append(self.path)
-        content = self.server.files.get(self.path)
+        content = self.server.files[self.path]
         if callable(content):
-            return content(self)
-        self.send_response(404 if content is None else 200)
-        self.send_header("Content-Length", str(len(content or b"")))
+            content(self)
+        else:
+            self.send(content)
+
+    def send(self, content, length=None):
+        self.send_response(200)
+        self.send_header("Content-Length", str(length or len(content)))
         self.end_headers()
-        self.wfile.write(content or b"")
+        self.wfile.write(content)
 
     def log_message(self, *_):
         pass
@@ -68,15 +67,11 @@ def online(monkeypatch):
 @pytest.fixture
 def server(online, monkeypatch):
     """Serve a tiny MNIST as torchvision would find it."""
-    served = _Server(("127.0.0.1", 0), _Handler)
-    served.asked, served.files, resources = [], {}, []
-    for part, count in (("train", 60), ("t10k", 30)):
-        for name, array in zip(("images-idx3", "labels-idx1"), digits(count), strict=True):
-            content, file = gzip.compress(idx(array)), f"{part}-{name}-ubyte.gz"
-            served.files[f"/{file}"] = content
-            resources.append((file, hashlib.md5(content).hexdigest()))
+    served = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    files = archives(60, 30)
+    served.asked, served.files = [], {f"/{name}": content for name, content in files.items()}
     url = f"http://127.0.0.1:{served.server_address[1]}/"
-    monkeypatch.setattr(datasets.MNIST, "resources", resources)
+    monkeypatch.setattr(datasets.MNIST, "resources", checksums(files))
     monkeypatch.setattr(datasets.MNIST, "mirrors", [url])
     thread = threading.Thread(target=served.serve_forever, args=(0.01,), daemon=True)
     thread.start()
@@ -122,10 +117,7 @@ def test_a_download_that_stalls_ends(server):
     stop = threading.Event()
 
     def stall(handler):
-        handler.send_response(200)
-        handler.send_header("Content-Length", "100000")
-        handler.end_headers()
-        handler.wfile.write(b"x" * 1000)
+        handler.send(b"x" * 1000, 100_000)
         handler.wfile.flush()
         stop.wait(60)
 
@@ -147,10 +139,7 @@ def test_an_interrupted_download_is_no_data_set(server, monkeypatch):
 
 
 def test_a_killed_download_is_cleared_by_the_next_and_a_living_one_is_not(server):
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    here, _, end = files.mark().split("-")
-    gone, living = (f".partial-mnist.{here}-{pid}-{end}" for pid in (child.pid, os.getppid()))
+    gone, living = (f".partial-mnist.{of(pid)}" for pid in (dead(), os.getppid()))
     for name in (gone, living):
         write_idx(paths.data() / name)
     assert data.locate("mnist") is None
@@ -228,7 +217,7 @@ def square(spec):
 
 def train(store):
     spec = training.Spec(model="mlp", model_options={"inputs": 64, "widths": (8,)}, epochs=1)
-    return training.fit(spec, toy(), store=store, progress=False)
+    return training.fit(spec, random_split(320, 80), store=store, progress=False)
 
 
 def test_a_read_only_data_folder_is_read_and_a_download_says_what_to_do(server, tmp_path, capsys):
@@ -287,10 +276,7 @@ def test_two_downloads_at_once(server):
 
     def meet(handler):
         met.wait()
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(content)))
-        handler.end_headers()
-        handler.wfile.write(content)
+        handler.send(content)
 
     server.files[name] = meet
     known = json.dumps([datasets.MNIST.mirrors, datasets.MNIST.resources])

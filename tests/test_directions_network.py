@@ -80,10 +80,9 @@ def test_batches_do_not_matter_and_arrays_give_arrays(function, method):
     images, labels = gaussian(50, 12), classes(50)
     expected = function(network(method), images, labels, LAYERS[method])
     names = [name for name in dir(expected) if torch.is_tensor(getattr(expected, name))]
+    arrays = images.numpy(), labels.numpy()
     for size in (1, 7, 200):
-        found = function(
-            network(method), images.numpy(), labels.numpy(), LAYERS[method], batch_size=size
-        )
+        found = function(network(method), *arrays, LAYERS[method], batch_size=size)
         assert len(names) > 2 and all(isinstance(getattr(found, n), np.ndarray) for n in names)
         np.testing.assert_array_equal(found.accuracy, expected.accuracy)
 

@@ -15,7 +15,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+TOML = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = TOML["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 DECLARED = [
     Requirement(text) for texts in (PROJECT["dependencies"], *EXTRAS.values()) for text in texts
@@ -47,8 +48,7 @@ def test_what_is_installed_is_within_the_range(requirement):
 
 
 def test_the_types_are_for_those_who_install_the_package():
-    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
-    assert tools["setuptools"]["package-data"] == {"replication": ["py.typed"]}
+    assert TOML["tool"]["setuptools"]["package-data"] == {"replication": ["py.typed"]}
     assert (ROOT / "replication" / "py.typed").is_file()
 
 
@@ -60,26 +60,19 @@ def test_the_lock_is_plain():
 
 
 def test_the_lock_pins_torch_and_what_builds_the_package():
-    assert LOCK["torch"] == "2.13.0"
-    assert LOCK["torchvision"] == "0.28.0"
+    assert (LOCK["torch"], LOCK["torchvision"]) == ("2.13.0", "0.28.0")
     # `make setup` installs the package itself without build isolation, hence without a network.
-    backend = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]
-    for text in backend["requires"]:
+    for text in TOML["build-system"]["requires"]:
         requirement = Requirement(text)
         assert Version(LOCK[canonicalize_name(requirement.name)]) in requirement.specifier
 
 
 def test_environment_yml_installs_this_package_on_a_fitting_python():
     content = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-    plain = [entry for entry in content["dependencies"] if isinstance(entry, str)]
-    (python,) = [entry for entry in plain if entry.startswith("python=")]
-    version = python.removeprefix("python=")
-    assert Version(version) in SpecifierSet(PROJECT["requires-python"])
-    assert "pip" in plain
-    ((entry,),) = [entry["pip"] for entry in content["dependencies"] if isinstance(entry, dict)]
-    extras = re.fullmatch(r"-e \.\[([\w,-]+)\]", entry).group(1).split(",")
-    assert extras == ["notebooks", "test"]
-    assert set(extras) <= set(EXTRAS)
+    python, pip, packages = content["dependencies"]
+    assert Version(python.removeprefix("python=")) in SpecifierSet(PROJECT["requires-python"])
+    assert (pip, packages) == ("pip", {"pip": ["-e .[notebooks,test]"]})
+    assert {"notebooks", "test"} <= set(EXTRAS)
 
 
 def test_every_third_party_import_is_declared():

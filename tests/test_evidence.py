@@ -91,24 +91,16 @@ def test_results_of_older_code_are_kept_apart_until_there_are_new_ones(monkeypat
     assert papers.results(experiments, NAME, "full").loc["values"].seed.unique().tolist() == [0]
 
 
-def test_evidence_grows_by_what_another_machine_has_measured():
-    compute(plan(2))
-    _evidence.collect(NAME, plan(4))
-    paths.runs().rename(paths.data() / "elsewhere")
-    late = {"values": papers.Experiment(measure, plan(4)["values"].specs[2:])}
-    compute(late)
-    assert _evidence.collect(NAME, plan(4)).loc["measure", "results"] == 4
-
-
-def test_rows_of_another_profile_stay():
-    both = [{"values": papers.Experiment(measure, plan(4)["values"].specs[part])}
-            for part in (slice(0, 2), slice(2, 4))]  # fmt: skip
-    for experiments in both:
+def test_evidence_grows_by_what_another_machine_or_profile_has_measured():
+    specs = plan(4)["values"].specs
+    both = [{"values": papers.Experiment(measure, part)} for part in (specs[:2], specs[2:])]
+    for number, experiments in enumerate(both):
         compute(experiments)
         _evidence.collect(NAME, experiments)
-    paths.runs().rename(paths.data() / "elsewhere")
+        paths.runs().rename(paths.data() / f"elsewhere{number}")
     for experiments in both:
         assert papers.results(experiments, NAME, "full").loc["values"].seed.nunique() == 2
+    assert _evidence.collect(NAME, plan(4)).loc["measure", "results"] == 4
 
 
 def test_a_result_that_comes_again_and_one_that_does_not(monkeypatch, capsys):

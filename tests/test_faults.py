@@ -14,19 +14,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from _fault_commands import toy
-from _tiny_runs import interrupt
+from _tiny_runs import interrupt, random_split
 from faults import rows_or_bytes
 from test_cli import make, output_of, printed
 from test_scorecard import item, put
 from test_sweeps import SPECS, equal, expected, measure, run
 
 from replication import __main__, claims, plotting, sweeps, training
-from replication._core import files
-from replication._core.files import atomic, is_abandoned, mark, temporary_for, write_json
+from replication._core.files import atomic, is_abandoned, mark, write_json
 from replication.claims import scorecard
 
 HERE = Path(__file__).parent
+TOY = random_split(320, 80)
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills, mounts and limits of POSIX")
@@ -87,19 +86,12 @@ def test_elsewhere_a_day_without_a_change_is_death(tmp_path):
         assert is_abandoned(path) == dead_by_then
 
 
-def test_a_folder_is_cleared_once_a_process(tmp_path, monkeypatch):
-    write_json(tmp_path / "a.json", 1)
-    monkeypatch.setattr(files.os, "scandir", lambda _: pytest.fail("looked again"))
-    write_json(tmp_path / "b.json", 1)
-    assert temporary_for(tmp_path / "a.b.json").suffix == ".json"
-
-
 def test_a_run_killed_just_before_its_end_leaves_nothing_to_go_on_with(tmp_path):
     spec = training.Spec(model="mlp", model_options={"inputs": 64, "widths": (4,)}, epochs=1)
-    run = training.fit(spec, toy(), store=tmp_path, progress=False)
+    run = training.fit(spec, TOY, store=tmp_path, progress=False)
     left = tmp_path / run.key / "resume.safetensors"
     left.write_bytes(b"written before run.json was")
-    assert training.fit(spec, toy(), store=tmp_path, progress=False).history.equals(run.history)
+    assert training.fit(spec, TOY, store=tmp_path, progress=False).history.equals(run.history)
     assert not left.exists()
 
 
@@ -171,9 +163,9 @@ def draw(folder):
 
 WRITERS = {
     "sweep": lambda f: sweeps.run(sample, [{"seed": 0}], store=f, progress=False),
-    "fit": lambda f: training.fit(wide(0), toy(), store=f, progress=False),
+    "fit": lambda f: training.fit(wide(0), TOY, store=f, progress=False),
     "population": lambda f: training.fit_population(
-        [wide(0), wide(1)], toy(), store=f, progress=False
+        [wide(0), wide(1)], TOY, store=f, progress=False
     ),
     "claims": lambda f: claims.save([item("B1", statement="it rises " * 3000)], f),
     "figure": draw,
@@ -313,17 +305,17 @@ def test_a_wrong_clock_changes_nothing(tmp_path, monkeypatch):
     measure.calls.clear()
     spec = training.Spec(model="mlp", model_options={"inputs": 64, "widths": (8,)}, epochs=3)
     fits = {"store": tmp_path / "undisturbed", "progress": False}
-    training.fit(spec, toy(), **fits)
+    training.fit(spec, TOY, **fits)
     equal(run(measure, store=fits["store"]), expected())
 
     fits["store"] = store = tmp_path / "broken off"
-    interrupt(monkeypatch, spec, toy(), store, step=7)
+    interrupt(monkeypatch, spec, TOY, store, step=7)
     run(measure, SPECS[:2], store=store)
     future = time.time() + 10**9
     for path in (*store.rglob("*"), store):
         os.utime(path, (future, future))
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    training.fit(spec, toy(), **fits)
+    training.fit(spec, TOY, **fits)
     equal(run(measure, store=store), expected())
     assert measure.calls == [*SPECS, *SPECS]
     assert contents(tmp_path / "undisturbed") == contents(store)

@@ -6,8 +6,10 @@ import io
 import json
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 
+import _data_files
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -20,7 +22,6 @@ from torch import nn
 
 import replication
 from replication import __main__, claims, data, plotting, sweeps
-from replication.data import _download
 from replication.papers import _figures, own_models
 
 ROOT = Path(replication.__file__).resolve().parent.parent
@@ -31,82 +32,64 @@ MODULES = {
     *("pickle", "_pickle", "cPickle", "pickletools", "dill", "cloudpickle", "jsonpickle", "joblib"),
     *("shelve", "marshal", "copyreg", "yaml"),
 }
-# Functions that unpickle, or run what they are given, by the name they are called with.
+# What unpickles, or runs what it is given, by the last part of its name or by the whole of it.
 FUNCTIONS = {
-    *("load_pickle", "read_pickle", "to_pickle", "read_hdf", "HDFStore"),
-    *("unsafe_load", "full_load", "__import__", "PyExtensionType"),
+    *("load_pickle", "read_pickle", "to_pickle", "read_hdf", "HDFStore", "__import__"),
+    *("unsafe_load", "full_load", "PyExtensionType"),
 }
-ATTRIBUTES = {"torch.load", "torch.save", "torch.jit.load", "torch.hub.load", "torch.package"}
-ATTRIBUTES |= {"yaml.load", "np.memmap", "torch.serialization"}
+WHOLE = {"torch.load", "torch.save", "torch.jit.load", "torch.hub.load", "torch.package"}
+WHOLE |= {"torch.serialization", "np.memmap", "eval", "exec", "compile"}
+WHOLE |= {"builtins.eval", "builtins.exec", "builtins.compile"}
+SAFE = {"allow_pickle": "False", "weights_only": "True", "pickle_module": None}
 
 
-def doors(tree):
-    """Yield what in a module could unpickle or run what a file holds."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module or ""]
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            names = []
-        for name in names:
-            if set(name.split(".")) & MODULES or name in ATTRIBUTES:
-                yield name
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            own = called.removeprefix("builtins.") in ("eval", "exec", "compile")
-            if own or called.split(".")[-1] in FUNCTIONS:
-                yield called
-            constants = {a.value for a in node.args if isinstance(a, ast.Constant)}
-            if called in ("getattr", "importlib.import_module") and constants & MODULES:
-                yield called
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in ATTRIBUTES:
-            yield ast.unparse(node)
-        if isinstance(node, ast.keyword):
-            safe = ast.unparse(node.value) == {"allow_pickle": "False", "weights_only": "True"}.get(
-                node.arg
-            )
-            if node.arg in ("allow_pickle", "weights_only", "pickle_module") and not safe:
-                yield node.arg
+def is_door(node):
+    """Return whether a node of a module could unpickle or run what a file holds."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        prefix = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+        names = [prefix + alias.name for alias in node.names]
+        return any(set(name.split(".")) & MODULES or name in WHOLE for name in names)
+    if isinstance(node, ast.Name | ast.Attribute):
+        name = ast.unparse(node)
+        return name in WHOLE or name.split(".")[-1] in FUNCTIONS
+    if isinstance(node, ast.Call):
+        looks_up = ast.unparse(node.func) in ("getattr", "importlib.import_module")
+        return looks_up and bool({ast.unparse(a).strip("'") for a in node.args} & MODULES)
+    if isinstance(node, ast.keyword):
+        return node.arg in SAFE and ast.unparse(node.value) != SAFE[node.arg]
+    return False
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import pickle",
-        "import _pickle as quick",
-        "from joblib import load",
-        "import sklearn.externals.joblib",
-        "import shelve",
-        "from marshal import loads",
-        "import yaml",
-        "from torch import load",
-        "torch.load(path)",
-        "reader = torch.load",
-        "torch.load(path, weights_only=False)",
-        "np.load(path, allow_pickle=True)",
-        "numpy.load(path, allow_pickle=trust)",
-        "pd.read_pickle(path)",
-        "frame.to_pickle(path)",
-        "pandas.read_hdf(path)",
-        "yaml.unsafe_load(text)",
-        "eval(text)",
-        "exec(text)",
-        "importlib.import_module('pickle')",
-        "from distributed.protocol import pickle",
-    ],
-)
-def test_the_search_sees_every_door(code):
-    assert list(doors(ast.parse(code)))
+def doors(code):
+    return [ast.unparse(node) for node in ast.walk(ast.parse(code)) if is_door(node)]
 
 
-@pytest.mark.parametrize(
-    "code",
-    ["np.load(path)", "np.load(path, allow_pickle=False)", "re.compile(text)", "model.load(path)"],
-)
-def test_the_search_passes_what_is_safe(code):
-    assert not list(doors(ast.parse(code)))
+DOORS = """\
+import pickle
+import _pickle as quick
+import sklearn.externals.joblib
+from marshal import loads
+from torch import load
+from distributed.protocol import pickle
+reader = torch.load
+torch.load(path, weights_only=False)
+numpy.load(path, allow_pickle=trust)
+frame.to_pickle(path)
+yaml.unsafe_load(text)
+eval(text)
+importlib.import_module('pickle')
+"""
+NONE = """\
+np.load(path)
+np.load(path, allow_pickle=False)
+re.compile(text)
+model.load(path)
+"""
+
+
+def test_the_search_sees_every_door_and_passes_what_is_safe():
+    assert all(doors(line) for line in DOORS.splitlines())
+    assert not doors(NONE)
 
 
 def sources():
@@ -122,7 +105,7 @@ def sources():
 
 
 def test_nothing_here_unpickles():
-    found = {(path.name, door) for path, text in sources() for door in doors(ast.parse(text))}
+    found = {(path.name, door) for path, text in sources() for door in doors(text)}
     assert found == set()
     assert len(list(sources())) > 100
 
@@ -130,18 +113,13 @@ def test_nothing_here_unpickles():
 # --- a malicious pickle by the name of a data file ---------------------------------------------
 
 
+place = _data_files.place
+
+
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    root = tmp_path / "root"
-    (root / "data").mkdir(parents=True)
-    (root / "notebooks").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.setenv("REPLICATION_ROOT", str(root))
-    monkeypatch.setenv("REPLICATION_DATA", str(tmp_path / "elsewhere"))
-    monkeypatch.setenv("REPLICATION_OFFLINE", "1")
-    monkeypatch.setattr(_download, "_failures", {})
+def folder(tmp_path, monkeypatch, place):
+    (tmp_path / "root" / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "elsewhere"
 
 
 class Trap:
@@ -231,13 +209,9 @@ def test_no_pickle_is_taken_for_weights_or_data(name, content, tmp_path):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
-def test_no_pickle_is_taken_for_an_idx_file(file, packed, content, place):
-    raw = place / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for part in ("train", "t10k"):
-        for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
-            (raw / f"{part}-{kind}{'.gz' if packed else ''}").write_bytes(content)
+def test_no_pickle_is_taken_for_an_idx_file(packed, content, place):
+    for file in _data_files.write_idx(place, packed=packed).iterdir():
+        file.write_bytes(content)
     with pytest.raises(ValueError, match=r"idx[13]-ubyte"):
         data.load("mnist")
 
@@ -336,22 +310,28 @@ def test_no_profile_from_the_environment_leads_outside(name, nothing_new, monkey
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_names_of_data_sets_and_notebooks_are_looked_up(name, nothing_new):
-    for function in (data.load, data.locate, data.fetch):
-        with pytest.raises(ValueError, match="name: "):
-            function(name)
-    with pytest.raises(ValueError, match="there is no notebook"):
-        _figures.select([name])
-
-
-@pytest.mark.parametrize("name", OUTSIDE)
-def test_no_function_or_store_key_leads_outside(name, nothing_new, tmp_path):
+def test_no_name_leads_outside(name, nothing_new, tmp_path):
     def fn(spec):
         return {"value": 1.0}
 
     fn.__name__ = name
-    with pytest.raises(ValueError, match="fn: "):
-        sweeps.run(fn, [{"seed": 0}], store=tmp_path / "store", progress=False)
+    store, figure = tmp_path / "store", plt.figure(figsize=(1, 1))
+    for call, told in (
+        *((partial(function, name), "name: ") for function in (data.load, data.locate, data.fetch)),
+        (partial(_figures.select, [name]), "there is no notebook"),
+        (partial(sweeps.run, fn, [{"seed": 0}], store=store, progress=False), "fn: "),
+        (partial(plotting.save, figure, name, store, {"x": [1]}, "a stamp"), "name: "),
+        (partial(own_models.find, name), "model: "),
+    ):
+        with pytest.raises(ValueError, match=told):
+            call()
+    plotting.close(figure)
+
+
+@pytest.mark.parametrize("reference", ["os:system:x", "../x:f", "/tmp/x.py:f", ":f", "m:"])
+def test_a_model_is_named_by_a_module_and_not_by_a_path(reference, nothing_new):
+    with pytest.raises(ValueError, match="model: "):
+        own_models.find(reference)
 
 
 def test_specs_name_their_files_by_a_hash(tmp_path):
@@ -361,21 +341,3 @@ def test_specs_name_their_files_by_a_hash(tmp_path):
     assert len(files) == len(OUTSIDE)
     assert all(path.parent == tmp_path / "s" / "measure" for path in files)
     assert all(len(path.stem) == 24 and set(path.stem) <= set("0123456789abcdef") for path in files)
-
-
-@pytest.mark.parametrize("name", OUTSIDE)
-def test_no_name_of_a_figure_leads_outside(name, nothing_new, tmp_path):
-    fig = plt.figure(figsize=(1, 1))
-    try:
-        with pytest.raises(ValueError, match="name: "):
-            plotting.save(fig, name, tmp_path / "figures", {"x": [1]}, "a stamp")
-    finally:
-        plotting.close(fig)
-
-
-@pytest.mark.parametrize(
-    "reference", [*OUTSIDE, "os:system:x", "../x:f", "/tmp/x.py:f", ":f", "m:"]
-)
-def test_a_model_is_named_by_a_module_and_not_by_a_path(reference, nothing_new):
-    with pytest.raises(ValueError, match="model: "):
-        own_models.find(reference)

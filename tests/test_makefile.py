@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGETS = ("help", "setup", "figures", "run", "paper", "test", "test-slow", "test-notebooks")
-TARGETS += ("lab", "html", "data", "bench", "rented", "clean")
-VARIABLES = ("PROFILE", "NOTEBOOK", "DATASET", "DEVICE", "CLUSTER", "FORCE", "JOBS", "FOR", "ARGS")
-VARIABLES += ("PYTHON", "MINUTES")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+TARGETS = re.search(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)[1].split()
+VARIABLES = re.findall(r"^([A-Z]+) +\?=", MAKEFILE, re.MULTILINE)
 # Stands for Python: `-m venv` copies it into .venv, and every call is written down.
 FAKE = """\
 #!/bin/sh
@@ -37,16 +36,17 @@ def tree(tmp_path, monkeypatch):
     (folder / "python").write_text(FAKE)
     (folder / "python").chmod(0o755)
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # of the make that runs these tests
+    # The last three are of the make that runs these tests.
+    for name in (*VARIABLES, "MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
         monkeypatch.delenv(name, raising=False)
     return folder
 
 
+PIPES = {"capture_output": True, "text": True, "timeout": 60}
+
+
 def make(tree, *arguments):
-    command = ["make", *arguments]
-    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["make", *arguments], cwd=tree, **PIPES)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -61,16 +61,18 @@ def calls(tree):
 def test_make_alone_prints_help(tree):
     status, out, err = make(tree)
     assert (status, err) == (0, "")
-    for target in TARGETS:
-        assert re.search(rf"^  {target} +\S", out, re.MULTILINE), target
-    for variable in VARIABLES:
-        assert re.search(rf"^  {variable}=", out, re.MULTILINE), variable
-    assert "smoke quick full paper" in out
-    assert not (tree / ".venv").exists()
+    assert set(re.findall(r"^  ([a-z-]+) +\S", out, re.MULTILINE)) == set(TARGETS)
+    assert set(re.findall(r"^  ([A-Z]+)=", out, re.MULTILINE)) == set(VARIABLES)
+    assert "smoke quick full paper" in out and not (tree / ".venv").exists()
 
 
 SOME = "PROFILE=smoke DATASET=mnist DEVICE=cuda:1 CLUSTER=tcp://host:8786 FORCE=1 JOBS=3"
 OPTIONS = "--dataset 'mnist' --device 'cuda:1' --cluster 'tcp://host:8786' --jobs '3' --force"
+
+
+PAPER = ("run 04 05 --device 'cuda' --for '9m' --profile paper",)
+PAPER += ("figures --profile paper --only 04 05 --device 'cuda'",)
+CHECKS = ("-m ruff check .", "--check .", "-m mypy", 'loadfile tests -m "not slow" -x')
 
 
 @pytest.mark.parametrize(
@@ -82,17 +84,9 @@ OPTIONS = "--dataset 'mnist' --device 'cuda:1' --cluster 'tcp://host:8786' --job
         ("data DATASET=mnist", ["-m replication data mnist"]),
         ("rented MINUTES=9 ARGS=--dry", ["-m benchmarks rented --minutes 9 --dry"]),
         ("run PROFILE=full", ["-m replication run --profile full"]),
-        (
-            "paper DEVICE=cuda FOR=9m",
-            [
-                "run 04 05 --device 'cuda' --for '9m' --profile paper",
-                "figures --profile paper --only 04 05 --device 'cuda'",
-            ],
-        ),
-        (
-            "test ARGS=-x",
-            ["-m ruff check .", "--check .", "-m mypy", 'loadfile tests -m "not slow" -x'],
-        ),
+        ("paper DEVICE=cuda FOR=9m", PAPER),
+        ("test ARGS=-x", CHECKS),
+        ("test-notebooks JOBS=1 ARGS=-x", ["--nbval-sanitize-with tests/nbval_sanitize.cfg -x"]),
     ],
 )
 def test_variables_are_passed_on(tree, arguments, commands):
@@ -101,21 +95,17 @@ def test_variables_are_passed_on(tree, arguments, commands):
     lines = [" ".join(line.split()) for line in out.replace("\\\n", " ").splitlines()]
     assert lines[-1].endswith(commands[-1])
     assert all(any(line.endswith(command) for line in lines) for command in commands)
-
-
-def test_pytest_runs_once_with_one_thread_a_worker(tree):
-    _, out, _ = make(tree, "-n", "test")
-    assert out.count("-m pytest") == 1 and "OMP_NUM_THREADS=1" in out
-    _, out, _ = make(tree, "-n", "test-notebooks", "JOBS=1")
-    assert "-n 1 " in out and "REPLICATION_PROFILE=smoke" in out and "--nbval-lax" in out
+    if arguments.startswith("test"):  # once, with one thread a worker
+        workers = "1" if "JOBS" in arguments else "auto"
+        assert out.count("-m pytest") == 1 and f"-m pytest -n {workers} " in " ".join(out.split())
+        assert "OMP_NUM_THREADS=1 REPLICATION_PROFILE=smoke" in out
 
 
 @pytest.mark.parametrize("profile", ["huge", "", "smoke quick"])
 def test_a_wrong_profile_is_refused(tree, profile):
     status, _, err = make(tree, "figures", f"PROFILE={profile}")
-    assert status != 0
+    assert status != 0 and not (tree / ".venv").exists()
     assert f"PROFILE is '{profile}'; expected one of: smoke quick full paper" in err
-    assert not (tree / ".venv").exists()
 
 
 def test_the_environment_is_made_once_and_again_when_the_lock_changes(tree):
@@ -143,12 +133,10 @@ def test_the_environment_is_made_once_and_again_when_the_lock_changes(tree):
 
 def test_an_interrupted_set_up_is_redone(tree):
     (tree / "fail").touch()
-    status, _, _ = make(tree, "figures", "PYTHON=./python")
-    assert status != 0
+    assert make(tree, "figures", "PYTHON=./python")[0] != 0
     assert not any("replication" in call for call in calls(tree))
     (tree / "fail").unlink()
-    status, _, _ = make(tree, "setup", "PYTHON=./python")
-    assert status == 0
+    assert make(tree, "setup", "PYTHON=./python")[0] == 0
     assert calls(tree)[0] == "-m venv --clear .venv"
     assert make(tree, "setup") == (0, "", "")
 
@@ -158,8 +146,7 @@ def test_an_old_or_absent_python_is_told(tree):
         (tree / "old").write_text("#!/bin/sh\nexit 1\n")
         (tree / "old").chmod(0o755)
         status, _, err = make(tree, "setup", f"PYTHON={name}")
-        assert status != 0
-        assert f"Python 3.11 or newer is needed, and '{name}' is not it" in err
+        assert status != 0 and f"Python 3.11 or newer is needed, and '{name}' is not it" in err
 
 
 def test_clean_keeps_the_environment_the_data_and_what_is_committed(tree):
@@ -169,8 +156,7 @@ def test_clean_keeps_the_environment_the_data_and_what_is_committed(tree):
     for name in (*keep, *gone):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).touch()
-    status, _, err = make(tree, "clean")
-    assert (status, err) == (0, "")
+    assert make(tree, "clean")[::2] == (0, "")
     assert all((tree / name).exists() for name in keep)
     assert not any((tree / name).exists() for name in gone)
     assert calls(tree) == []
@@ -185,8 +171,7 @@ def test_ci_runs_the_tests_the_figures_and_looks_at_them_last(tree, tmp_path):
     environment["PATH"] = f"{tree}:{environment['PATH']}"
     with (tree / "python3.11").open("a") as fake:
         fake.write('echo "DATA=$REPLICATION_DATA"\n')
-    pipes = {"capture_output": True, "text": True, "timeout": 60}
-    done = subprocess.run(["bash", script], cwd=tmp_path.parent, env=environment, **pipes)
+    done = subprocess.run(["bash", script], cwd=tmp_path.parent, env=environment, **PIPES)
     assert done.returncode == 0, done.stderr
     modules = [call.split()[1] for call in calls(tree) if call.startswith("-m")]
     assert modules[-7:] == ["ruff", "ruff", "mypy", *["pytest"] * 4]

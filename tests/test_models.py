@@ -60,7 +60,6 @@ def shapes(model, *size):
 
 def test_the_mnist_convnet_is_the_notebook_s():
     model = models.build("mnist_convnet")
-    assert count(model) == 1_199_882
     names = ["conv1", "relu1", "conv2", "relu2", "pool", "flatten", "fc1", "relu3", "fc2"]
     sizes = [(32, 26, 26)] * 2 + [(64, 24, 24)] * 2 + [(64, 12, 12), (9216,), (128,), (128,), (10,)]
     assert shapes(model, 1, 28, 28) == dict(zip(names, sizes, strict=True))

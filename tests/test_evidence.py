@@ -116,6 +116,21 @@ def test_a_result_that_comes_again_and_one_that_does_not(monkeypatch, capsys):
     assert _evidence.verify(NAME, {"values": plan()["values"]}, sample=3, seed=0) == 3
 
 
+def test_what_needs_an_extra_that_is_not_here_is_left(monkeypatch, capsys):
+    def lacking(seed):
+        raise ModuleNotFoundError("pip install it")
+
+    compute(plan())
+    _evidence.collect(NAME, plan())
+    kept = {fn: sweeps.fingerprint(fn) for fn in (measure, other)}
+    monkeypatch.setattr(_evidence, "fingerprint", kept.get)
+    monkeypatch.setattr(np.random, "default_rng", lacking)
+    assert _evidence.verify(NAME, plan(), sample=9, seed=0) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("values: not computed anew: pip install it") == 4
+    assert "2 of 6 results computed anew, 0 differ" in printed
+
+
 def test_what_counts_as_a_difference():
     rows = pd.DataFrame({"name": ["a", "b"], "x": [1.0, np.nan], "n": [3, 4]})
     spread = pd.Series({"x": 0.5, "n": 2.0})

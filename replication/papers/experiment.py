@@ -86,7 +86,8 @@ def results(
     for name, experiment in list(experiments.items()):
         with warnings.catch_warnings():
             if not committed:  # few examples are the scale there, as the stamp says
-                warnings.filterwarnings("ignore", ".* ranks that add up to", UserWarning)
+                few = ".* (ranks that add up to|spans all)"
+                warnings.filterwarnings("ignore", few, UserWarning)
             tables[name] = experiment.run(**where)
         if left := tables[name].attrs["missing"]:
             print(f"{name}: {left} of {len(experiment.specs)} not measured yet")

@@ -18,12 +18,14 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from replication import activations, data, models, similarity, training
+from replication._core import paths
 from replication._core.inputs import generator
 from replication._core.profiles import EVIDENCE, PROFILES
 from replication.claims import Claim, Gate, Rule
 from replication.directions.projection import Projection, onto_directions, onto_neurons, projected
 from replication.papers import Experiment, cifar10, correlation, runs
 from replication.papers._correlation import by_network
+from replication.papers.imagenet_classes import at_hand, imagenet_classes
 
 NOTEBOOK = "03_svcca_dynamics"
 _SHARES = (0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.27, 0.35, 0.45, 0.6, 0.75, 0.87, 1)
@@ -38,6 +40,7 @@ _SCALES = {  # smoke, quick, full, and the paper's where it is stated
     "examples": ((16, 200), (20, 500), (1000, 10_000), (2000, 50_000)),  # of maps, dense layers
     "flat": (320, 500, 25_000, 50_000),  # images on which p2 is reduced
     "toy": ((2, 20, 60), (2, 100, 80), (10, 3000, 200), (10, 20_000, 200)),  # seeds, steps, units
+    "imagenet": ((20, 64), (200, 96), (4000, 128), (10_000, 128)),  # images, enlarged to this side
 }
 SETTINGS: dict[str, dict[str, Any]]
 SETTINGS = {p: {k: v[i] for k, v in _SCALES.items()} for i, p in enumerate(PROFILES)}
@@ -104,6 +107,12 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
         "classes": (classes, crossed, {"shown": dense}, imagenet),
         "covariance": (covariance, convnets, {"shown": dense // 2}, imagenet),
     }
+    committed = paths.evidence() / NOTEBOOK / f"{imagenet_classes.__name__}.parquet"
+    if name == "cifar10" and (at_hand() or (profile in EVIDENCE and committed.exists())):
+        spec = {"network": "efficientnet_lite0", "dataset": name}
+        spec |= dict(zip(("examples", "side"), settings["imagenet"], strict=True))
+        # C, as neither the network nor the images are the paper's. Last: nothing waits for it.
+        table["imagenet classes"] = imagenet_classes, [spec], {}, {}
     return {
         key: Experiment(measure, [s | more for s in specs], None, {"device": device}, ratios)
         for key, (measure, specs, more, ratios) in table.items()

@@ -300,36 +300,10 @@ def test_independent_noise_lies_at_its_null():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_kind_dtype_and_layout(dtype):
-    x, y = (torch.from_numpy(z).to(dtype).requires_grad_() for z in pair(200, 16, 12))
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    found = dft_cca(x, y, null=2)
-    for value in (found.correlations, found.mean, found.frequency_means, found.null):
-        assert value.dtype == wide and not value.requires_grad
-    assert found.ranks.dtype == torch.int64
-    exact = dft_cca(x.double(), y.double())
+def test_lower_precision_and_channels_last_change_little(dtype):
+    x, y = (torch.from_numpy(z).to(dtype) for z in pair(200, 16, 12))
+    found, exact = dft_cca(x, y), dft_cca(x.double(), y.double())
     assert (found.correlations - exact.correlations).abs().max() < 5e-4
     assert found.mean.item() == pytest.approx(exact.mean.item(), abs=1e-5)
-    last = dft_cca(x.detach().to(memory_format=torch.channels_last), y).correlations
-    assert (last - found.correlations).abs().max() < (1e-12 if wide == torch.float64 else 1e-4)
-    if dtype != torch.bfloat16:
-        values = dft_cca(x.detach().numpy(), y, null=2)
-        for value in (values.correlations, values.mean, values.frequency_means, values.null):
-            assert isinstance(value, np.ndarray) and value.dtype == str(wide).split(".")[1]
-        assert np.array_equal(values.correlations, found.correlations.numpy())
-
-
-def test_bad_input():
-    with pytest.raises(ValueError, match=r"x: .* >= 2.*height, width\), found \(10, 3, 4\)"):
-        dft_cca(draw(10, 3, 4), draw(10, 2, 4, 4))
-
-
-@pytest.mark.gpu
-@DTYPES
-def test_gpu_equals_cpu(dtype, bound):
-    x, y = (torch.from_numpy(z.astype(dtype)) for z in pair(200, 16, 12, (8, 7)))
-    for other in (y, y[..., :4], y.mean((2, 3))):
-        found, expected = dft_cca(x.cuda(), other.cuda(), null=1), dft_cca(x, other, null=1)
-        assert found.correlations.is_cuda and found.null.is_cuda
-        assert (found.correlations.cpu() - expected.correlations).abs().max() < bound
-        assert torch.equal(found.ranks.cpu(), expected.ranks)
+    last = dft_cca(x.to(memory_format=torch.channels_last), y).correlations
+    assert (last - found.correlations).abs().max() < (1e-12 if dtype == torch.float64 else 1e-4)

@@ -234,17 +234,14 @@ def test_directions_whiten_the_data(metric, n):
             getattr(found, name)
 
 
-def test_p_values_count_the_examples_and_arrays_give_arrays():
+def test_p_values_count_the_examples_and_other_dtypes_are_taken():
     x, y = pair()
     expected = cca(x, y).p_values()
     assert streamed(x, y).result("cca").p_values() == pytest.approx(expected, rel=1e-6)
     mixed = streamed((9 * x).int(), y.half()).result("cka")
     assert_same(mixed, cka((9 * x).int(), y.half().double()))
-    arrays, grid = Accumulator(), Accumulator()
-    arrays.update(x.numpy(), y.numpy())
+    grid = Accumulator()
     grid.update({"x": x.numpy(), "y": y.numpy()})
-    assert isinstance(arrays.result("cca").x_directions, np.ndarray)
-    assert isinstance(arrays.result("cka"), np.floating)
     assert isinstance(grid.result("cka").values, np.ndarray)
 
 
@@ -276,15 +273,11 @@ def test_too_few_examples():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("metric", "options"), CASES)
-def test_the_gpu_agrees(metric, options):
+def test_parts_of_two_devices_merge_and_batches_of_two_do_not_mix():
     x, y = pair()
     found = streamed(x[:100].cuda(), y[:100].cuda())
     with pytest.raises(ValueError, match="x: expected the device cuda:0, found cpu"):
         found.update(x, y)
     found.merge(streamed(x[100:], y[100:]))
-    found, expected = (a.result(metric, **options) for a in (found, streamed(x, y)))
-    if hasattr(expected, "correlations"):
-        found, expected = found.correlations, expected.correlations
-    assert found.is_cuda
-    torch.testing.assert_close(found.cpu(), expected, atol=1e-8, rtol=0)
+    assert found.result("cka").is_cuda
+    assert_same(found.result("cka").cpu(), cka(x, y))

@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from _settling import table
+from _settling import settled_apart, table
 from scipy.stats import spearmanr
 from torch import nn
 
 from replication import directions, models
-from replication.claims.rule import decide
 from replication.papers import direction_measurements as measured
 from replication.papers import single_directions as paper
 
@@ -102,21 +101,9 @@ def dropout(curve, auc=0.9):
 
 
 def verdicts(groups):
-    """Return the verdicts of the parts of every claim, gates left aside.
-
-    Made-up networks that agree get a spread: nothing is decided without one.
-    """
-
-    def spread(own):
-        return own if isinstance(own, dict) else np.array(own) + 1e-5 * np.arange(len(own))
-
-    values, found = paper.statistics(groups), {}
-    for claim in paper.CLAIMS:
-        own = values[claim.id]
-        series = own if isinstance(claim.rule, tuple) else [own]
-        parts = [decide(rule, spread(own)) for rule, own in zip(claim.rules, series, strict=True)]
-        found[claim.id] = [part.verdict for part in parts]
-    return found
+    """Return the verdicts of the parts of every claim, gates left aside."""
+    settled = settled_apart(paper, groups)
+    return {id: [part.verdict for part in item.parts] for id, item in settled.items()}
 
 
 def test_all_claims_hold_in_a_world_made_for_them():

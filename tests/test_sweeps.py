@@ -177,19 +177,6 @@ def test_a_batch_is_computed_together_and_stored_apart(tmp_path):
     assert len(list(tmp_path.rglob("*.parquet"))) == 4
 
 
-def test_only_the_culprit_of_a_batch_fails(tmp_path):
-    @Counted
-    def fn(specs):
-        if SPECS[1] in specs:
-            raise OSError("broken")
-        return measure_together.fn(specs)
-
-    with pytest.warns(UserWarning, match="1 of 4 specs failed"):
-        table = run(fn, store=tmp_path, batch=3, on_error="warn")
-    equal(table, expected([SPECS[0], *SPECS[2:]]))
-    assert fn.calls == [SPECS[:3], *([spec] for spec in SPECS)]
-
-
 # --- progress ----------------------------------------------------------------------------------
 
 

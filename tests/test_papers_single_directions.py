@@ -264,14 +264,6 @@ def test_zero_in_the_centred_network_is_the_mean_in_the_network(net):
     assert shifted.mean(0).abs().max() < 1e-6 < maps(pictures).mean((0, 2, 3)).max()
 
 
-def test_population_is_five_rates_in_turn_and_trains_as_its_specs_say():
-    nets = paper.population("full")
-    assert len(nets) == 200 and {n["rate"] for n in nets[:5]} == set(paper.RATES)
-    assert len({measured.named(n)["network"] for n in nets}) == 200
-    spec = measured.training_spec(nets[0])
-    assert (spec.model_options["width"], spec.precision, spec.epochs) == (1 / 8, "auto", 30)
-
-
 @pytest.mark.parametrize("profile", ["smoke", "full"])
 def test_plan_names_each_network_by_its_training(profile):
     experiments = paper.plan(profile, "mnist5k") if profile == "smoke" else paper.plan(profile)

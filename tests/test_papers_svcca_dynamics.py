@@ -9,7 +9,7 @@ import pytest
 import torch
 from _settling import settled_apart
 
-from replication import data, models, similarity
+from replication import data, models
 from replication.papers import svcca_dynamics as svcca
 from replication.papers._correlation import by_network
 
@@ -158,17 +158,6 @@ def test_values_by_network_have_the_pairs_mean_and_undo_what_networks_add():
     values = by_network(pairs, lambda rows: [rows.value.mean(), 1.0], 2)
     np.testing.assert_allclose(values, [2 * own, np.ones(5)])
     assert np.isnan(by_network(pairs[pairs.other < 2], lambda rows: [1.0], 1)).all()
-
-
-def test_canonical_correlations_undo_a_distortion_and_singular_values_tell_noise():
-    """Appendix 1 of the paper."""
-    x = torch.randn(2000, 3, dtype=torch.float64)
-    turned = x[:, [2, 0, 1]] @ torch.linalg.qr(torch.randn(3, 3, dtype=x.dtype))[0] * 3
-    assert similarity.cca(x, turned).correlations.min() > 1 - 1e-9
-    shared, *own = torch.randn(3, 2000, 150, dtype=x.dtype)
-    noise, useful = ([torch.cat([shared[:, :50], s * z], 1) for z in own] for s in (1e-3, 1.0))
-    assert abs(similarity.cca(*noise).mean - similarity.cca(*useful).mean) < 1e-9
-    assert similarity.svcca(*noise).mean - similarity.svcca(*useful).mean > 0.4
 
 
 def test_bases_start_with_the_directions_and_are_filled():

@@ -1,16 +1,14 @@
 """A member of a population is the network that its specification gives when trained alone."""
 
 import copy
-import io
 
 import pandas as pd
 import pytest
 import torch
-from _tiny_runs import forbid_steps, interrupt, random_split
+from _tiny_runs import forbid_steps, interrupt, random_split, watch_bars
 from torch import nn
 
 from replication import models, training
-from replication._core import progress
 from replication.training import _batched
 from replication.training import population as programs
 
@@ -310,13 +308,6 @@ def test_bad_specifications_are_named():
 
 
 def test_progress_counts_every_step(monkeypatch):
-    bars = []
-
-    def bar(**options):
-        bars.append(progress.bar(**options | {"show": True}, file=io.StringIO()))
-        return bars[-1]
-
-    monkeypatch.setenv("TQDM_DISABLE", "0")
-    monkeypatch.setattr(programs, "bar", bar)
+    bars = watch_bars(monkeypatch, programs)
     population([make(**changes) for changes in VARIED])
     assert bars[0].n == bars[0].total > 0

@@ -5,22 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from _random_networks import gaussian, scaled_mlp
+from _random_networks import dense, gaussian, line, scaled_mlp
 from torch import nn
 
 from replication.sensitivity import nearest_boundary, output_curve, transitions
-
-
-def dense(weight, bias):
-    layer = nn.Linear(len(weight[0]), len(weight), dtype=torch.float64)
-    with torch.no_grad():
-        layer.weight[:] = torch.tensor(weight, dtype=torch.float64)
-        layer.bias[:] = torch.tensor(bias, dtype=torch.float64)
-    return layer
-
-
-def line(*positions):
-    return torch.tensor(positions, dtype=torch.float64)[:, None]
 
 
 def corner(turn):

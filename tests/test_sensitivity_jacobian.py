@@ -115,30 +115,9 @@ def test_chunks_do_not_matter(name, output):
         torch.testing.assert_close(found, norms(model, IMAGES, output), rtol=1e-12, atol=0)
 
 
-def hooked():
-    model = mlp(3)
-    model.act1.register_forward_hook(lambda module, inputs, output: 2 * output)
-    return model
-
-
-class Doubled(nn.Linear):
-    def forward(self, x):
-        return 2 * super().forward(x)
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        hooked(),
-        nn.Sequential(nn.Flatten(), Doubled(12, 4)),
-        nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(12, 4))),
-        nn.Sequential(nn.Linear(4, 4), nn.Flatten(), nn.Linear(12, 4)),
-        nn.Sequential(nn.Flatten(), nn.LayerNorm(12), nn.Linear(12, 4)),
-    ],
-    ids=["hook", "subclass", "parametrised", "linear on the last axis", "layer norm"],
-)
-def test_what_only_looks_like_an_mlp_is_not_taken_for_one(model):
-    model = drawn(model)
+@pytest.mark.parametrize("first", [nn.Linear(4, 4), nn.LayerNorm(4)])
+def test_what_only_looks_like_an_mlp_is_not_taken_for_one(first):
+    model = drawn(nn.Sequential(first, nn.Flatten(), nn.Linear(12, 4)))
     assert mlp_layers(model, IMAGES.ndim) is None
     expected = logit_jacobians(model, IMAGES).norm(dim=(1, 2))
     torch.testing.assert_close(jacobian_norm(model, IMAGES, "logits"), expected)

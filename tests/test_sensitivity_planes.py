@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from _random_networks import gaussian, scaled_mlp
+from _random_networks import dense, gaussian, scaled_mlp
 from torch import nn
 
 from replication.sensitivity import plane_regions, region_map
@@ -17,10 +17,7 @@ network = partial(scaled_mlp, inputs=2, widths=(8, 8))
 
 
 def units(weights, biases, activation=nn.ReLU):
-    layer = nn.Linear(2, len(weights), dtype=torch.float64)
-    with torch.no_grad():
-        layer.weight[:], layer.bias[:] = torch.tensor(weights), torch.tensor(biases)
-    return nn.Sequential(layer, activation())
+    return nn.Sequential(dense(weights, biases), activation())
 
 
 def area(polygon):

@@ -1,14 +1,13 @@
 """Sweeps: every configuration is computed once, in whatever way the last run of them ended."""
 
-import io
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from _tiny_runs import watch_bars
 
 from replication import sweeps
-from replication._core import progress
 
 SPECS = [{"sigma": s, "seed": i} for s in (0.2, 0.1) for i in (1, 0)]
 
@@ -181,14 +180,7 @@ def test_a_batch_is_computed_together_and_stored_apart(tmp_path):
 
 
 def test_progress_counts_what_is_finished_already(tmp_path, monkeypatch):
-    bars = []
-
-    def bar(**options):
-        bars.append(progress.bar(**options | {"show": True}, file=io.StringIO()))
-        return bars[-1]
-
-    monkeypatch.setenv("TQDM_DISABLE", "0")
-    monkeypatch.setattr(sys.modules["replication.sweeps.run"], "bar", bar)
+    bars = watch_bars(monkeypatch, sys.modules["replication.sweeps.run"])
     run(measure, SPECS[:1], store=tmp_path)
     run(measure, store=tmp_path)
     assert [(bar.total, bar.initial, bar.n) for bar in bars] == [(1, 0, 1), (4, 1, 4)]

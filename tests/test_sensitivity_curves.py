@@ -151,17 +151,3 @@ def test_max_pooling_has_boundaries():
     assert nearest_boundary(model, point).tolist() == pytest.approx([3 / 2**0.5])
     along = torch.tensor([0.0, 0, 2]).view(1, 1, 1, 3)
     assert nearest_boundary(model, point, along.numpy()).tolist() == [3]
-
-
-@pytest.mark.parametrize(
-    ("points", "directions", "message"),
-    [
-        (gaussian(3), None, "points: expected .N, ...., found shape"),
-        (gaussian(2, 3), gaussian(3, 3), "directions: expected the shape of points"),
-        (gaussian(2, 3), torch.zeros(2, 3), "directions: expected every one to have a length"),
-        (gaussian(2, 4), None, "points: examples of shape"),
-    ],
-)
-def test_bad_points_and_directions(points, directions, message):
-    with pytest.raises(ValueError, match=message):
-        nearest_boundary(scaled_mlp(0), points, directions)

@@ -144,27 +144,20 @@ def test_a_map_of_some_layers_is_coarser():
 
 
 A, B, C = CORNERS
-PENTAGRAM = [[math.cos(4 * math.pi * i / 5), math.sin(4 * math.pi * i / 5)] for i in range(5)]
 POOL = {"model": nn.MaxPool2d(2)} | dict(zip("abc", gaussian(3, 1, 2, 2), strict=True))
 
 
 @pytest.mark.parametrize(
-    ("functions", "options", "message"),
+    ("function", "options", "message"),
     [
-        ("both", {"c": 2 * B - A}, "not on one line"),
-        ("both", {"b": A}, "not on one line"),
-        ("both", {"c": C[:1]}, "a, b, c: expected one shape"),
-        ("both", {"model": network(0, inputs=3)}, "a: examples of shape"),
-        ("map", {"layers": ["act3"]}, "layers: found 'act3'; did you mean"),
-        ("regions", {"polygon": np.eye(3)[:2, :2]}, "polygon: expected"),
-        ("regions", {"polygon": np.eye(3)}, "polygon: expected"),
-        ("regions", {"polygon": np.array([[0, 0], [1, 0], [0.1, 0.1], [0, 1]])}, "a convex one"),
-        ("regions", {"polygon": np.array(PENTAGRAM)}, "polygon: expected a convex one"),
-        ("regions", POOL, "is max pooling"),
+        *((f, {"c": 2 * B - A}, "not on one line") for f in (region_map, plane_regions)),
+        (region_map, {"b": A}, "not on one line"),
+        (region_map, {"c": C[:1]}, "a, b, c: expected one shape"),
+        (region_map, {"model": network(0, inputs=3)}, "a: examples of shape"),
+        (region_map, {"layers": ["act3"]}, "layers: found 'act3'; did you mean"),
+        (plane_regions, POOL, "is max pooling"),
     ],
 )
-def test_bad_input(functions, options, message):
-    for name, function in (("map", region_map), ("regions", plane_regions)):
-        if functions in (name, "both"):
-            with pytest.raises(ValueError, match=message):
-                function(**{"model": network(0), "a": A, "b": B, "c": C} | options)
+def test_bad_input(function, options, message):
+    with pytest.raises(ValueError, match=message):
+        function(**{"model": network(0), "a": A, "b": B, "c": C} | options)

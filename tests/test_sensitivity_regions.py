@@ -274,18 +274,3 @@ def test_density_along_the_path():
     torch.testing.assert_close(sum(layers), found.density(7))
     with pytest.raises(ValueError, match="layer: found 'act3'; did you mean"):
         found.density(7, "act3")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"path": gaussian(1, 3)}, "path: expected vertices"),
-        ({"path": gaussian(3)}, "path: expected vertices"),
-        ({"path": []}, "path: expected at least one path"),
-        ({"path": [gaussian(4, 3), gaussian(4, 2)]}, "of one shape"),
-        ({"dtype": torch.float16}, "dtype: expected torch.float32 or torch.float64"),
-    ],
-)
-def test_bad_input(options, message):
-    with pytest.raises(ValueError, match=message):
-        transitions(**{"model": network(0), "path": gaussian(4, 3)} | options)

@@ -115,23 +115,3 @@ def test_samples_of_a_path_of_length_zero_and_of_images():
     assert (samples.dtype, samples.shape) == (torch.float32, (12, 1, 6, 6))
     torch.testing.assert_close(samples[::2], ring)
     torch.testing.assert_close(samples[1], (ring[0] + ring[1]) / 2)
-
-
-A, B = torch.zeros(2, 3), torch.ones(2, 4)
-
-
-@pytest.mark.parametrize(
-    ("argument", "call"),
-    [
-        ("points", lambda: polyline([])),
-        ("points", lambda: polyline([A])),
-        (r"points\[1\]", lambda: polyline([A, B])),
-        ("image", lambda: translations(torch.zeros(28, 1))),
-        ("shifts", lambda: translations(A, 4)),
-        ("c", lambda: ellipse(A, A, B)),
-        ("path", lambda: sample(A[:1], 3)),
-    ],
-)
-def test_bad_input(argument, call):
-    with pytest.raises(ValueError, match=f"^{argument}: "):
-        call()

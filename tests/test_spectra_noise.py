@@ -268,16 +268,3 @@ def test_progress_sees_every_batch():
         progress=lambda batches: seen.extend(batches) or seen,
     )
     assert seen == [0, 3]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"labels": torch.full((4,), 10), "perturb": "fgsm"}, "labels: expected 0 to 9, found 10"),
-        ({"layers": ["conv"]}, "layers: no layer 'conv'; did you mean 'conv2' or 'conv1'"),
-        ({"layers": "input"}, "layers: expected a sequence, found 'input'"),
-    ],
-)
-def test_bad_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        noise_spectrum(small(), **{"images": IMAGES, "sigma": 0.1, "copies": 3, **arguments})

@@ -210,6 +210,15 @@ def test_the_user_s_cudnn_settings_hold_but_for_determinism(monkeypatch):
     assert (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32) == (False, True, False)
 
 
+@pytest.mark.gpu
+def test_a_gpu_repeats_itself_and_starts_as_the_cpu_does(tmp_path):
+    split = random_split(20, 10, 28)
+    spec = training.Spec(model="mnist_convnet", batch_size=5, epochs=1, evaluate_every=0.5)
+    run = fit(spec, split, device="cuda")
+    assert_same(run, fit(spec, split, device="cuda", store=tmp_path))
+    assert same_weights(run.state(0), fit(spec, split).state(0))
+
+
 # --- checkpoints and the history ---------------------------------------------------------------
 
 

@@ -223,7 +223,5 @@ def test_full_plan_needs_no_data_and_its_code_is_known(monkeypatch):
     monkeypatch.setattr(paper.data, "load", None)
     experiments = paper.plan("full")
     assert all(sweeps.fingerprint(e.measure) for e in experiments.values())
-    assert experiments["wide groups"].fidelity == "B" and experiments["toy"].fidelity == "A"
     spec = experiments["groups"].specs[0]
     assert 20 * 512 * spec["width"] <= spec["images"][1]  # images a filter
-    assert list(experiments)[-1] == "wide widths"

@@ -174,9 +174,6 @@ def test_bases_start_with_the_directions_and_are_filled():
 def test_full_needs_no_images_and_trains_each_network_once(monkeypatch):
     monkeypatch.setattr(data, "load", lambda *a, **k: pytest.fail("loads images"))
     plan = svcca.plan("full")
-    assert [len(plan[name].specs) for name in list(plan)[:4]] == [5, 5, 3, 3]
-    assert plan["initialisations"].fidelity == "B" and plan["classes"].fidelity == "C"
-    assert len(plan["initialisations"].specs) == 10
     used = [s for name in list(plan)[5:12] for s in plan[name].specs]
     known = [set(s) for s in plan["convnets"].specs + plan["resnets"].specs]
     assert all(any(keys <= set(s) for keys in known) for s in used)

@@ -319,16 +319,12 @@ def test_what_is_there_of_an_unfinished_run_is_no_error():
     assert np.isfinite([*found["D1"][0], *found["K1"][0], *found["K3"][0]]).all()
 
 
-def test_the_plan_names_every_network_and_states_what_it_is_worth():
+def test_what_the_plan_measures_is_of_networks_that_it_trains():
     plan = paper.plan("smoke", "mnist5k", "cpu")
     assert {paper.MEASURED[claim.id] for claim in paper.CLAIMS} <= set(plan)
     trained = {(str(s["net"]), s["seed"]) for n in plan for s in plan[n].specs
                if plan[n].measure is measured.train}  # fmt: skip
     for name in ("flattened", "tokens", "tasks", "widest", "convnet and resnet"):
         for spec in plan[name].specs:
-            assert {
-                (str(n), s) for n, s in zip(spec["nets"], spec["seeds"], strict=True)
-            } <= trained
-    full = paper.plan("full")
-    assert full["flattened"].fidelity == "B" and full["tokens"].fidelity == "C"
-    assert max(paper.SETTINGS["full"]["readings"]["most"] * 2, 1) < 50_000
+            read = zip(map(str, spec["nets"]), spec["seeds"], strict=True)
+            assert set(read) <= trained

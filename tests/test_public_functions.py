@@ -225,6 +225,17 @@ def test_a_caller_s_autocast_changes_nothing(name):
         assert torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
+PARTS = {"memory": 1, "batch_size": 2, "images_per_batch": 1}  # as small as can be
+IN_PARTS = [name for name, entry in TABLE.items() if PARTS.keys() & entry.given.keys()]
+IN_PARTS.remove("directions.resets.recalibrate")  # which passes batches as training does
+
+
+@pytest.mark.parametrize("name", IN_PARTS)
+def test_the_size_of_parts_does_not_matter(name):
+    smallest = {k: v for k, v in PARTS.items() if k in TABLE[name].given}
+    same(outcome(name, **smallest), outcome(name), 1e-9)
+
+
 def frozen(array):
     array.flags.writeable = False
     return array

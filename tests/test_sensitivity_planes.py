@@ -108,14 +108,6 @@ def test_convolutions_and_the_given_polygon():
     assert total == pytest.approx(sum(map(area, whole.polygons)))
 
 
-def test_in_chunks():
-    model = network(3, widths=(10, 10))
-    whole, parts = (plane_regions(model, *CORNERS, memory=m) for m in (2**26, 1))
-    assert (whole.count, whole.certified) == (parts.count, parts.certified)
-    whole, parts = (region_map(model, *CORNERS, 60, memory=m) for m in (2**26, 2000))
-    assert torch.equal(whole.ids, parts.ids) and whole.count == parts.count
-
-
 def test_a_map_of_two_half_planes():
     found = region_map(units([[1.0, 0]], [-0.2]), *CORNERS, 10, margin=0)
     assert found.count == 2 and found.extent == (0, 2, 0, 2)

@@ -43,8 +43,10 @@ def settled_apart(paper, tables, gates=None):
             series[claim.id] = [spread(rule, values) for rule, values in parts]
         else:
             series[claim.id] = spread(claim.rule, found[claim.id])
-    tested = [claim if gates else replace(claim, gate=None) for claim in paper.CLAIMS]
-    items = claims.settle_all(tested, series, {}, gates or {}, **WHERE)
+    tested = paper.CLAIMS
+    if gates is None:
+        tested, gates = [replace(claim, gate=None) for claim in paper.CLAIMS], {}
+    items = claims.settle_all(tested, series, {}, gates, **WHERE)
     return {item.claim.id: item for item in items}
 
 

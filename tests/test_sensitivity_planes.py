@@ -109,12 +109,12 @@ def test_convolutions_and_the_given_polygon():
 
 
 def test_a_map_of_two_half_planes():
-    found = region_map(units([[1.0, 0]], [-0.2]), *CORNERS, 10, margin=0)
+    found = region_map(units([[1.0, 0]], [-0.21]), *CORNERS, 10, margin=0)
     assert found.count == 2 and found.extent == (0, 2, 0, 2)
     assert found.points.tolist() == [[0, 0], [2, 0], [0, 2]]
     assert (found.ids == found.ids[0]).all() and found.ids.unique().tolist() == [0, 1]
     assert found.edges.nonzero()[:, 1].unique().tolist() == [5]  # from x = 1.1 to 1.3
-    other = region_map(units([[0, 1.0]], [-0.2]), *CORNERS, 10, margin=0.5)
+    other = region_map(units([[0, 1.0]], [-0.21]), *CORNERS, 10, margin=0.5)
     assert other.extent == (-1, 3, -1, 3)
     assert torch.equal(other.ids == other.ids[0, 0], torch.arange(10)[:, None].expand(10, 10) < 6)
 

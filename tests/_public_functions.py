@@ -5,6 +5,7 @@ kind an argument is, its value tells: floats are an array, integers labels, a nu
 one, and the rest is a network, a flag, a list or a mapping.
 """
 
+import math
 import pkgutil
 from collections.abc import Callable, Mapping
 
@@ -135,6 +136,13 @@ def inside(row_norms, lower, upper, tolerance):
     return sensitivity.fraction_inside(row_norms, bounds, tolerance=tolerance)
 
 
+FLAT = torch.eye(3)[:2, :2], torch.eye(3)
+DENTED = [[0, 0], [1, 0], [0.1, 0.1], [0, 1]]
+PENTAGRAM = [[math.cos(4 * math.pi * i / 5), math.sin(4 * math.pi * i / 5)] for i in range(5)]
+PATHS = torch.ones(1, 3), torch.ones(3), [], [torch.ones(4, 3), torch.ones(4, 2)]
+UNNORMED = nn.BatchNorm1d(3, track_running_stats=False).double()
+MODELS = nn.Unflatten(1, (3, 1)), nn.Linear(3, 2).half(), UNNORMED
+
 XY = {"x": (N, 3), "y": (N, 4), "degrees": {"x": 0, "y": 0}}
 IMAGES = {"model": network, "images": (N, 3)}
 LABELLED = {**IMAGES, "labels": classes, "outputs": True}
@@ -176,7 +184,8 @@ ENTRIES = (
           lambda first, second, model, layers: resets.reset(model, first, layers), **STATES),
     Entry("directions.resets.weight_distance", lambda model, **more: resets.weight_distance(**more),
           **STATES),
-    Entry("sensitivity.jacobian_norm", **IMAGES, **{**JACOBIAN, "output": "logits"}),
+    Entry("sensitivity.jacobian_norm", **IMAGES, **{**JACOBIAN, "output": "logits"},
+          wrong={"images": (torch.zeros(3),), "model": MODELS}),
     Entry("sensitivity.jacobian_row_norm", **LABELLED | JACOBIAN),
     Entry("sensitivity.spectral_norm", **IMAGES | JACOBIAN, tolerance=1e-6, iterations=500, seed=0,
           wrong={"tolerance": (*NOT_POSITIVE, 1.0)}),
@@ -185,28 +194,35 @@ ENTRIES = (
     Entry("sensitivity.cross_entropies", logits=(N, 3), labels=classes, floating="logits"),
     Entry("sensitivity.cross_entropy_bounds", cross_entropy=positive(N), mean_square=positive(N),
           classes=5, degrees={"mean_square": 0.5}, floating="cross_entropy",
-          wrong={"classes": BELOW_2}),
+          wrong={"classes": BELOW_2, "cross_entropy": (-torch.ones(N),),
+                 "mean_square": (-1.0, torch.ones(2))}),
     Entry("sensitivity.mean_square_gradient", logit_norms=positive(N), classes=5,
           degrees={"logit_norms": 2}),
     Entry("sensitivity.fraction_inside", inside, row_norms=positive(N), lower=positive(N),
           upper=positive(N, offset=4.0), tolerance=1e-5,
           told={"lower": "bounds.lower", "upper": "bounds.upper"}),
     Entry("sensitivity.nearest_boundary", model=network, points=(N, 3), memory=MEMORY,
-          directions=(N, 3), degrees={"directions": 0}),
+          directions=(N, 3), degrees={"directions": 0},
+          wrong={"points": (torch.ones(3), torch.ones(N, 4)),
+                 "directions": (torch.ones(3, 3), torch.zeros(N, 3))}),
     Entry("sensitivity.output_curve", **PATH, memory=MEMORY),
     Entry("sensitivity.transitions", **PATH, memory=MEMORY, k=64, method="sampled", progress=False,
           wrong={"k": BELOW_2}),
-    Entry("sensitivity.transitions (exact)", sensitivity.transitions, **PATH, progress=False),
+    Entry("sensitivity.transitions (exact)", sensitivity.transitions, **PATH, dtype=torch.float64,
+          progress=False, wrong={"path": PATHS, "dtype": (torch.float16,)}),
     Entry("sensitivity.region_map", **PLANE, resolution=5),
-    Entry("sensitivity.plane_regions", **PLANE, polygon=triangle),
-    Entry("sensitivity.trajectories.polyline", points=(N, 3), degrees={"points": 1}),
+    Entry("sensitivity.plane_regions", **PLANE, polygon=triangle,
+          wrong={"polygon": (*FLAT, *map(torch.tensor, (DENTED, PENTAGRAM)))}),
+    Entry("sensitivity.trajectories.polyline", points=(N, 3), degrees={"points": 1},
+          wrong={"points": ([], [torch.ones(3)], [torch.ones(3), torch.ones(4)])}),
     Entry("sensitivity.trajectories.translations", image=(4, 5), shifts=3, degrees={"image": 1},
-          wrong={"shifts": BELOW_2}),
+          wrong={"shifts": (*BELOW_2, 6), "image": (torch.ones(28, 1),)}),
     Entry("sensitivity.trajectories.ellipse", **dict.fromkeys("abc", (3,)), vertices=6,
-          wrong={"vertices": BELOW_3}),
+          wrong={"vertices": BELOW_3, "c": (torch.ones(4),)}),
     Entry("sensitivity.trajectories.random_ellipse", images=(N, 3), vertices=6, seed=0,
           degrees={"images": 1}, wrong={"vertices": BELOW_3}),
-    Entry("sensitivity.trajectories.sample", path=(N, 3), k=7, degrees={"path": 1}),
+    Entry("sensitivity.trajectories.sample", path=(N, 3), k=7, degrees={"path": 1},
+          wrong={"path": (torch.ones(1, 3),), "k": WRONG[int]}),
     Entry("directions.cumulative_ablation", **ABLATION, layers="1", orders=2, clamp="mean", seed=0),
     Entry("directions.unit_ablation", **ABLATION, layers=["1", "3"], clamp="zero"),
     Entry("directions.noise_curve", **ABLATION, layers=["1"], scales=[0, 0.5], draws=2, seed=0,
@@ -228,7 +244,8 @@ ENTRIES = (
     Entry("spectra.projected_variance", groups=(N, 3, 12), degrees={"groups": 0},
           floating="groups"),
     Entry("spectra.noise_spectrum", **LABELLED, layers=["input", "1"], sigma=0.1, copies=3,
-          perturb="fgsm", steps=2, seed=0, images_per_batch=2, wrong={"copies": BELOW_2}),
+          perturb="fgsm", steps=2, seed=0, images_per_batch=2,
+          wrong={"copies": BELOW_2, "layers": (*NO_NAMES, "input", ["convolution"])}),
     Entry("activations.record", **IMAGES, layers=["0", "3"], batch_size=5, reduction=None,
           floating="images", wrong={"reduction": WRONG[str]}),
 )

@@ -1,4 +1,4 @@
-"""Random inputs, labels and networks that several tests share."""
+"""Inputs, labels and networks, most of them random, that several tests share."""
 
 import torch
 from torch import nn
@@ -30,6 +30,20 @@ def scaled_mlp(seed, inputs=3, widths=(12, 12), scale=2.0, **options):
         for parameter in model.parameters():
             parameter *= scale
     return model
+
+
+def dense(weight, bias=0.0):
+    """Return a float64 layer of these weights (outputs, inputs) and biases."""
+    weight = torch.as_tensor(weight, dtype=torch.float64)
+    layer = nn.Linear(*reversed(weight.shape), dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight[:], layer.bias[:] = weight, torch.as_tensor(bias, dtype=torch.float64)
+    return layer
+
+
+def line(*positions):
+    """Return a path of these numbers."""
+    return torch.tensor(positions, dtype=torch.float64)[:, None]
 
 
 class Wrapped(nn.Module):

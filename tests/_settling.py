@@ -1,31 +1,53 @@
 """How the claims of a notebook are settled in its tests, and made-up tables."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
-from replication.claims import settle
+from replication import claims
 
 WHERE = {"dataset": "MNIST", "profile": "full", "notebook": "04_noise_svd_mnist"}
+UNDECIDED = {claims.INCONCLUSIVE, claims.NOT_TESTABLE}
 
 
-def settle_all(claims, found):
-    """Return the settled claims by id, from the statistics that a `rules` module found.
+def settled(paper, tables, gates=None):
+    """Return the claims of a paper's module by id, settled from made-up tables."""
+    gates = paper.gates(tables) if gates is None else gates
+    found = claims.settle_all(paper.CLAIMS, paper.statistics(tables), {}, gates, **WHERE)
+    return {item.claim.id: item for item in found}
 
-    Made-up networks that agree get a spread: nothing is decided without one.
+
+def verdicts(paper, tables, gates=None):
+    """Return the verdicts by id."""
+    return {name: item.verdict for name, item in settled(paper, tables, gates).items()}
+
+
+def settled_apart(paper, tables, gates=None):
+    """Return the claims as `settled` does, with a spread for made-up networks that agree.
+
+    Nothing is decided without one. Without `gates`, every claim can be tested.
     """
 
     def spread(rule, values):
+        if isinstance(values, dict):
+            return values
         values = np.array(values, dtype=float)
         equal = len(set(values[~np.isnan(values)].round(9))) == 1
         return values + 1e-6 * np.arange(values.size) * (equal and rule.test != "every")
 
-    settled = {}
-    for claim in claims:
-        several = isinstance(claim.rule, tuple)
-        series = found[claim.id] if several else [found[claim.id]]
-        series = [spread(rule, v) for rule, v in zip(claim.rules, series, strict=True)]
-        settled[claim.id] = settle(claim, series if several else series[0], **WHERE)
-    return settled
+    found, series = paper.statistics(tables), {}
+    for claim in paper.CLAIMS:
+        if isinstance(claim.rule, tuple):
+            parts = zip(claim.rule, found[claim.id], strict=True)
+            series[claim.id] = [spread(rule, values) for rule, values in parts]
+        else:
+            series[claim.id] = spread(claim.rule, found[claim.id])
+    tested = paper.CLAIMS
+    if gates is None:
+        tested, gates = [replace(claim, gate=None) for claim in paper.CLAIMS], {}
+    items = claims.settle_all(tested, series, {}, gates, **WHERE)
+    return {item.claim.id: item for item in items}
 
 
 def table(wiggle, **levels):

@@ -1,5 +1,6 @@
 """Small data sets, and networks trained in milliseconds, that several tests share."""
 
+import io
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from replication import data, training
+from replication._core import progress
 from replication.training import trainer
 
 
@@ -63,6 +65,27 @@ def forbid_steps(monkeypatch):
         raise AssertionError("a step was taken")
 
     monkeypatch.setattr(trainer.Trainer, "advance", advance)
+
+
+def wait(condition, seconds=200):
+    """Wait until a condition holds; fail if it does not within so many seconds."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert condition()
+
+
+def watch_bars(monkeypatch, module):
+    """Return a list to which the progress bars of a module are added as they come, unseen."""
+    bars = []
+
+    def bar(**options):
+        bars.append(progress.bar(**options | {"show": True}, file=io.StringIO()))
+        return bars[-1]
+
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    monkeypatch.setattr(module, "bar", bar)
+    return bars
 
 
 def kill_at_random(module, folder, seed, wanted=7):

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from _settling import verdicts
 from torch import nn
 
-from replication import claims, models
+from replication import models
 from replication.papers import inner_measures as paper
 from replication.papers.inner_measures import ARMS, BASELINES, INNER, LABELS, RECIPES, SIGNS
 
@@ -68,22 +69,15 @@ def made_up(order, arms=ARMS, seeds=3, spread=0.3):
     return table
 
 
-def verdicts(table):
-    where = {"dataset": "made up", "profile": "full", "notebook": paper.NOTEBOOK}
-    found = paper.statistics(table)
-    settled = claims.settle_all(paper.CLAIMS, found, {}, paper.gates(table), **where)
-    return {item.claim.id: item.verdict for item in settled}
-
-
 def test_measures_that_order_networks_reproduce_and_those_that_do_not_do_not():
     inner = made_up(lambda arm, name, kind: 0.97 if kind in INNER else -0.97)
-    assert set(verdicts(inner).values()) == {"reproduced"}
+    assert set(verdicts(paper, inner).values()) == {"reproduced"}
     outer = made_up(lambda arm, name, kind: -0.97 if kind in INNER else 0.97)
-    assert set(verdicts(outer).values()) == {"not reproduced"}
-    assert "reproduced" not in verdicts(made_up(lambda arm, name, kind: 0.0)).values()
-    found = verdicts(made_up(lambda arm, name, kind: 0.97 * (arm == LABELS)))
+    assert set(verdicts(paper, outer).values()) == {"not reproduced"}
+    assert "reproduced" not in verdicts(paper, made_up(lambda arm, name, kind: 0.0)).values()
+    found = verdicts(paper, made_up(lambda arm, name, kind: 0.97 * (arm == LABELS)))
     assert found["G1"] == found["G3"] == "reproduced" != found["G2"]
-    few = verdicts(made_up(lambda arm, name, kind: 1.0, spread=0.01))
+    few = verdicts(paper, made_up(lambda arm, name, kind: 1.0, spread=0.01))
     assert {few[id] for id in ("G2", "G5", "G6")} == {"not testable at this scale"}
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from _settling import verdicts
 from torch import nn
 
-from replication import claims, data, models
+from replication import data, models
 from replication.papers import layer_measurements as measured
 from replication.papers import layers_and_regions as paper
 from replication.papers.layer_measurements import HE, JOINT, RANDOM, SINGLE, TRUE, WHOLE, ZERO
@@ -103,15 +104,8 @@ def world(*edits):
     return measured.tidy(table.set_index("group", append=True).swaplevel())
 
 
-def verdicts(table):
-    where = {"dataset": "MNIST", "profile": "full", "notebook": paper.NOTEBOOK}
-    values, gates = paper.statistics(table), paper.gates(table)
-    return {s.claim.id: s for s in claims.settle_all(CLAIMS, values, {}, gates, **where)}
-
-
 def test_all_claims_hold_in_a_world_made_for_them():
-    found = {name: settled.verdict for name, settled in verdicts(world()).items()}
-    assert found == {claim.id: "reproduced" for claim in CLAIMS}
+    assert verdicts(paper, world()) == {claim.id: "reproduced" for claim in CLAIMS}
 
 
 FIRST = "group == 'fcn' and position == 0 and share == "
@@ -153,7 +147,7 @@ OPPOSITES = {
 
 @pytest.mark.parametrize("claim", [claim.id for claim in CLAIMS])
 def test_each_claim_is_not_reproduced_where_the_opposite_holds(claim):
-    assert verdicts(world(*OPPOSITES[claim]))[claim].verdict == "not reproduced"
+    assert verdicts(paper, world(*OPPOSITES[claim]))[claim] == "not reproduced"
 
 
 def test_statistics_are_the_ones_their_rules_name():
@@ -176,8 +170,9 @@ def test_statistics_are_the_ones_their_rules_name():
 def test_what_is_undefined_is_nan_and_what_is_missing_decides_nothing():
     found = paper.statistics(world((FIRST + "0", {"test_accuracy": "0.97"})))
     assert np.isnan(found["L3"]).all()  # nothing to give back
-    early = verdicts(world(("group == 'resnet'", {"test_accuracy": "test_accuracy - 0.2"})))
-    assert {early[name].verdict for name in ("L9", "L10")} == {"not testable at this scale"}
+    missed = world(("group == 'resnet'", {"test_accuracy": "test_accuracy - 0.2"}))
+    found = verdicts(paper, missed)
+    assert found["L9"] == found["L10"] == "not testable at this scale"
     for table in (world().loc[["resnet frozen"]], measured.tidy(pd.DataFrame())):
         values = paper.statistics(table)
         assert all(np.isnan(np.ravel(values[claim.id]).astype(float)).all() for claim in CLAIMS)

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from _settling import verdicts
 
-from replication import claims
 from replication._core import paths
 from replication.papers import experiment
 from replication.papers import noise_svd_mnist as paper
@@ -84,14 +84,12 @@ def world(noisy_accuracy=0.95, random_ev1=0.85, **changed):
     return pd.concat({name: pd.DataFrame(rows) for name, rows in tables.items()})
 
 
-def verdicts(table):
-    gates, values = {"B12": paper.memorised(table)}, paper.statistics(table)
-    where = {"dataset": "MNIST", "profile": "full", "notebook": paper.NOTEBOOK}
-    return {s.claim.id: s.verdict for s in claims.settle_all(CLAIMS, values, {}, gates, **where)}
+def settled(table):
+    return verdicts(paper, table, {"B12": paper.memorised(table)})
 
 
 def test_all_claims_hold_in_a_world_made_for_them():
-    assert verdicts(world()) == {claim.id: "reproduced" for claim in CLAIMS}
+    assert settled(world()) == {claim.id: "reproduced" for claim in CLAIMS}
 
 
 def turned(name):
@@ -124,13 +122,13 @@ OPPOSITES = {
 
 @pytest.mark.parametrize("claim", [claim.id for claim in CLAIMS])
 def test_each_claim_is_not_reproduced_where_the_opposite_holds(claim):
-    assert verdicts(world(**OPPOSITES[claim]))[claim] == "not reproduced"
+    assert settled(world(**OPPOSITES[claim]))[claim] == "not reproduced"
 
 
 def test_b12_is_not_testable_where_random_labels_were_not_fitted():
     table = world()
     table.loc[table.train_accuracy.notna(), "train_accuracy"] = 0.9
-    assert verdicts(table)["B12"] == "not testable at this scale"
+    assert settled(table)["B12"] == "not testable at this scale"
 
 
 def test_without_measurements_nothing_is_decided():

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from _settling import UNDECIDED, verdicts
 
-from replication import claims
 from replication.papers import _arpit, _interpolation
 from replication.papers import random_labels as paper
 from replication.papers.random_labels import (
@@ -154,15 +154,8 @@ def world(change=lambda *_: {}, **changed):
     return tables | small(numbers) | {"MLPs": pd.DataFrame(trained(change))}
 
 
-def settle(tables):
-    where = {"dataset": "d", "profile": "full", "notebook": paper.NOTEBOOK}
-    values, gates = paper.statistics(tables), paper.gates(tables)
-    settled = claims.settle_all(paper.CLAIMS, values, {}, gates, **where)
-    return {item.claim.id: item.verdict for item in settled}
-
-
 def test_all_claims_hold_in_a_world_made_for_them():
-    assert settle(world()) == {claim.id: "reproduced" for claim in paper.CLAIMS}
+    assert verdicts(paper, world()) == {claim.id: "reproduced" for claim in paper.CLAIMS}
 
 
 def turned(wanted, **values):
@@ -206,16 +199,16 @@ OPPOSITES = {
 
 @pytest.mark.parametrize("claim", [claim.id for claim in paper.CLAIMS])
 def test_each_claim_is_not_reproduced_where_the_opposite_holds(claim):
-    assert settle(world(**OPPOSITES[claim]))[claim] == "not reproduced"
+    assert verdicts(paper, world(**OPPOSITES[claim]))[claim] == "not reproduced"
 
 
 def test_where_a_line_fits_random_labels_too_memorising_cannot_be_tested():
-    verdicts = settle(world(**turned(lambda n, a, p: n == LINEAR, train=1.0)))
-    assert {verdicts[id] for id in ("Z1", "Z3", "Z5")} == {"not testable at this scale"}
+    found = verdicts(paper, world(**turned(lambda n, a, p: n == LINEAR, train=1.0)))
+    assert {found[id] for id in ("Z1", "Z3", "Z5")} == {"not testable at this scale"}
 
 
 def test_without_measurements_nothing_is_decided():
-    assert set(settle({}).values()) <= {"inconclusive", "not testable at this scale"}
+    assert set(verdicts(paper, {}).values()) <= UNDECIDED
     values = paper.statistics({})
     assert all(np.isnan(np.ravel(values[claim.id]).astype(float)).all() for claim in paper.CLAIMS)
 

@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from _settling import table
+from _settling import settled_apart, table
 from scipy.stats import spearmanr
 from torch import nn
 
 from replication import directions, models
-from replication.claims.rule import decide
 from replication.papers import direction_measurements as measured
 from replication.papers import single_directions as paper
 
@@ -102,21 +101,9 @@ def dropout(curve, auc=0.9):
 
 
 def verdicts(groups):
-    """Return the verdicts of the parts of every claim, gates left aside.
-
-    Made-up networks that agree get a spread: nothing is decided without one.
-    """
-
-    def spread(own):
-        return own if isinstance(own, dict) else np.array(own) + 1e-5 * np.arange(len(own))
-
-    values, found = paper.statistics(groups), {}
-    for claim in paper.CLAIMS:
-        own = values[claim.id]
-        series = own if isinstance(claim.rule, tuple) else [own]
-        parts = [decide(rule, spread(own)) for rule, own in zip(claim.rules, series, strict=True)]
-        found[claim.id] = [part.verdict for part in parts]
-    return found
+    """Return the verdicts of the parts of every claim, gates left aside."""
+    settled = settled_apart(paper, groups)
+    return {id: [part.verdict for part in item.parts] for id, item in settled.items()}
 
 
 def test_all_claims_hold_in_a_world_made_for_them():
@@ -275,14 +262,6 @@ def test_zero_in_the_centred_network_is_the_mean_in_the_network(net):
     with torch.no_grad():  # each element of a map has its own
         shifted = measured.centred(maps, pictures, ["1"])[:3](pictures)
     assert shifted.mean(0).abs().max() < 1e-6 < maps(pictures).mean((0, 2, 3)).max()
-
-
-def test_population_is_five_rates_in_turn_and_trains_as_its_specs_say():
-    nets = paper.population("full")
-    assert len(nets) == 200 and {n["rate"] for n in nets[:5]} == set(paper.RATES)
-    assert len({measured.named(n)["network"] for n in nets}) == 200
-    spec = measured.training_spec(nets[0])
-    assert (spec.model_options["width"], spec.precision, spec.epochs) == (1 / 8, "auto", 30)
 
 
 @pytest.mark.parametrize("profile", ["smoke", "full"])

@@ -1,16 +1,14 @@
 """A member of a population is the network that its specification gives when trained alone."""
 
-import io
+import copy
 
 import pandas as pd
 import pytest
 import torch
-from _tiny_runs import forbid_steps, interrupt, random_split
+from _tiny_runs import forbid_steps, interrupt, random_split, watch_bars
 from torch import nn
-from torch.nn import functional as F
 
 from replication import models, training
-from replication._core import progress
 from replication.training import _batched
 from replication.training import population as programs
 
@@ -106,6 +104,26 @@ def test_a_member_is_the_network_trained_alone(how, model, monkeypatch):
         make(**how | {"optimizer_options": decayed}, model_options=MLP | model, schedule="cosine"),
     ]
     assert_as_alone(specs, monkeypatch)
+
+
+ACTIVATIONS = (nn.ReLU(), nn.ReLU6(), nn.Tanh(), nn.Hardtanh(), nn.Hardsigmoid(), nn.Sigmoid())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, nn.LeakyReLU(0.3)], ids=str)
+def test_gradients_by_hand_are_right_for_every_activation_and_with_dropout(
+    activation, bias, monkeypatch
+):
+    def network():
+        model = models.mlp(64, (12, 8), bias=bias, dropout=0.3)
+        model.act1, model.act2 = copy.deepcopy(activation), copy.deepcopy(activation)
+        model.fc1.weight.data *= 10  # beyond all kinks
+        return model
+
+    assert _batched.has_gradients(network())
+    monkeypatch.setitem(models.MODELS, "network", network)
+    shared = {"model": "network", "model_options": {}, "epochs": 3}
+    assert_as_alone([make(**shared, seed=seed) for seed in (1, 2)], monkeypatch)
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_norm": False}, {"dropout": 0}])
@@ -273,25 +291,6 @@ def test_the_strategy(name, options, members, device, expected):
     assert programs.strategy(model, members, torch.device(device)) == expected
 
 
-def test_masks_are_those_that_the_layers_draw():
-    model = convnet().double().to(memory_format=torch.channels_last)
-    images = torch.rand(4, 1, 8, 8, dtype=torch.float64)
-    inputs = _batched.dropout_inputs(model, images)
-    assert {name: value.ndim for name, value in inputs.items()} == {"3": 4, "5": 2}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        masks = _batched.draw_masks(model, inputs)
-        torch.manual_seed(3)
-        seen = {}
-        for name in inputs:
-            model.get_submodule(name).register_forward_hook(
-                lambda _, x, y, name=name: seen.update({name: (x[0], y)})
-            )
-        model.train()(images)
-    for name, (before, after) in seen.items():
-        assert torch.equal(before * masks[name], after)
-
-
 def test_global_randomness_is_not_touched():
     before = torch.get_rng_state()
     population([make(seed=s, epochs=1, model_options=MLP | {"dropout": 0.5}) for s in (1, 2)])
@@ -309,99 +308,6 @@ def test_bad_specifications_are_named():
 
 
 def test_progress_counts_every_step(monkeypatch):
-    bars = []
-
-    def bar(**options):
-        bars.append(progress.bar(**options | {"show": True}, file=io.StringIO()))
-        return bars[-1]
-
-    monkeypatch.setenv("TQDM_DISABLE", "0")
-    monkeypatch.setattr(programs, "bar", bar)
+    bars = watch_bars(monkeypatch, programs)
     population([make(**changes) for changes in VARIED])
     assert bars[0].n == bars[0].total > 0
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("model", ["mlp", "convnet"])
-def test_a_member_on_the_gpu_is_the_network_trained_alone_there(model):
-    options = MLP | {"batch_norm": True, "dropout": 0.2} if model == "mlp" else {}
-    specs = [make(model=model, model_options=options, seed=seed) for seed in (1, 2, 3)]
-    for run, spec in zip(population(specs, device="cuda"), specs, strict=True):
-        assert_close(run, fit(spec, device="cuda"), bound=1e-8)
-
-
-# --- gradients by hand, against autograd -------------------------------------------------------
-
-MEMBERS, EXAMPLES = 3, 7
-
-
-def networks(**options):
-    options = {"inputs": 6, "widths": (5, 4), "classes": 3} | options
-    return [models.build("mlp", seed, torch.float64, **options) for seed in range(MEMBERS)]
-
-
-def examples(seed=0, dtype=torch.float64):
-    source = torch.Generator().manual_seed(seed)
-    images = 3 * torch.randn(MEMBERS, EXAMPLES, 1, 2, 3, generator=source, dtype=dtype)
-    return images, torch.randint(3, (MEMBERS, EXAMPLES), generator=source)
-
-
-def by_autograd(model, weights, images, labels, masks):
-    trained = [name for name, _ in model.named_parameters()]
-    leaves = {name: weights[name].detach().requires_grad_() for name in trained}
-    logits = _batched.products(model, {**weights, **leaves}, images, masks, True)
-    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum") / EXAMPLES
-    return dict(zip(trained, torch.autograd.grad(loss, list(leaves.values())), strict=True))
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(
-    "activation", ["relu", "relu6", "tanh", "hardtanh", "hardsigmoid", "leaky_relu", "sigmoid"]
-)
-def test_every_activation(activation, bias):
-    layers = {"leaky_relu": nn.LeakyReLU(0.3), "sigmoid": nn.Sigmoid()}
-    nets = networks(bias=bias, activation="relu" if activation in layers else activation)
-    if activation in layers:
-        for net in nets:
-            net.act1, net.act2 = layers[activation], layers[activation]
-    assert _batched.has_gradients(nets[0])
-    images, labels = examples()
-    weights = _batched.stacked(nets)
-    found = _batched.gradients(nets[0], weights, images, labels, {})
-    expected = by_autograd(nets[0], weights, images, labels, {})
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
-    for name, value in found.items():
-        assert not value.requires_grad
-        if name.endswith("weight"):  # lies as the weights do
-            assert value.stride() == weights[name].stride()
-
-
-def test_dropout_passes_on_what_was_kept():
-    nets = networks(dropout=0.5)
-    images, labels = examples(1)
-    inputs = _batched.dropout_inputs(nets[0], images[0])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        drawn = [_batched.draw_masks(nets[0], inputs) for _ in nets]
-    masks = {name: torch.stack([mask[name] for mask in drawn]) for name in inputs}
-    weights = _batched.stacked([net.eval() for net in nets])
-    found = _batched.gradients(nets[0], weights, images, labels, masks)
-    expected = by_autograd(nets[0], weights, images, labels, masks)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
-    assert sum((mask == 0).sum() for mask in masks.values()) > 0
-
-
-def test_a_member_that_diverges_does_not_touch_the_others():
-    nets = networks()
-    nets[0].fc3.weight.data *= 1e6
-    nets[1].fc1.weight.data *= torch.inf
-    images, labels = examples(2)
-    weights = _batched.stacked(nets)
-    found = _batched.gradients(nets[0], weights, images, labels, {})
-    expected = by_autograd(nets[0], weights, images, labels, {})
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12, equal_nan=True)
-    assert all(value[[0, 2]].isfinite().all() for value in found.values())
-
-
-def test_batch_norm_is_left_to_autograd():
-    assert not _batched.has_gradients(networks(batch_norm=True)[0])

@@ -73,14 +73,10 @@ every_function = pytest.mark.parametrize(
 with_model = [name for name, entry in TABLE.items() if "model" in entry.arguments()]
 
 
-def numbers(result: object) -> list[Tensor]:
-    """Return all numbers in a result, by the order of its fields, as float64."""
-    if isinstance(result, np.ndarray):
-        result = torch.from_numpy(np.array(result))
-    if isinstance(result, Tensor):
-        return [result.detach().cpu().double()]
-    if isinstance(result, bool | int | float | np.generic):
-        return [torch.tensor(float(result), dtype=torch.float64)]
+def parts(result: object) -> list:
+    """Return all arrays and numbers in a result, by the order of its fields."""
+    if isinstance(result, Tensor | np.ndarray | np.generic | bool | int | float):
+        return [result]
     if isinstance(result, nn.Module):
         result = result.state_dict()
     if isinstance(result, Mapping):
@@ -88,7 +84,13 @@ def numbers(result: object) -> list[Tensor]:
     if is_dataclass(result):
         result = [getattr(result, f.name) for f in fields(result) if not f.name.startswith("_")]
     entries = result if isinstance(result, tuple | list) else ()
-    return [part for entry in entries for part in numbers(entry)]
+    return [part for entry in entries for part in parts(entry)]
+
+
+def numbers(result: object) -> list[Tensor]:
+    """Return all numbers in a result as float64."""
+    tensors = (p if isinstance(p, Tensor) else torch.from_numpy(np.array(p)) for p in parts(result))
+    return [tensor.detach().cpu().double() for tensor in tensors]
 
 
 def same(found, expected, tolerance=0.0):
@@ -155,7 +157,8 @@ def test_other_shapes_and_degenerate_arrays_give_finite_numbers_or_are_refused(n
     value, draw = TABLE[name].arrays()[argument], torch.Generator().manual_seed(0)
     changes = [torch.full_like(value, 2.5), torch.zeros_like(value), value[:1].expand_as(value)]
     if "model" not in TABLE[name].arguments():  # a network has its own error for a wrong shape
-        changes += [torch.randn(s, generator=draw).double() for s in ((), (14, 3, 2), (99, 2))]
+        shapes = ((), (N,), (N, 3, 2), (99, 2))
+        changes += [torch.randn(shape, generator=draw).double() for shape in shapes]
     for changed in changes:
         finite_or_refused(name, **{argument: changed})
 
@@ -186,11 +189,27 @@ def test_other_dtypes_and_numpy_give_what_the_same_floats_give(name):
             same(outcome(name, **{k: v.numpy() for k, v in typed.items()}), expected, 1e-12)
 
 
+TENSORS = {"directions.projection.onto_directions", "directions.projection.onto_neurons"}
+TENSORS |= {"directions.resets.recalibrate", "spectra.noise_spectrum"}
+FLOAT64 = {"similarity.Accumulator", "memorisation.finite_sample_network"}
+FLOAT64 |= {"memorisation.gaussian_kernel_interpolation", "memorisation.gradient_descent_path"}
+FLOAT64 |= {"memorisation.minimum_norm_solution"}
+
+
 @every_function
-def test_float32_gives_about_what_float64_gives(name):
-    floats = {k: v.float() for k, v in TABLE[name].arrays().items()}
-    doubles = {k: v.double() for k, v in floats.items()}
-    same(outcome(name, **floats), outcome(name, **doubles), 1e-3)
+def test_float32_gives_about_what_float64_gives_and_results_are_as_what_was_given(name):
+    entry = TABLE[name]
+    floats = {k: v.float() for k, v in entry.arrays().items()}
+    found = outcome(name, **floats)
+    same(found, outcome(name, **{k: v.double() for k, v in floats.items()}), 1e-3)
+    if "model" not in entry.arguments():  # which has a dtype of its own
+        tensors = [part for part in parts(found) if isinstance(part, Tensor)]
+        dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+        assert dtypes <= {torch.float64 if name in FLOAT64 else torch.float32}
+    assert not any(isinstance(part, np.ndarray | np.generic) for part in parts(found))
+    arrays = {k: v.numpy() for k, v in (entry.arrays() | entry.labels()).items()}
+    of_arrays = parts(outcome(name, **arrays))
+    assert any(isinstance(part, Tensor) for part in of_arrays) == (name in TENSORS)
 
 
 @every_function
@@ -204,6 +223,17 @@ def test_a_caller_s_autocast_changes_nothing(name):
         within = numbers(TABLE[name].call(**arguments))
     for a, b in zip(within, alone, strict=True):
         assert torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+PARTS = {"memory": 1, "batch_size": 2, "images_per_batch": 1}  # as small as can be
+IN_PARTS = [name for name, entry in TABLE.items() if PARTS.keys() & entry.given.keys()]
+IN_PARTS.remove("directions.resets.recalibrate")  # which passes batches as training does
+
+
+@pytest.mark.parametrize("name", IN_PARTS)
+def test_the_size_of_parts_does_not_matter(name):
+    smallest = {k: v for k, v in PARTS.items() if k in TABLE[name].given}
+    same(outcome(name, **smallest), outcome(name), 1e-9)
 
 
 def frozen(array):
@@ -318,6 +348,26 @@ def test_wrong_outputs_of_a_model_are_refused(name, wrong):
     refused(name, "model", model, **({"layers": inner} if layers else {}))
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("name", with_model)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_models_are_left_as_they_were_whatever_the_mode_of_gradients(name, mode):
+    arguments = TABLE[name].arguments()
+    expected, model = TABLE[name].call(**arguments), arguments["model"]
+    model[1].eval()
+    modes = [module.training for module in model.modules()]
+    with mode():
+        found = TABLE[name].call(**arguments)
+    same(found, expected, 1e-12)
+    if not isinstance(found, nn.Module):
+        assert not any(isinstance(part, Tensor) and part.requires_grad for part in parts(found))
+    assert [module.training for module in model.modules()] == modes
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(
+        parameter.grad is None and parameter.requires_grad for parameter in model.parameters()
+    )
+    same(model, TABLE[name].arguments()["model"])
 
 
 @pytest.mark.parametrize("name", [n for n in with_model if "weight_distance" not in n])

@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace as Namespace
 
 import pandas as pd
 import pytest
+from _tiny_runs import wait
 from safetensors import safe_open
 
 from replication import __main__
@@ -89,13 +89,6 @@ def ended(process):
 def step_of(resume):
     with safe_open(resume, "pt") as file:
         return json.loads(file.metadata()["progress"])["step"]
-
-
-def wait(condition, seconds=200):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert condition()
 
 
 def results(root):

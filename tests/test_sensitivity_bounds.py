@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -131,47 +130,12 @@ def test_confident_points_are_inside_in_float32():
     assert fraction_inside(rows[confident], bounds, tolerance=1e-3) == 1
 
 
-def test_kinds():
-    loss = np.array([0.1, 2.0])
+def test_numbers_or_one_a_point():
+    loss = torch.tensor([0.1, 2.0])
     bounds = cross_entropy_bounds(loss, 1.5, 3)
-    assert all(isinstance(z, np.ndarray) and z.dtype == np.float64 for z in bounds)
-    each = cross_entropy_bounds(loss, np.array([1.5, 1.5]), 3)
-    np.testing.assert_array_equal(each.lower, bounds.lower)
-    assert isinstance(cross_entropies(np.eye(2), np.array([0, 1])), np.ndarray)
-    assert mean_square_gradient(np.array([3.0, 1.0]), 5) == 1
+    each = cross_entropy_bounds(loss, torch.tensor([1.5, 1.5]), 3)
+    torch.testing.assert_close(each.lower, bounds.lower)
+    assert mean_square_gradient(torch.tensor([3.0, 1.0]), 5) == 1
     assert fraction_inside((bounds.lower + bounds.upper) / 2, bounds) == 1
-    assert fraction_inside(np.array([bounds.upper[0] * 1.01, bounds.lower[1]]), bounds) == 0.5
-
-
-LOSS = torch.ones(3)
-
-
-@pytest.mark.parametrize(
-    ("argument", "call"),
-    [
-        ("cross_entropy", lambda: cross_entropy_bounds(-LOSS, 1.0, 3)),
-        ("cross_entropy", lambda: cross_entropy_bounds(LOSS.long(), 1.0, 3)),
-        ("mean_square", lambda: cross_entropy_bounds(LOSS, -1.0, 3)),
-        ("mean_square", lambda: cross_entropy_bounds(LOSS, float("nan"), 3)),
-        ("mean_square", lambda: cross_entropy_bounds(LOSS, torch.ones(2), 3)),
-        ("classes", lambda: cross_entropy_bounds(LOSS, 1.0, 1)),
-        ("classes", lambda: mean_square_gradient(LOSS, 0)),
-        ("bounds", lambda: fraction_inside(torch.ones(2), cross_entropy_bounds(LOSS, 1.0, 3))),
-        ("logits", lambda: cross_entropies(LOSS, torch.zeros(3, dtype=torch.int64))),
-        ("labels", lambda: cross_entropies(torch.eye(3), torch.tensor([0, 1, 3]))),
-        ("labels", lambda: cross_entropies(torch.eye(3), torch.tensor([0, 1, -1]))),
-    ],
-)
-def test_bad_input(argument, call):
-    with pytest.raises(ValueError, match=f"^{argument}: "):
-        call()
-
-
-@pytest.mark.gpu
-def test_the_gpu_agrees():
-    model, points, labels = orthogonal(10)
-    loss, rows, _, m = measured(model, points, labels)
-    bounds = cross_entropy_bounds(loss.cuda(), m, 10)
-    assert bounds.lower.is_cuda
-    torch.testing.assert_close(bounds.lower.cpu(), cross_entropy_bounds(loss, m, 10).lower)
-    assert fraction_inside(rows.cuda(), bounds) == 1
+    outside = torch.stack([bounds.upper[0] * 1.01, bounds.lower[1]])
+    assert fraction_inside(outside, bounds) == 0.5

@@ -5,22 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from _random_networks import gaussian, scaled_mlp
+from _random_networks import dense, gaussian, line, scaled_mlp
 from torch import nn
 
 from replication.sensitivity import nearest_boundary, output_curve, transitions
-
-
-def dense(weight, bias):
-    layer = nn.Linear(len(weight[0]), len(weight), dtype=torch.float64)
-    with torch.no_grad():
-        layer.weight[:] = torch.tensor(weight, dtype=torch.float64)
-        layer.bias[:] = torch.tensor(bias, dtype=torch.float64)
-    return layer
-
-
-def line(*positions):
-    return torch.tensor(positions, dtype=torch.float64)[:, None]
 
 
 def corner(turn):
@@ -106,7 +94,7 @@ def test_max_pooling_bends():
 
 def test_a_path_of_one_point_and_other_kinds():
     found = output_curve(scaled_mlp(0), np.ones((3, 3)))
-    assert found.positions.tolist() == [0] and isinstance(found.outputs, np.ndarray)
+    assert found.positions.tolist() == [0]
     assert (found.activation_regions, found.linear_regions) == (1, 1)
     assert (found.curvature, found.length) == (0, 0)
     with pytest.raises(ValueError, match="path: expected one tensor or array, found a list"):
@@ -163,26 +151,3 @@ def test_max_pooling_has_boundaries():
     assert nearest_boundary(model, point).tolist() == pytest.approx([3 / 2**0.5])
     along = torch.tensor([0.0, 0, 2]).view(1, 1, 1, 3)
     assert nearest_boundary(model, point, along.numpy()).tolist() == [3]
-
-
-@pytest.mark.parametrize(
-    ("points", "directions", "message"),
-    [
-        (gaussian(3), None, "points: expected .N, ...., found shape"),
-        (gaussian(2, 3), gaussian(3, 3), "directions: expected the shape of points"),
-        (gaussian(2, 3), torch.zeros(2, 3), "directions: expected every one to have a length"),
-        (gaussian(2, 4), None, "points: examples of shape"),
-    ],
-)
-def test_bad_points_and_directions(points, directions, message):
-    with pytest.raises(ValueError, match=message):
-        nearest_boundary(scaled_mlp(0), points, directions)
-
-
-@pytest.mark.gpu
-def test_the_gpu_agrees():
-    model, path = scaled_mlp(0), 2 * gaussian(9, 3)
-    curve, distance = output_curve(model, path), nearest_boundary(model, path)
-    model.cuda()
-    torch.testing.assert_close(output_curve(model, path).outputs.cpu(), curve.outputs)
-    torch.testing.assert_close(nearest_boundary(model, path).cpu(), distance)

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from _random_networks import gaussian, scaled_mlp
+from _random_networks import dense, gaussian, scaled_mlp
 from torch import nn
 
 from replication.sensitivity import plane_regions, region_map
@@ -17,10 +17,7 @@ network = partial(scaled_mlp, inputs=2, widths=(8, 8))
 
 
 def units(weights, biases, activation=nn.ReLU):
-    layer = nn.Linear(2, len(weights), dtype=torch.float64)
-    with torch.no_grad():
-        layer.weight[:], layer.bias[:] = torch.tensor(weights), torch.tensor(biases)
-    return nn.Sequential(layer, activation())
+    return nn.Sequential(dense(weights, biases), activation())
 
 
 def area(polygon):
@@ -111,21 +108,13 @@ def test_convolutions_and_the_given_polygon():
     assert total == pytest.approx(sum(map(area, whole.polygons)))
 
 
-def test_in_chunks():
-    model = network(3, widths=(10, 10))
-    whole, parts = (plane_regions(model, *CORNERS, memory=m) for m in (2**26, 1))
-    assert (whole.count, whole.certified) == (parts.count, parts.certified)
-    whole, parts = (region_map(model, *CORNERS, 60, memory=m) for m in (2**26, 2000))
-    assert torch.equal(whole.ids, parts.ids) and whole.count == parts.count
-
-
 def test_a_map_of_two_half_planes():
-    found = region_map(units([[1.0, 0]], [-0.2]), *CORNERS, 10, margin=0)
+    found = region_map(units([[1.0, 0]], [-0.21]), *CORNERS, 10, margin=0)
     assert found.count == 2 and found.extent == (0, 2, 0, 2)
     assert found.points.tolist() == [[0, 0], [2, 0], [0, 2]]
     assert (found.ids == found.ids[0]).all() and found.ids.unique().tolist() == [0, 1]
     assert found.edges.nonzero()[:, 1].unique().tolist() == [5]  # from x = 1.1 to 1.3
-    other = region_map(units([[0, 1.0]], [-0.2]), *CORNERS, 10, margin=0.5)
+    other = region_map(units([[0, 1.0]], [-0.21]), *CORNERS, 10, margin=0.5)
     assert other.extent == (-1, 3, -1, 3)
     assert torch.equal(other.ids == other.ids[0, 0], torch.arange(10)[:, None].expand(10, 10) < 6)
 
@@ -138,53 +127,29 @@ def test_points_are_where_they_say():
     torch.testing.assert_close(distances, torch.cdist(inputs, inputs))
 
 
-def test_layers_and_kinds():
-    model = network(2, widths=(6, 6)).float()
-    whole = region_map(model, *CORNERS.float().numpy(), 80)
-    assert isinstance(whole.ids, np.ndarray) and isinstance(whole.points, np.ndarray)
-    assert isinstance(whole.edges, np.ndarray) and whole.edges.dtype == bool
-    first = region_map(model, *CORNERS, 80, layers=["act1"])
+def test_a_map_of_some_layers_is_coarser():
+    model = network(2, widths=(6, 6))
+    whole, first = (region_map(model, *CORNERS, 80, layers=names) for names in (None, ["act1"]))
     assert 1 < first.count < whole.count
-    pairs = np.stack([whole.ids.ravel(), first.ids.numpy().ravel()])
-    assert len(np.unique(pairs, axis=1).T) == whole.count  # each lies in one of the first layer's
-    polygons = plane_regions(model, *CORNERS.numpy()).polygons
-    assert all(isinstance(polygon, np.ndarray) for polygon in polygons)
+    pairs = torch.stack([whole.ids.flatten(), first.ids.flatten()], 1)
+    assert len(pairs.unique(dim=0)) == whole.count  # each lies in one of the first layer's
 
 
 A, B, C = CORNERS
-PENTAGRAM = [[math.cos(4 * math.pi * i / 5), math.sin(4 * math.pi * i / 5)] for i in range(5)]
 POOL = {"model": nn.MaxPool2d(2)} | dict(zip("abc", gaussian(3, 1, 2, 2), strict=True))
 
 
 @pytest.mark.parametrize(
-    ("functions", "options", "message"),
+    ("function", "options", "message"),
     [
-        ("both", {"c": 2 * B - A}, "not on one line"),
-        ("both", {"b": A}, "not on one line"),
-        ("both", {"c": B}, "not on one line"),
-        ("both", {"c": C[:1]}, "a, b, c: expected one shape"),
-        ("both", {"margin": -1}, "margin: expected a finite number >= 0, found -1"),
-        ("both", {"model": network(0, inputs=3)}, "a: examples of shape"),
-        ("map", {"layers": ["act3"]}, "layers: found 'act3'; did you mean"),
-        ("map", {"resolution": 0}, "resolution: expected an integer >= 1"),
-        ("regions", {"polygon": np.eye(3)[:2, :2]}, "polygon: expected"),
-        ("regions", {"polygon": np.eye(3)}, "polygon: expected"),
-        ("regions", {"polygon": np.array([[0, 0], [1, 0], [0.1, 0.1], [0, 1]])}, "a convex one"),
-        ("regions", {"polygon": np.array(PENTAGRAM)}, "polygon: expected a convex one"),
-        ("regions", POOL, "is max pooling"),
+        *((f, {"c": 2 * B - A}, "not on one line") for f in (region_map, plane_regions)),
+        (region_map, {"b": A}, "not on one line"),
+        (region_map, {"c": C[:1]}, "a, b, c: expected one shape"),
+        (region_map, {"model": network(0, inputs=3)}, "a: examples of shape"),
+        (region_map, {"layers": ["act3"]}, "layers: found 'act3'; did you mean"),
+        (plane_regions, POOL, "is max pooling"),
     ],
 )
-def test_bad_input(functions, options, message):
-    for name, function in (("map", region_map), ("regions", plane_regions)):
-        if functions in (name, "both"):
-            with pytest.raises(ValueError, match=message):
-                function(**{"model": network(0), "a": A, "b": B, "c": C} | options)
-
-
-@pytest.mark.gpu
-def test_the_gpu_agrees():
-    model = network(1, widths=(7, 7))
-    exact, drawn = plane_regions(model, *CORNERS), region_map(model, *CORNERS, 50)
-    on_gpu = plane_regions(model.cuda(), *CORNERS)
-    assert on_gpu.count == exact.count and on_gpu.polygons[0].is_cuda
-    assert region_map(model, *CORNERS, 50).count == drawn.count
+def test_bad_input(function, options, message):
+    with pytest.raises(ValueError, match=message):
+        function(**{"model": network(0), "a": A, "b": B, "c": C} | options)

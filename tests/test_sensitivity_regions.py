@@ -3,10 +3,9 @@
 import copy
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
-from _random_networks import gaussian, scaled_mlp
+from _random_networks import dense, gaussian, line, scaled_mlp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -24,15 +23,7 @@ network = partial(scaled_mlp, classes=2)
 
 def units(weights, biases, activation=nn.ReLU):
     """Return one layer of units on one input."""
-    layer = nn.Linear(1, len(weights), dtype=torch.float64)
-    with torch.no_grad():
-        for parameter, values in ((layer.weight[:, 0], weights), (layer.bias, biases)):
-            parameter[:] = torch.as_tensor(values, dtype=torch.float64)
-    return nn.Sequential(layer, activation())
-
-
-def line(*positions):
-    return torch.tensor(positions, dtype=torch.float64)[:, None]
+    return nn.Sequential(dense([[float(weight)] for weight in weights], biases), activation())
 
 
 def states(model, x):
@@ -83,18 +74,14 @@ def test_units_on_a_line():
     back = transitions(units([1, 2, -1, 1], [-1, -5, 1, -9]), line(0, 4))
     assert back.positions.tolist() == [0.125, 0.125, 0.3125, 0.6875, 0.875, 0.875]
     assert back.segments.tolist() == [0, 0, 0, 1, 1, 1]
+    unharmed = line(-1, 1e-17, 1)
+    assert transitions(nn.ReLU(), unharmed).total == 2 and unharmed[1] == 1e-17
 
 
 def tents(depth):
     """Return x -> 1 - |1 - 2x| applied again and again: 2 relu(x) - 4 relu(x - 1/2)."""
-    layers = []
-    for _ in range(depth):
-        first, second = nn.Linear(1, 2), nn.Linear(2, 1, bias=False)
-        with torch.no_grad():
-            first.weight[:], first.bias[:] = torch.ones(2, 1), torch.tensor([0, -0.5])
-            second.weight[:] = torch.tensor([[2, -4.0]])
-        layers += [first, nn.ReLU(), second]
-    return nn.Sequential(*layers)
+    fold = dense([[1.0], [1.0]], [0, -0.5]), nn.ReLU(), dense([[2, -4.0]])
+    return nn.Sequential(*(copy.deepcopy(layer) for _ in range(depth) for layer in fold))
 
 
 def test_tents_fold_the_line_and_touch_zero_without_a_change():
@@ -151,10 +138,8 @@ def test_what_the_count_does_not_depend_on(seed):
 @pytest.mark.parametrize("corner", [0.3, 0.1 + 0.2])
 def test_to_touch_a_kink_is_no_change(slope, corner):
     # |x - 0.3| through two units, seen by a third and, upside down, by a fourth
-    layer = nn.Linear(2, 2, bias=False, dtype=torch.float64)
-    with torch.no_grad():
-        layer.weight[:] = slope * torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
-    model = nn.Sequential(*units([1, -1], [-corner, 0.3]), layer, nn.ReLU())
+    both = dense([[slope, slope], [-slope, -slope]])
+    model = nn.Sequential(*units([1, -1], [-corner, 0.3]), both, nn.ReLU())
     found = transitions(model, line(0, 1), closed=False)
     assert found.per_layer == {"1": 2, "3": 0}
     path = line(0.3, 0.5, 0.3, -1)  # turns back on the kink, at a vertex
@@ -187,19 +172,14 @@ def test_a_vertex_on_a_kink(path, expected):
 
 
 def test_a_unit_that_rests_on_its_kink_is_off_there():
-    layer = nn.Linear(2, 1, bias=False, dtype=torch.float64)
-    with torch.no_grad():
-        layer.weight[:] = torch.tensor([[1.0, 1.0]])
-    model = nn.Sequential(*units([-1, 1], [1, -2]), layer, nn.ReLU())
+    model = nn.Sequential(*units([-1, 1], [1, -2]), dense([[1.0, 1.0]]), nn.ReLU())
     found = transitions(model, line(0, 3), closed=False)
     assert found.per_layer == {"1": 2, "3": 2}
     torch.testing.assert_close(found.positions, line(1, 1, 2, 2)[:, 0] / 3)
 
 
 def test_rounding_on_a_kink_is_no_change():
-    model = nn.Sequential(nn.Linear(2, 1, dtype=torch.float64), nn.ReLU())
-    with torch.no_grad():
-        model[0].weight[:], model[0].bias[:] = 0.1, -0.1
+    model = nn.Sequential(dense([[0.1, 0.1]], -0.1), nn.ReLU())
     x = 10 * gaussian(30)
     path = torch.stack([x, 1 - x], 1)
     assert transitions(model, path, "sampled", 1000, progress=False).total > 10
@@ -294,47 +274,3 @@ def test_density_along_the_path():
     torch.testing.assert_close(sum(layers), found.density(7))
     with pytest.raises(ValueError, match="layer: found 'act3'; did you mean"):
         found.density(7, "act3")
-
-
-def test_kinds_modes_and_weights_are_kept():
-    model = network(0).float().train()
-    before, path = copy.deepcopy(model.state_dict()), gaussian(9, 3).numpy()
-    kept = path.copy()
-    found = transitions(model, path)
-    for column in (found.positions, found.segments, found.fractions, found.layers, found.units):
-        assert isinstance(column, np.ndarray) and len(column) == int(found)
-    assert isinstance(found.density(), np.ndarray) and found.positions.dtype == np.float64
-    assert model.training and all(layer.training for layer in model)
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    np.testing.assert_array_equal(path, kept)
-    assert transitions(model, torch.from_numpy(path)).total == int(found)
-    assert transitions(nn.ReLU(), line(-1, 1), closed=False).total == 1
-    unharmed = line(-1, 1e-17, 1)
-    assert transitions(nn.ReLU(), unharmed).total == 2 and unharmed[1] == 1e-17
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"path": gaussian(1, 3)}, "path: expected vertices"),
-        ({"path": gaussian(3)}, "path: expected vertices"),
-        ({"path": []}, "path: expected at least one path"),
-        ({"path": [gaussian(4, 3), gaussian(4, 2)]}, "of one shape"),
-        ({"method": "exakt"}, "method: found 'exakt'; did you mean 'exact'"),
-        ({"k": 1}, "k: expected an integer >= 2"),
-        ({"dtype": torch.float16}, "dtype: expected torch.float32 or torch.float64"),
-    ],
-)
-def test_bad_input(options, message):
-    with pytest.raises(ValueError, match=message):
-        transitions(**{"model": network(0), "path": gaussian(4, 3)} | options)
-
-
-@pytest.mark.gpu
-def test_the_gpu_agrees():
-    model, paths = network(0, widths=(30, 30)), [3 * gaussian(9, 3), gaussian(4, 3)]
-    expected = transitions(model, paths)
-    for method in ("exact", "sampled"):
-        found = transitions(model.cuda(), paths, method, 2**15, progress=False)
-        assert [f.per_layer for f in found] == [e.per_layer for e in expected]
-        assert all(f.positions.is_cuda for f in found)

@@ -135,6 +135,7 @@ def test_minibatches_average_hsic_weighted_by_examples(sizes, d, unbiased):
     grid = minibatch_cka([({"a": u, "b": v}, {"c": v}) for u, v in batches], unbiased)
     assert (grid.rows, grid.columns) == (("a", "b"), ("c",))
     assert grid.values[:, 0] == pytest.approx([expected, 1], abs=1e-12)
+    assert minibatch_cka([(x, x.copy())] * 3) == 1
 
 
 @few_examples
@@ -148,15 +149,6 @@ def test_unbiased_minibatches_do_not_depend_on_their_size():
         biased.append(minibatch_cka(batches, unbiased=False))
     assert biased[0] > biased[1] > biased[2] > whole
     assert biased[0] > whole + 0.05
-
-
-def test_minibatches_keep_scales_kind_and_equality():
-    x, y = related(40, 5, 5)
-    halves = [(x[:20], y[:20]), (x[20:], y[20:])]
-    tiny = [(torch.from_numpy(u) * 1e-12, torch.from_numpy(v) * 1e12) for u, v in halves]
-    assert isinstance(minibatch_cka(tiny), torch.Tensor)
-    assert minibatch_cka(tiny).item() == pytest.approx(minibatch_cka(halves), abs=1e-12)
-    assert minibatch_cka([(x, x.copy())] * 3) == 1
 
 
 @few_examples
@@ -249,7 +241,6 @@ def test_gradient(d, unbiased):
     ("message", "call"),
     [
         ("x: expected at least 4", lambda: cka(X[:3], Y[:3], unbiased=True)),
-        ("kernel: .*did you mean 'linear'", lambda: cka(X, Y, "linaer")),
         ("confounder: expected the examples of x, 30", lambda: cka(X, Y, confounder=X[:9])),
         ("batches: expected at least one", lambda: minibatch_cka([])),
         (r"batches\[1\]: expected a pair", lambda: minibatch_cka([(X, Y), X])),

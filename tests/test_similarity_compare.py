@@ -212,19 +212,14 @@ def test_null_of_checkpoints_is_low_where_values_are_high():
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_kind_and_dtype_are_the_layers(metric, dtype):
-    layers = {name: layer.to(dtype) for name, layer in network().items()}
-    found = compare(layers, metric=metric, null=1)
-    assert found.values.dtype == found.null.dtype == dtype
-    arrays = compare({n: x.numpy() for n, x in layers.items()}, metric=metric)
-    assert isinstance(arrays.values, np.ndarray)
-    np.testing.assert_array_equal(arrays.values, found.values.numpy())
-    assert_close(found.values.double(), compare(network(), metric=metric).values, 2e-5)
+def test_float32_mixed_kinds_and_gradients(metric):
+    layers = {name: layer.float() for name, layer in network().items()}
+    found = compare(layers, metric=metric).values
+    assert_close(found.double(), compare(network(), metric=metric).values, 2e-5)
     mixed = {**layers, "conv2": network()["conv2"].numpy(), "fc": layers["fc"].half()}
     assert compare(mixed, metric=metric).values.dtype == torch.float64
     if metric in ("cca", "svcca", "pwcca", "cka", "procrustes", "regression"):
-        x = gaussian(60, 3).to(dtype).requires_grad_()
+        x = gaussian(60, 3).requires_grad_()
         compare({"x": x}, {"y": gaussian(60, 4, seed=1)}, metric).values.sum().backward()
         assert x.grad.abs().max() > 0
 
@@ -270,7 +265,6 @@ MAPS = {"a": gaussian(9, 2, 4, 4), "b": gaussian(9, 2, 2, 2)}
     ("a", "b", "options", "message"),
     [
         ({}, None, {}, "acts_a: expected a mapping of names to layers, found an empty one"),
-        (A, {}, {}, "acts_b: expected a mapping of names to layers, found an empty"),
         (LAYER, None, {}, "acts_a: expected a mapping of names to layers, found Tensor"),
         ({1: A, 2: LAYER}, None, {}, r"acts_a\[2\]: expected a mapping .* found Tensor"),
         ({1: A, 2: {"b": LAYER}}, None, {}, r"acts_a: .*layers \('a',\) at every .*\('b',\)"),
@@ -278,12 +272,9 @@ MAPS = {"a": gaussian(9, 2, 4, 4), "b": gaussian(9, 2, 2, 2)}
         ({"a": LAYER[:, :, None]}, None, {}, r"acts_a\['a'\]: .*height, width\), found \(10, 2"),
         (A, {"a": LAYER[1:]}, {}, r"acts_b\['a'\]: .*examples of acts_a\['a'\], 10, found 9"),
         (MAPS, None, {"conv": "positions"}, r"acts_a\['b'\]: .*size of .*\(4, 4\), found \(2, 2"),
-        (A, None, {"metric": "ckaa"}, "metric: found 'ckaa'; did you mean 'cka'"),
-        (A, None, {"conv": "dft"}, "conv: found 'dft'"),
         (A, None, {"dim": 3}, "options: svcca takes variance, dims, squares, found dim"),
         (A, None, {"metric": "cka", "confounder": LAYER}, "options: .*angular, found confounder"),
         (A, None, {"metric": "cka", "kernel": "rfb"}, "kernel: found 'rfb'"),
-        (A, None, {"metric": "rsa", "distance": "cosine"}, "distance: found 'cosine'"),
     ],
 )
 def test_bad_input(a, b, options, message):
@@ -348,20 +339,6 @@ def test_progress_reaches_the_end(monkeypatch, capsys):
     compare({1: network(), 2: network(5)}, metric="cka", null=2, progress=True)
     assert bars[0].n == bars[0].total == 18
     assert "0/18" in capsys.readouterr().err
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-def test_the_gpu_agrees(metric, dtype, tolerance):
-    layers = {name: layer.to(dtype) for name, layer in network().items()}
-    found = compare({n: x.cuda() for n, x in layers.items()}, metric=metric, null=1)
-    expected = compare(layers, metric=metric, null=1)
-    assert found.values.is_cuda and found.null.is_cuda
-    assert_close(found.values.cpu(), expected.values, tolerance)
-    assert_close(found.null.cpu(), expected.null, tolerance)
-    with pytest.raises(ValueError, match=r"acts_b\['a'\]: expected the device of acts_a\['a'\]"):
-        compare({"a": LAYER}, {"a": LAYER.cuda()})
 
 
 def unrelated(trial, count=6, examples=60):

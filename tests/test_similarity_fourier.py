@@ -89,25 +89,6 @@ def test_half_spectrum_equals_the_full_one(first, second, monkeypatch):
     assert np.abs(dft_cca(x, y).correlations - found.correlations).max() < 1e-14
 
 
-@pytest.mark.parametrize("size", [(6, 6), (5, 5), (4, 7), (1, 1)], ids=str)
-def test_each_frequency_is_held_once_and_spans_the_transform(size):
-    x = draw(9, 2, *size)
-    held = fourier.spectrum(torch.from_numpy(x))
-    counts = held.index.flatten().bincount(minlength=len(held.bases))
-    rows, columns = (torch.arange(n) for n in size)
-    own = ((2 * rows) % size[0] == 0)[:, None] & ((2 * columns) % size[1] == 0)
-    assert (counts[held.index] == torch.where(own, 1, 2)).all()
-    assert not held.conjugate[own].any() and int(held.conjugate.sum()) == int((counts == 2).sum())
-    assert (held.bases[held.index[own]].imag == 0).all()
-    f = np.fft.fft2(x, axes=(2, 3))
-    f -= f.mean(0)
-    for i, j in np.ndindex(size):
-        basis = held.bases[held.index[i, j]].numpy()
-        basis = basis.conj() if held.conjugate[i, j] else basis
-        assert np.abs(basis.conj().T @ basis - np.eye(2)).max() < 1e-13
-        assert np.abs(basis @ (basis.conj().T @ f[:, :, i, j]) - f[:, :, i, j]).max() < 1e-12
-
-
 def closed_layers(images, channels, size, seed=0):
     """Return two circular convolutions, with ReLU, of all cyclic shifts of a few random images."""
     source = torch.Generator().manual_seed(seed)
@@ -144,14 +125,6 @@ def test_a_dense_layer_meets_the_spatial_means():
         assert found.correlations.shape == (1, 1, 3)
         assert np.abs(found.correlations[0, 0] - expected.correlations).max() < 1e-12
         assert found.mean == pytest.approx(expected.mean, abs=1e-12)
-
-
-def test_one_channel_is_the_modulus_of_the_coherence():
-    x, y = pair(30, 1, 1)
-    f, g = (np.fft.fft2(z[:, 0] - z[:, 0].mean(0)) for z in (x, y))
-    lengths = np.linalg.norm(f, axis=0) * np.linalg.norm(g, axis=0)
-    expected = np.abs((f.conj() * g).sum(0)) / lengths
-    assert np.abs(dft_cca(x, y).correlations[..., 0] - expected).max() < 1e-12
 
 
 @settings(deadline=None, max_examples=25)
@@ -259,14 +232,6 @@ def test_one_channel_without_a_band_lowers_the_rank_there(dtype, bound):
     assert found.mean == pytest.approx(total, rel=1e-6)
 
 
-@DTYPES
-def test_images_without_structure_have_only_the_zero_frequency(dtype, bound):
-    flat, y = np.ones((1, 1, 6, 6)) * draw(40, 3, 1, 1), pair()[1]
-    found = dft_cca(flat.astype(dtype), y.astype(dtype))
-    assert found.ranks[0, 0] == 3 and found.ranks.sum() == 3
-    assert found.mean == pytest.approx(cca(flat[:, :, 0, 0], y.mean((2, 3))).mean, abs=1e-5)
-
-
 def test_a_layer_constant_over_the_examples_correlates_with_nothing():
     x, y = pair()
     with pytest.warns(UserWarning, match="^x: constant") as caught:
@@ -299,36 +264,10 @@ def test_independent_noise_lies_at_its_null():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_kind_dtype_and_layout(dtype):
-    x, y = (torch.from_numpy(z).to(dtype).requires_grad_() for z in pair(200, 16, 12))
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    found = dft_cca(x, y)
-    for value in (found.correlations, found.mean, found.frequency_means):
-        assert value.dtype == wide and not value.requires_grad
-    assert found.ranks.dtype == torch.int64
-    exact = dft_cca(x.double(), y.double())
+def test_lower_precision_and_channels_last_change_little(dtype):
+    x, y = (torch.from_numpy(z).to(dtype) for z in pair(200, 16, 12))
+    found, exact = dft_cca(x, y), dft_cca(x.double(), y.double())
     assert (found.correlations - exact.correlations).abs().max() < 5e-4
     assert found.mean.item() == pytest.approx(exact.mean.item(), abs=1e-5)
-    last = dft_cca(x.detach().to(memory_format=torch.channels_last), y).correlations
-    assert (last - found.correlations).abs().max() < (1e-12 if wide == torch.float64 else 1e-4)
-    if dtype != torch.bfloat16:
-        values = dft_cca(x.detach().numpy(), y)
-        for value in (values.correlations, values.mean, values.frequency_means):
-            assert isinstance(value, np.ndarray) and value.dtype == str(wide).split(".")[1]
-        assert np.array_equal(values.correlations, found.correlations.numpy())
-
-
-def test_bad_input():
-    with pytest.raises(ValueError, match=r"x: .* >= 2.*height, width\), found \(10, 3, 4\)"):
-        dft_cca(draw(10, 3, 4), draw(10, 2, 4, 4))
-
-
-@pytest.mark.gpu
-@DTYPES
-def test_gpu_equals_cpu(dtype, bound):
-    x, y = (torch.from_numpy(z.astype(dtype)) for z in pair(200, 16, 12, (8, 7)))
-    for other in (y, y[..., :4], y.mean((2, 3))):
-        found, expected = dft_cca(x.cuda(), other.cuda()), dft_cca(x, other)
-        assert found.correlations.is_cuda
-        assert (found.correlations.cpu() - expected.correlations).abs().max() < bound
-        assert torch.equal(found.ranks.cpu(), expected.ranks)
+    last = dft_cca(x.to(memory_format=torch.channels_last), y).correlations
+    assert (last - found.correlations).abs().max() < (1e-12 if dtype == torch.float64 else 1e-4)

@@ -66,15 +66,6 @@ def test_both_forms_of_the_distance_agree_where_they_meet():
     assert min(values) < 0.1 < max(values)
 
 
-def test_the_angle_obeys_the_triangle_inequality():
-    r = np.random.default_rng(0)
-    for seed in range(50):
-        x, y = related(12, *r.integers(1, 20, 2), seed=seed)
-        z = related(12, 1, int(r.integers(1, 20)), seed=seed + 1)[1]
-        through = procrustes(x, z, angular=True) + procrustes(z, y, angular=True)
-        assert procrustes(x, y, angular=True) <= through + 1e-12
-
-
 def test_two_examples_are_always_alike_and_wide_layers_stay_small():
     x, y = gaussian(2, 3), gaussian(2, 5, seed=1)
     assert procrustes(x, y, angular=True) == pytest.approx(0, abs=1e-14)

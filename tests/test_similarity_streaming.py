@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 from _random_networks import gaussian
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from replication import similarity
 from replication.similarity import Accumulator, cca, cka, compare
@@ -59,15 +57,6 @@ def test_batches_give_what_the_whole_gives(metric, options, sizes):
     x, y = pair()
     found = streamed(x, y, sizes).result(metric, **options)
     assert_same(found, in_memory(metric, x, y, **options))
-
-
-@settings(max_examples=20, deadline=None)
-@given(cuts=st.sets(st.integers(1, 119), max_size=40), seed=st.integers(0, 10**6))
-def test_any_split(cuts, seed):
-    x, y = pair(120, seed)
-    found = streamed(x, y, np.diff([0, *sorted(cuts), 120]).tolist())
-    for metric in ("cca", "pwcca", "procrustes"):
-        assert_same(found.result(metric), in_memory(metric, x, y))
 
 
 def test_identical_layers():
@@ -202,16 +191,13 @@ def test_directions_whiten_the_data(metric, n):
             getattr(found, name)
 
 
-def test_examples_are_counted_and_arrays_give_arrays():
+def test_examples_are_counted_and_other_dtypes_are_taken():
     x, y = pair()
     assert streamed(x, y).result("cca").examples == len(x)
     mixed = streamed((9 * x).int(), y.half()).result("cka")
     assert_same(mixed, cka((9 * x).int(), y.half().double()))
-    arrays, grid = Accumulator(), Accumulator()
-    arrays.update(x.numpy(), y.numpy())
+    grid = Accumulator()
     grid.update({"x": x.numpy(), "y": y.numpy()})
-    assert isinstance(arrays.result("cca").x_directions, np.ndarray)
-    assert isinstance(arrays.result("cka"), np.floating)
     assert isinstance(grid.result("cka").values, np.ndarray)
 
 
@@ -243,15 +229,11 @@ def test_too_few_examples():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("metric", "options"), CASES)
-def test_the_gpu_agrees(metric, options):
+def test_batches_of_two_devices_do_not_mix():
     x, y = pair()
     found = streamed(x[:100].cuda(), y[:100].cuda())
     with pytest.raises(ValueError, match="x: expected the device cuda:0, found cpu"):
         found.update(x, y)
     found.update(x[100:].cuda(), y[100:].cuda())
-    found, expected = (a.result(metric, **options) for a in (found, streamed(x, y)))
-    if hasattr(expected, "correlations"):
-        found, expected = found.correlations, expected.correlations
-    assert found.is_cuda
-    torch.testing.assert_close(found.cpu(), expected, atol=1e-8, rtol=0)
+    assert found.result("cka").is_cuda
+    assert_same(found.result("cka").cpu(), cka(x, y))

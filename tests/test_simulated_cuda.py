@@ -177,69 +177,38 @@ def trained(how, size, **more):
 
 def on_network(function, *arguments, width=8, **options):
     model = models.build("mlp", inputs=36, widths=(width,), classes=5, batch_norm=True).cuda()
-    examples = {"images": pictures().cuda(), "labels": labels().cuda()}
+    images, targets = pictures().cuda(), labels().cuda()
     if function in (activations.record, sensitivity.spectral_norm):
-        return function(model, examples["images"], *arguments, **options)
+        return function(model, images, *arguments, **options)
     if function is training.evaluate:
-        return function(
-            model, data.Examples(examples["images"].float(), examples["labels"]), **options
-        )
-    return function(model, *examples.values(), *arguments, **options)
+        return function(model, data.Examples(images.float(), targets), **options)
+    return function(model, images, targets, *arguments, **options)
 
 
-LOOPS = {
-    "steps of fit": (lambda n: trained(training.fit, n), 40, 8),
-    "steps of fit_population": (lambda n: trained(training.fit_population, n), 40, 8),
-    "batches of record": (lambda n: on_network(activations.record, batch_size=n), 64, 8),
-    "batches of evaluate": (lambda n: on_network(training.evaluate, batch_size=n), 64, 8),
-    "batches of cumulative_ablation": (
-        lambda n: on_network(directions.cumulative_ablation, "act1", 2, "mean", batch_size=n),
-        64,
-        8,
-    ),
-    "units of cumulative_ablation": (
-        lambda n: on_network(directions.cumulative_ablation, "act1", 2, width=n),
-        4,
-        16,
-    ),
-    "orders of cumulative_ablation": (
-        lambda n: on_network(directions.cumulative_ablation, "act1", n),
-        2,
-        5,
-    ),
-    "units of unit_ablation": (
-        lambda n: on_network(directions.unit_ablation, "act1", width=n),
-        4,
-        16,
-    ),
-    "batches of noise_curve": (
-        lambda n: on_network(directions.noise_curve, "act1", [0.5], batch_size=n),
-        64,
-        8,
-    ),
-    "draws of noise_curve": (
-        lambda n: on_network(directions.noise_curve, "act1", [0.5], draws=n),
-        1,
-        4,
-    ),
-    "iterations of spectral_norm": (
-        lambda n: on_network(sensitivity.spectral_norm, iterations=n),
-        1,
-        15,
-    ),
-}
+ABLATION, UNITS = directions.cumulative_ablation, directions.unit_ablation
+LOOPS = [  # function, its arguments, what is looped over, and two lengths of the loop
+    (activations.record, (), "batch_size", (64, 8)),
+    (training.evaluate, (), "batch_size", (64, 8)),
+    ((), "batch_size", (64, 8)),
+    (ABLATION, ("act1", 2, "mean"), "batch_size", (64, 8)),
+    (ABLATION, ("act1", 2), "width", (4, 16)),
+    (ABLATION, ("act1",), "orders", (2, 5)),
+    (UNITS, ("act1",), "width", (4, 16)),
+    (directions.noise_curve, ("act1", [0.5]), "batch_size", (64, 8)),
+    (directions.noise_curve, ("act1", [0.5]), "draws", (1, 4)),
+    (sensitivity.spectral_norm, (), "iterations", (1, 15)),
+]
 
 
 @there
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:spectral_norm")
-@pytest.mark.parametrize("loop", LOOPS)
-def test_the_host_does_not_wait_in_a_loop(loop):
-    call, *sizes = LOOPS[loop]
+@pytest.mark.parametrize(("function", "arguments", "loop", "lengths"), LOOPS)
+def test_the_host_does_not_wait_in_a_loop(function, arguments, loop, lengths):
     counts = []
-    for size in sizes:
+    for length in lengths:
         with simulated_cuda.counted() as found:
-            call(size)
+            on_network(function, *arguments, **{loop: length})
         counts.append(found.waits)
     assert counts[0] == counts[1]
 
@@ -247,11 +216,14 @@ def test_the_host_does_not_wait_in_a_loop(loop):
 @there
 @pytest.mark.gpu
 @pytest.mark.parametrize("how", [training.fit, training.fit_population])
-def test_random_draws_and_rates_are_sent_an_epoch_at_a_time(how):
+def test_training_waits_and_sends_random_draws_and_rates_once_an_epoch(how):
     counts = []
     for size in (40, 8):  # of a minibatch
         with simulated_cuda.counted() as found:
+            trained(how, size)
+        counts.append([found.waits])
+        with simulated_cuda.counted() as found:
             options = {"weight_decay": 1e-3}
             trained(how, size, augment={"flip": 0.5, "shift": 1}, optimizer_options=options)
-        counts.append(found.sent)
-    assert counts[0] == counts[1] > 0
+        counts[-1].append(found.sent)
+    assert counts[0] == counts[1] and counts[0][1] > 0

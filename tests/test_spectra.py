@@ -107,56 +107,30 @@ def test_the_gram_matrix_of_the_groups_themselves_would_lose_the_small_values():
     assert ((naive - expected).abs() / expected).max() > 1e-5
 
 
-def test_float32_groups_are_formed_again_where_they_must(monkeypatch):
-    """One at a time, and only those in need of it in a stack, as on a GPU."""
-    formed, form = [], spectra._by_gram
-
-    def spy(groups):
-        formed.append((len(groups), groups.dtype))
-        return form(groups)
-
-    monkeypatch.setattr(spectra, "_by_gram", spy)
+def test_float32_groups_of_low_rank_keep_what_one_float32_product_would_lose():
     groups = deficient(5, 64, 900).float()
     assert error(groups) <= 1e-6
-    assert formed == [(1, torch.float32), (1, torch.float64)] * 2
-    once = (groups @ groups.mT).double()  # what formed once in float32 would give
+    once, expected = (groups @ groups.mT).double(), reference(groups)[0]
     naive = torch.linalg.eigvalsh(once).clamp_min(0).sqrt().flip(-1)
-    expected = reference(groups)[0]
     assert ((naive - expected).abs() / expected[:, :1]).max() > 1e-5
-    formed.clear()
-    assert error(noisy(0.2, 64, 900).float()) <= 1e-6
-    assert formed == [(1, torch.float32)] * 2
-
-    good, bad = noisy(0.2, 16, 300), deficient(5, 16, 300)
+    good, bad = noisy(0.2, 16, 300), deficient(5, 16, 300)  # in a stack, as on a GPU
     groups = torch.stack([good[0], bad[0], good[1], bad[1]]).float()
-    formed.clear()
     values, expected = spectra._by_gram(groups), torch.stack(reference(groups), 1)
-    assert formed == [(4, torch.float32), (2, torch.float64)]
     assert ((values - expected).abs() <= 1e-6 * expected[:, :1, :1]).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("neurons", [4, 300])
-def test_shape_dtype_and_order(dtype, neurons):
-    groups = noisy(0.3, 6, neurons, images=3).to(dtype)
-    before = groups.clone()
+def test_shape_and_order(neurons):
+    groups = noisy(0.3, 6, neurons, images=3)
     found = group_singular_values(groups)
-    assert torch.equal(groups, before)
     for values in found:
-        assert values.shape == (3, 6) and values.dtype == dtype
+        assert values.shape == (3, 6)
         assert (values[:, :-1] >= values[:, 1:]).all() and (values >= 0).all()
     assert (found[1][:, -1] <= 1e-7 * found[0][:, 0]).all()  # centring takes one dimension
     folded = group_singular_values(groups.unflatten(2, (2, neurons // 2)))
     assert torch.equal(torch.stack(folded), torch.stack(found))
-
-
-@pytest.mark.parametrize(
-    "groups", [torch.ones(2, 3), torch.ones(2, 1, 3), torch.ones(2, 3, 4).int()]
-)
-def test_bad_groups(groups):
-    message = r"groups: expected floating \(images, copies >= 2, neurons\), found .*\(2, "
-    with pytest.raises(ValueError, match=message):
-        group_singular_values(groups)
+    with pytest.raises(ValueError, match=r"groups: expected .*copies >= 2, neurons\), found"):
+        group_singular_values(groups[:, :1])
 
 
 GROUPS = st.builds(
@@ -223,25 +197,6 @@ def test_rank_one_groups(neurons):
     torch.testing.assert_close(whole[:, 0], a.norm(dim=(1, 2)) * size)
     torch.testing.assert_close(centred[:, 0], (a - a.mean(1, keepdim=True)).norm(dim=(1, 2)) * size)
     assert (whole[:, 1:] <= 1e-7 * whole[:, :1]).all()
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("tf32", [False, True])
-def test_gpu_accuracy(tf32):
-    kinds = [noisy(s, 16, 300) for s in SIGMAS]
-    kinds += [deficient(r, 16, 300) for r in (1, 5)] + [torch.zeros(2, 16, 300).double()]
-    groups = torch.cat(kinds).cuda()
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    try:
-        for dtype, bound in ((torch.float64, 1e-7), (torch.float32, 1e-5)):
-            found = group_singular_values(groups.to(dtype))
-            assert found[0].is_cuda and torch.backends.cuda.matmul.allow_tf32 == tf32
-            expected = reference(groups.to(dtype).cpu())
-            for one, two in zip(found, expected, strict=True):
-                assert ((one.cpu() - two).abs() <= bound * expected[0][:, :1]).all()
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)])

@@ -1,14 +1,13 @@
 """Sweeps: every configuration is computed once, in whatever way the last run of them ended."""
 
-import io
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from _tiny_runs import watch_bars
 
 from replication import sweeps
-from replication._core import progress
 
 SPECS = [{"sigma": s, "seed": i} for s in (0.2, 0.1) for i in (1, 0)]
 
@@ -66,6 +65,14 @@ def test_a_spec_that_comes_twice_is_computed_once(tmp_path):
     equal(run(measure, specs, store=tmp_path), expected(specs))
     assert len(measure.calls) == 2
 
+    @Counted
+    def depth(spec):
+        return {"n": len(spec["widths"])}
+
+    for widths in ((1, 2), [1, 2]):  # a list is what JSON makes of a tuple
+        run(depth, [{"widths": widths}], store=tmp_path)
+    assert len(depth.calls) == 1
+
 
 def test_another_function_and_another_spec_are_computed(tmp_path):
     def other(spec):
@@ -76,18 +83,6 @@ def test_another_function_and_another_spec_are_computed(tmp_path):
         run(measure, [SPECS[0] | {"sigma": 0.3}], store=tmp_path)
         assert run(other, SPECS[:1], store=tmp_path).value.tolist() == [-1]
         assert len(measure.calls) == 2
-
-
-def test_specs_are_stored_under_their_json(tmp_path):
-    """A tuple is a list to JSON: both find the same result."""
-
-    @Counted
-    def fn(spec):
-        return {"n": len(spec["widths"])}
-
-    run(fn, [{"widths": (1, 2)}], store=tmp_path)
-    run(fn, [{"widths": [1, 2]}], store=tmp_path)
-    assert len(fn.calls) == 1
 
 
 # --- results -----------------------------------------------------------------------------------
@@ -177,31 +172,11 @@ def test_a_batch_is_computed_together_and_stored_apart(tmp_path):
     assert len(list(tmp_path.rglob("*.parquet"))) == 4
 
 
-def test_only_the_culprit_of_a_batch_fails(tmp_path):
-    @Counted
-    def fn(specs):
-        if SPECS[1] in specs:
-            raise OSError("broken")
-        return measure_together.fn(specs)
-
-    with pytest.warns(UserWarning, match="1 of 4 specs failed"):
-        table = run(fn, store=tmp_path, batch=3, on_error="warn")
-    equal(table, expected([SPECS[0], *SPECS[2:]]))
-    assert fn.calls == [SPECS[:3], *([spec] for spec in SPECS)]
-
-
 # --- progress ----------------------------------------------------------------------------------
 
 
 def test_progress_counts_what_is_finished_already(tmp_path, monkeypatch):
-    bars = []
-
-    def bar(**options):
-        bars.append(progress.bar(**options | {"show": True}, file=io.StringIO()))
-        return bars[-1]
-
-    monkeypatch.setenv("TQDM_DISABLE", "0")
-    monkeypatch.setattr(sys.modules["replication.sweeps.run"], "bar", bar)
+    bars = watch_bars(monkeypatch, sys.modules["replication.sweeps.run"])
     run(measure, SPECS[:1], store=tmp_path)
     run(measure, store=tmp_path)
     assert [(bar.total, bar.initial, bar.n) for bar in bars] == [(1, 0, 1), (4, 1, 4)]

@@ -1,6 +1,5 @@
 """Sweeps on Dask workers: the same tables as in one process, whatever happens to the workers."""
 
-import importlib.util
 import logging
 import os
 import runpy
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from _tiny_runs import wait
 from test_sweeps import SPECS, equal, expected, run
 
 from replication import sweeps
@@ -59,13 +59,6 @@ def once(spec):
     except FileExistsError:
         return False
     return True
-
-
-def wait(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert condition()
 
 
 # --- tables ------------------------------------------------------------------------------------
@@ -365,12 +358,3 @@ def test_the_example_runs_on_this_machine(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert "test_accuracy" in done.stdout
     assert len(list((tmp_path / "train").iterdir())) > 1
-
-
-def test_the_example_says_what_it_needs(tmp_path):
-    if importlib.util.find_spec("dask_jobqueue"):
-        pytest.skip("dask-jobqueue is installed")
-    done = completed(EXAMPLE, "--store", tmp_path)
-    assert done.returncode == 1
-    assert done.stderr == "needs dask_jobqueue: pip install dask-jobqueue; or use --local\n"
-    assert not list(tmp_path.iterdir())

@@ -175,15 +175,6 @@ def alike():
     return dataclasses.replace(SPLIT, train=train)
 
 
-@pytest.mark.parametrize(("share", "seeded"), [(0.0, 0), (0.3, 6)])
-def test_generators_are_seeded_only_for_networks_with_dropout(share, seeded, monkeypatch):
-    calls = []
-    monkeypatch.setattr(trainer.Trainer, "seed_dropout", lambda self: calls.append(self.step))
-    before = torch.get_rng_state()
-    fit(make(model_options=MLP | {"dropout": share}, batch_size=30, epochs=3), alike())
-    assert len(calls) == seeded and torch.equal(torch.get_rng_state(), before)
-
-
 def test_dropout_differs_by_step_and_is_one_function_within_a_step(monkeypatch):
     """L-BFGS calls the closure several times a step: it must see the same units dropped."""
     losses = []
@@ -543,8 +534,3 @@ def test_the_machine_decides_where_the_precision_is_left_to_it(
     run = fit(make(precision="auto"), store=tmp_path)
     assert same_weights(run.state(), fit(make(precision=precision)).state())
     assert json.loads((tmp_path / run.key / "run.json").read_text())["precision"] == precision
-
-
-def test_bfloat16_is_for_networks_in_float32():
-    with pytest.raises(ValueError, match="precision: expected 'float32' with dtype 'float64'"):
-        make(dtype="float64", precision="bfloat16")

@@ -51,6 +51,7 @@ def test_a_bad_value_is_named(name, value):
         ({"freeze": {"fc9": 1}}, "freeze: mlp has no modules"),
         ({"augment": {"crop": 9}}, "augment: crop: expected at most 8, found 9"),
         ({"optimizer": "SGDD"}, "optimizer: found 'SGDD'; did you mean 'SGD'"),
+        ({"dtype": "float64", "precision": "bfloat16"}, "precision: expected 'float32'"),
         ({"evaluation_images": 5, "stop_at_train_accuracy": 0.9}, "evaluation_images"),
     ],
 )

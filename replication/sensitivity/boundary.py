@@ -35,24 +35,17 @@ def nearest_boundary(
 
     Parameters
     ----------
-    model : torch.nn.Module
-        As in `transitions`.
+    model, memory
+        As in `transitions`, and so the errors.
     points : (N, ...) tensor or array
     directions : (N, ...) tensor or array, optional
         One for each point, of any length but 0. By default the distance is that to the nearest
         point of the boundary, which takes one derivative for every number of the input.
-    memory : int
-        Bytes that the working tensors may take, about.
 
     Returns
     -------
     (N,) tensor on the model's device, or array if `points` was one
         In units of length of the input; 0 on a boundary, up to rounding; infinity if there is none.
-
-    Raises
-    ------
-    ValueError
-        As in `transitions`; if a direction is 0 or the shapes differ.
 
     Examples
     --------

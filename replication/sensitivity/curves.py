@@ -24,9 +24,8 @@ class OutputCurve:
 
     Attributes
     ----------
-    positions : (points,) float64
-        Sorted, as in `Transitions`. All vertices are among them, and of an open path its end.
-    segments, fractions : (points,) int64 and float64
+    positions, segments, fractions : (points,)
+        As in `Transitions`. All vertices are among them, and of an open path its end.
     outputs : (points, outputs)
     changes : (points,) int64
         How many units change state there, and windows of max pooling their largest input.
@@ -37,7 +36,6 @@ class OutputCurve:
     angles : (points,) float64
         By how much the output turns there, in radians from 0 to pi, by bends of the network and of
         the path; 0 at the ends of an open path.
-    closed : bool
     """
 
     positions: Array = field(repr=False)
@@ -88,17 +86,8 @@ def output_curve(
     Parameters
     ----------
     model, path, closed, memory
-        As in `transitions`. To look at lines, give their two ends and ``closed=False``.
-
-    Returns
-    -------
-    OutputCurve
-        Of the kind of `path`, tensors on the model's device.
-
-    Raises
-    ------
-    ValueError
-        As in `transitions`; the path is a single one.
+        As in `transitions`, and so the errors; the path is a single one. To look at lines, give
+        their two ends and ``closed=False``.
 
     Examples
     --------

@@ -36,10 +36,11 @@ def jacobian_norm(
 
         |J|_F = sqrt(sum_{c,i} (d s_c / d x_i)^2),   s = softmax(f(x)), or s = f(x), the logits
 
-    (Novak et al. 2018, section 3, where s is the softmax). In float32 each norm above 1e-38 is
-    within 1e-4 of float64's, relative, however confident the network is; below, it goes to 0. Two
-    things remain: an error d of the logits is a relative error of about d here, and a point within
-    rounding of a kink of the activations may fall on its other side.
+    (Novak et al. 2018, section 3, where s is the softmax), in units of the output per unit of
+    length of the input. In float32 each norm above 1e-38 is within 1e-4 of float64's, relative,
+    however confident the network is; below, it goes to 0. Two things remain: an error d of the
+    logits is a relative error of about d here, and a point within rounding of a kink of the
+    activations may fall on its other side.
 
     Parameters
     ----------
@@ -53,17 +54,11 @@ def jacobian_norm(
         Bytes that the working tensors may take, about, beside the model, of one point at least. By
         default 32 MiB on a CPU, fastest as it is near a processor's cache, and 1 GiB on a GPU.
 
-    Returns
-    -------
-    (N,) tensor on the model's device, or array if `images` was one
-        In units of the output per unit of length of the input.
-
     Raises
     ------
     ValueError
-        If `images` is empty, holds NaN or infinity or has no axis behind the examples; if the model
-        does not give finite logits (N, classes), is of another dtype or normalises by statistics
-        of the batch even in eval mode; for bad `output` or `memory`.
+        If the model does not give finite logits (N, classes), is of another dtype or normalises by
+        statistics of the batch even in eval mode; for bad `images`, `output` or `memory`.
 
     Examples
     --------
@@ -90,16 +85,11 @@ def jacobian_row_norm(
 
         |J_y| = sqrt(sum_i (d s_y / d x_i)^2)
 
-    (Novak et al. 2018, the study of single points). All else as in `jacobian_norm`.
-
-    Parameters
-    ----------
-    labels : (N,) integers
-        y, from 0 to classes - 1.
+    with y the `labels` (N,), from 0 to classes - 1 (Novak et al. 2018, the study of single points).
+    All else as in `jacobian_norm`.
     """
     points = _checked(images, output, memory)
-    # Small types would wrap when compared with the number of classes.
-    labels = as_labels(labels, len(points)).long()
+    labels = as_labels(labels, len(points)).long()  # small types would wrap in a comparison
     return like(images)(reduced_rows(model, points, output, labels, _frobenius, memory))
 
 
@@ -125,13 +115,11 @@ def spectral_norm(
 
     Parameters
     ----------
-    model, images, output, memory
-        As in `jacobian_norm`, and so the errors.
     tolerance : float in (0, 1)
     iterations : int
         At most; a ``UserWarning`` tells how many points were still moving then.
     seed : int
-        Of the start.
+        Of the start. All else as in `jacobian_norm`.
 
     Examples
     --------
@@ -173,14 +161,11 @@ def finite_difference_norm(
 
     Parameters
     ----------
-    model, images, output, memory
-        As in `jacobian_norm`, and so the errors.
     step : float > 0
-        Length of the step.
     directions : int
         They take (directions, d) numbers, beside `memory`.
     seed : int
-        Of the directions.
+        Of the directions. All else as in `jacobian_norm`.
     """
     directions = as_integer(directions, "directions", 1)
     step = as_number(step, "step", positive=True)

@@ -28,8 +28,7 @@ class Transitions:
     Attributes
     ----------
     total : int
-        t = sum over the path of the Hamming distance between the activity codes of neighbouring
-        pieces, that is, the number of units that change state.
+        How many there are.
     per_layer : dict
         Activation layer to its share of the total, in forward order. A module that is called again
         is ``name#2``.
@@ -61,7 +60,7 @@ class Transitions:
         """Return the transitions per path length in `bins` equal parts of the path, (bins,).
 
         The unit of length is the whole path, so that the mean is the total: of all layers or of
-        the `layer` of that name. A ValueError says if there is no such layer, or no bin.
+        the `layer` of that name.
         """
         bins = as_integer(bins, "bins", 1)
         positions = torch.as_tensor(self.positions)

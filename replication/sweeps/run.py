@@ -17,12 +17,7 @@ from replication.sweeps._store import Job, Result
 
 
 class SweepError(RuntimeError):
-    """Some specs failed; the results of all others are in the store.
-
-    Attributes
-    ----------
-    failures : list of (spec, exception)
-    """
+    """Some specs failed, `failures` (spec, exception); the results of all others are stored."""
 
     def __init__(self, message: str, failures: list[tuple[Mapping, Exception]]):
         super().__init__(message)
@@ -52,8 +47,7 @@ def run(
         name, to tell its results from those of another: no lambda, no partial.
     specs : sequence of mapping
         JSON-able settings by name; all that decides a result, which is found again by the hash of
-        the spec and the function's code: its source, that of the helpers it names, the constants
-        it reads, and the ``VERSION`` of each part of this package that it calls.
+        the spec and the `fingerprint` of the function's code.
     store : path
         Folder of the results; one Parquet file a spec, written whole or not at all, in a subfolder
         named by the function. Several runs may share it, also at the same time.
@@ -92,18 +86,14 @@ def run(
     Raises
     ------
     ValueError
-        If an argument is not as above (before anything is computed), or a result is no table or
-        repeats a column of its spec.
+        Also if a result is no table or repeats a column of its spec.
     SweepError
         If `fn` raised for some specs. Interrupting a run keeps what was finished, too.
-    ModuleNotFoundError
-        If a cluster is asked for without the extra ``cluster``.
 
     Warns
     -----
     UserWarning
-        Where a stored result is damaged and therefore computed again; for failing specs with
-        ``on_error="warn"``.
+        Where a stored result is damaged and therefore computed again.
     """
     name = _name(fn)
     as_choice(on_error, "on_error", ("raise", "warn"))

@@ -41,19 +41,9 @@ def fit_population(
     Parameters
     ----------
     specs : sequence of Spec
-        In any order and mixture; equal ones are trained once.
+        In any order and mixture; equal ones are trained once. The runs are in this order.
     split, store, device, progress
         As in `fit`; a store may be shared with it.
-
-    Returns
-    -------
-    list of Run
-        In the order of `specs`.
-
-    Raises
-    ------
-    ValueError
-        As `fit`, and if `specs` holds anything but specifications.
     """
     specs = list(specs)
     for index, spec in enumerate(specs):
@@ -324,13 +314,8 @@ def _groups(specs: Mapping[str, Spec]) -> list[list[str]]:
     for key, spec in specs.items():
         options = {k: v for k, v in spec.optimizer_options.items() if k != "weight_decay"}
         shared = [spec.model, spec.model_options, spec.optimizer, options, spec.batch_size]
-        shared += [
-            spec.dtype,
-            spec.precision,
-            spec.image_corruption is None,
-            spec.augment.get("crop"),
-            spec.freeze,
-        ]
+        shared += [spec.dtype, spec.precision, spec.image_corruption is None, spec.freeze]
+        shared.append(spec.augment.get("crop"))
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(key)
     return list(groups.values())
 

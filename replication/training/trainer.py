@@ -248,19 +248,9 @@ def evaluate(
 ) -> tuple[float, float]:
     """Return the mean cross-entropy (nats) and the accuracy (share, 0 to 1) of `model`.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Gives logits (N, classes). Measured in eval mode; every module is put back in its own.
-    examples : data.Examples
-        On the model's device, the images in its dtype.
-    batch_size : int
-        Examples a forward pass; bounds the memory.
-
-    Raises
-    ------
-    ValueError
-        If there are no examples, or labels beyond the classes.
+    It gives logits (N, classes) and is measured in eval mode; every module is put back in its own.
+    The `examples`, which are on its device and in its dtype, go through `batch_size` at a time.
+    ValueError if there are none, or labels beyond the classes.
     """
     if not len(examples):
         raise ValueError("examples: expected at least one, found none")
@@ -311,10 +301,8 @@ def draw(shape: Sequence[int], how: Mapping[str, float], source: torch.Generator
 def augment(images: Tensor, how: Mapping[str, float], drawn: Drawn) -> Tensor:
     """Return (N, C, H, W) flipped left to right, shifted with zeros moving in, cropped, with noise.
 
-    `how` may have ``"flip"``: the probability, for each image; ``"shift"``: the most pixels in each
-    direction, drawn for each image and axis; ``"crop"``: the side of the window that is kept, whose
-    place is drawn for each image; ``"noise"``: the standard deviation of what is added to every
-    number. `drawn` is what `draw` gave, on the images' device.
+    `how` is as `Spec.augment` says, `drawn` what `draw` gave, on the images' device: of a flip, a
+    shift by axis and the place of a window for each image.
     """
     height, width = images.shape[2:]
     if "flip" in how:

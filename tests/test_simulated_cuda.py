@@ -18,7 +18,6 @@ from replication import (
     data,
     directions,
     models,
-    sensitivity,
     similarity,
     spectra,
     training,
@@ -179,7 +178,7 @@ def trained(how, size, **more):
 def on_network(function, *arguments, width=8, **options):
     model = models.build("mlp", inputs=36, widths=(width,), classes=5, batch_norm=True).cuda()
     examples = {"images": pictures().cuda(), "labels": labels().cuda()}
-    if function in (activations.record, resets.recalibrate, sensitivity.spectral_norm):
+    if function in (activations.record, resets.recalibrate):
         return function(model, examples["images"], *arguments, **options)
     if function is training.evaluate:
         return function(
@@ -224,17 +223,11 @@ LOOPS = {
         1,
         4,
     ),
-    "iterations of spectral_norm": (
-        lambda n: on_network(sensitivity.spectral_norm, iterations=n),
-        1,
-        15,
-    ),
 }
 
 
 @there
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:spectral_norm")
 @pytest.mark.parametrize("loop", LOOPS)
 def test_the_host_does_not_wait_in_a_loop(loop):
     call, *sizes = LOOPS[loop]

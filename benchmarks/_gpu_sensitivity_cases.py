@@ -94,11 +94,11 @@ def _transitions(model: nn.Module, x: Tensor) -> list[Tensor | float]:
 
 def _curve(model: nn.Module, x: Tensor) -> list[Tensor | float]:
     found = sensitivity.output_curve(model, x)
-    return [found.positions, found.outputs, found.length, found.curvature]
+    return [found.positions, found.outputs]
 
 
 def _boundary(model: nn.Module, x: Tensor) -> list[Tensor]:
-    return [sensitivity.nearest_boundary(model, x, d) for d in (x.roll(1, 0), None)]
+    return [sensitivity.nearest_boundary(model, x)]
 
 
 def _map(model: nn.Module, x: Tensor) -> list[Tensor | float]:

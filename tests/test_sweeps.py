@@ -184,9 +184,9 @@ def test_only_the_culprit_of_a_batch_fails(tmp_path):
             raise OSError("broken")
         return measure_together.fn(specs)
 
-    with pytest.warns(UserWarning, match="1 of 4 specs failed"):
-        table = run(fn, store=tmp_path, batch=3, on_error="warn")
-    equal(table, expected([SPECS[0], *SPECS[2:]]))
+    with pytest.raises(sweeps.SweepError, match="1 of 4 specs failed"):
+        run(fn, store=tmp_path, batch=3)
+    equal(run(fn, store=tmp_path, batch=3, compute=False), expected([SPECS[0], *SPECS[2:]]))
     assert fn.calls == [SPECS[:3], *([spec] for spec in SPECS)]
 
 

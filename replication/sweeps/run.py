@@ -8,7 +8,7 @@ from warnings import warn
 
 import pandas as pd
 
-from replication._core.inputs import as_choice, as_integer
+from replication._core.inputs import as_integer
 from replication._core.progress import bar
 from replication.sweeps import _store
 from replication.sweeps import evidence as committed_results
@@ -33,8 +33,6 @@ def run(
     compute: bool = True,
     cluster: Any = None,
     batch: int | None = None,
-    on_error: str = "raise",
-    retries: int = 1,
     resources: Mapping[str, float] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -60,17 +58,12 @@ def run(
         thread each, as many as cores or as ``REPLICATION_WORKERS`` says, only for this call; in a
         script the call must stand below ``if __name__ == "__main__":``. An address such as
         ``"tcp://host:8786"`` or a client: on that cluster. The function is sent to each worker with
-        whatever it refers to; only results come back, and are written here.
+        whatever it refers to; only results come back, and are written here. A spec that fails there
+        is tried once more, as the worker may be to blame.
     batch : int, optional
         With it `fn` takes a list of up to `batch` specs and returns as many results; fewer on a
         cluster where every worker would not get some otherwise. If it raises for several specs,
         they are given to it one by one.
-    on_error : str
-        If `fn` raised for some specs, once all others are done: ``"raise"`` an error or ``"warn"``
-        and leave them out of the table. They are tried again by the next run.
-    retries : int
-        How often a failing spec is tried again on a cluster, where the worker may be to blame.
-        Specs whose workers die are given to others in any case.
     resources : mapping, optional
         What a task needs of its worker on a cluster, such as ``{"GPU": 1}``.
     progress : bool
@@ -88,7 +81,8 @@ def run(
     ValueError
         Also if a result is no table or repeats a column of its spec.
     SweepError
-        If `fn` raised for some specs. Interrupting a run keeps what was finished, too.
+        If `fn` raised for some specs, once all others are done; the next run tries them again.
+        Interrupting a run keeps what was finished, too.
 
     Warns
     -----
@@ -96,8 +90,6 @@ def run(
         Where a stored result is damaged and therefore computed again.
     """
     name = _name(fn)
-    as_choice(on_error, "on_error", ("raise", "warn"))
-    retries = as_integer(retries, "retries", 0)
     size = 1 if batch is None else as_integer(batch, "batch", 1)
     specs = list(specs)
     code, versions = fingerprint(fn)
@@ -129,9 +121,7 @@ def run(
                 raise ModuleNotFoundError(
                     f"cluster: needs {error.name}: pip install -e '.[cluster]'", name=error.name
                 ) from None
-            outcomes = _dask.outcomes(
-                computation, missing, cluster, size, retries, resources, steps
-            )
+            outcomes = _dask.outcomes(computation, missing, cluster, size, resources, steps)
         with closing(outcomes):
             for path, outcome in outcomes:
                 if isinstance(outcome, Exception):
@@ -147,14 +137,11 @@ def run(
         lines = [f"{len(failures)} of {len(wanted)} specs failed; all others are stored:"]
         lines += [f"  {spec}: {type(error).__name__}: {error}" for spec, error in failures[:5]]
         lines += [f"  and {len(failures) - 5} more"] if len(failures) > 5 else []
-        message = "\n".join(lines)
-        if on_error == "raise":
-            raise SweepError(message, failures) from failures[0][1]
-        warn(message, stacklevel=2)
+        raise SweepError("\n".join(lines), failures) from failures[0][1]
     done = zip(paths, specs, strict=True)
     table = _store.tidy([(spec, tables[path]) for path, spec in done if path in tables])
     table.attrs["missing"] = len(wanted) - len(tables)
-    table.attrs["computed"] = len(missing) - len(failures)
+    table.attrs["computed"] = len(missing)
     return table
 
 

@@ -108,7 +108,9 @@ class Unfinished:
 
     def is_due(self) -> bool:
         """Return whether the current step is to be evaluated and has not been."""
-        return self.training.at_event(self._checkpoints)
+        now = self.training
+        due = now.step % now.row_steps == 0 or now.step in self._checkpoints.values()
+        return due and not now.is_measured()
 
     def keep(self) -> None:
         """Keep the weights, after an evaluation, and all that is needed to go on."""

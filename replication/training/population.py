@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -69,15 +70,11 @@ def fit_population(
                 ]
                 steps.update(sum(member.training.step for member in members))
                 # After an interruption members may be at different steps.
-                members.sort(key=_step_of)
-                for _, together in groupby(members, _step_of):
+                step_of = attrgetter("training.step")
+                for _, together in groupby(sorted(members, key=step_of), step_of):
                     for run in _train(list(together), model, target, steps):
                         runs[run.key] = run
     return [runs[key] for key in keys]
-
-
-def _step_of(member: Unfinished) -> int:
-    return member.training.step
 
 
 def strategy(model: nn.Module, members: int, device: torch.device) -> str:

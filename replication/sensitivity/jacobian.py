@@ -35,7 +35,6 @@ from replication._core.inputs import (
 from replication.sensitivity._evaluation import (
     as_logits,
     chunks,
-    default_memory,
     forward_bytes,
     plain_evaluation,
     to_model,
@@ -129,7 +128,7 @@ def _norms(
     layers = mlp_layers(as_model(model), points.ndim)
     with plain_evaluation(model):
         first = to_model(model, points[:1])
-        memory = memory or default_memory(first)
+        memory = memory or (2**25 if first.device.type == "cpu" else 2**30)
         classes = as_logits(model(first.clone()), 1).shape[1]  # an in-place layer may come first
         if labels is not None:
             require_classes(labels, classes)

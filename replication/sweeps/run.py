@@ -89,7 +89,9 @@ def run(
     UserWarning
         Where a stored result is damaged and therefore computed again.
     """
-    name = _name(fn)
+    name = getattr(fn, "__name__", "<none>")
+    if not name.isidentifier():  # as that of a lambda; it also names a folder
+        raise ValueError(f"fn: expected a function with a name to keep its results by, found {fn}")
     size = 1 if batch is None else as_integer(batch, "batch", 1)
     specs = list(specs)
     code, versions = fingerprint(fn)
@@ -164,10 +166,3 @@ def _serial(
                 waiting.extendleft([job] for job in reversed(jobs))
         else:
             yield from zip((path for path, _ in jobs), contents, strict=True)
-
-
-def _name(fn: Callable) -> str:
-    name = getattr(fn, "__name__", "<none>")
-    if not name.isidentifier():  # as that of a lambda; it also names a folder
-        raise ValueError(f"fn: expected a function with a name to keep its results by, found {fn}")
-    return name

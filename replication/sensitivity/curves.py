@@ -1,7 +1,6 @@
 """What a piecewise-linear network makes of a path: its output piece by piece, and its regions."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ class OutputCurve:
 
     Attributes
     ----------
-    positions, segments, fractions : (points,)
+    positions : (points,) float64
         As in `Transitions`. All vertices are among them, and of an open path its end.
     outputs : (points, outputs)
     changes : (points,) int64
@@ -33,8 +32,6 @@ class OutputCurve:
     """
 
     positions: Array = field(repr=False)
-    segments: Array = field(repr=False)
-    fractions: Array = field(repr=False)
     outputs: Array = field(repr=False)
     changes: Array = field(repr=False)
     bends: Array = field(repr=False)
@@ -105,11 +102,9 @@ def output_curve(
     segments = paths.place[table[points, 0].long()]
     if closed:
         segments %= paths.lengths[0]
-    fractions = table[points, 1].contiguous()
-    positions = (segments + fractions) / paths.lengths[0]
-    columns = [x[points] for x in (outputs, changes, bends)]
-    found: list[Any] = [*map(like(path), (positions, segments, fractions, *columns)), closed]
-    return OutputCurve(*found)
+    positions = (segments + table[points, 1]) / paths.lengths[0]
+    outputs, changes, bends = (like(path)(x[points]) for x in (outputs, changes, bends))
+    return OutputCurve(like(path)(positions), outputs, changes, bends, closed)
 
 
 def _bends(table: Tensor, outputs: Tensor, rounding: Tensor, changes: Tensor) -> Tensor:

@@ -20,18 +20,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from replication._core import modules
-from replication._core.inputs import (
-    Array,
-    Kind,
-    as_choice,
-    as_inputs,
-    as_integer,
-    as_labels,
-    as_model,
-    like,
-    require_classes,
-)
+from replication._core import inputs, modules
+from replication._core.inputs import Array, Kind
 from replication.sensitivity._evaluation import (
     as_logits,
     chunks,
@@ -86,7 +76,7 @@ def jacobian_norm(
     >>> torch.allclose(norms, linear.weight.norm().expand(5))
     True
     """
-    return like(images)(_norms(model, images, output, None, memory))
+    return inputs.like(images)(_norms(model, images, output, None, memory))
 
 
 def jacobian_row_norm(
@@ -104,8 +94,8 @@ def jacobian_row_norm(
     with y the `labels` (N,), from 0 to classes - 1 (Novak et al. 2018, the study of single points).
     All else as in `jacobian_norm`.
     """
-    labels = as_inputs(labels, "labels")
-    return like(images)(_norms(model, images, output, labels, memory))
+    labels = inputs.as_inputs(labels, "labels")
+    return inputs.like(images)(_norms(model, images, output, labels, memory))
 
 
 def _norms(
@@ -117,21 +107,21 @@ def _norms(
     (K,) have R R^T = J J^T. They are J itself or, where the first layer has so few neurons that it
     pays, J Q with Q an orthonormal basis of what that layer sees.
     """
-    points = as_inputs(images, "images")
+    points = inputs.as_inputs(images, "images")
     if points.ndim < 2:
         raise ValueError(f"images: expected (N, ...), found shape {tuple(points.shape)}")
-    as_choice(output, "output", ("softmax", "logits"))
+    inputs.as_choice(output, "output", ("softmax", "logits"))
     if memory is not None:
-        as_integer(memory, "memory", 1)
+        inputs.as_integer(memory, "memory", 1)
     if labels is not None:  # small types would wrap in a comparison
-        labels = as_labels(labels, len(points)).long()
-    layers = mlp_layers(as_model(model), points.ndim)
+        labels = inputs.as_labels(labels, len(points)).long()
+    layers = mlp_layers(inputs.as_model(model), points.ndim)
     with plain_evaluation(model):
         first = to_model(model, points[:1])
         memory = memory or (2**25 if first.device.type == "cpu" else 2**30)
         classes = as_logits(model(first.clone()), 1).shape[1]  # an in-place layer may come first
         if labels is not None:
-            require_classes(labels, classes)
+            inputs.require_classes(labels, classes)
         count = classes if labels is None else 1
         if layers is None:
             size = forward_bytes(model, first) + count * first.nbytes
@@ -209,8 +199,8 @@ def _first_factor(layers: list[nn.Module], rows: int) -> Tensor | None:
     linear = next((layer for layer in layers if type(layer) is not nn.Flatten), None)
     if type(linear) is not nn.Linear:
         return None
-    neurons, inputs = linear.weight.shape
-    if rows * (inputs - neurons) < 3 * neurons * inputs:
+    neurons, width = linear.weight.shape
+    if rows * (width - neurons) < 3 * neurons * width:
         return None
     return torch.linalg.qr(linear.weight.detach().mT, mode="r")[1].mT.contiguous()
 

@@ -20,7 +20,6 @@ NUMERICS = ("similarity", "sensitivity", "directions", "memorisation")
 BESIDE = {
     "sensitivity.cross_entropies",
     "sensitivity.cross_entropy_bounds",
-    "sensitivity.finite_difference_norm",
     "sensitivity.fraction_inside",
     "sensitivity.jacobian_row_norm",
     "sensitivity.mean_square_gradient",

@@ -80,7 +80,6 @@ def assert_as_alone(specs, monkeypatch):
 OPTIMIZERS = [
     {},
     {"optimizer_options": {"momentum": 0.9}},
-    {"optimizer_options": {"momentum": 0.9, "dampening": 0.2}},
     {"optimizer_options": {"momentum": 0.9, "nesterov": True}},
     {"optimizer": "Adam", "learning_rate": 0.003},
     {"optimizer": "Adam", "learning_rate": 0.003, "optimizer_options": {"betas": [0.8, 0.9]}},

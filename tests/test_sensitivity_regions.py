@@ -270,7 +270,3 @@ def test_density_along_the_path():
     assert found.density(4).tolist() == [0, 4, 0, 8]
     found = transitions(network(2), gaussian(9, 3))
     assert float(found.density(7).mean()) == pytest.approx(int(found))
-    layers = [found.density(7, layer) for layer in found.per_layer]
-    torch.testing.assert_close(sum(layers), found.density(7))
-    with pytest.raises(ValueError, match="layer: found 'act3'; did you mean"):
-        found.density(7, "act3")

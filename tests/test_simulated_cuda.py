@@ -18,7 +18,6 @@ from replication import (
     data,
     directions,
     models,
-    sensitivity,
     similarity,
     spectra,
     training,
@@ -178,7 +177,7 @@ def trained(how, size, **more):
 def on_network(function, *arguments, width=8, **options):
     model = models.build("mlp", inputs=36, widths=(width,), classes=5, batch_norm=True).cuda()
     images, targets = pictures().cuda(), labels().cuda()
-    if function in (activations.record, sensitivity.spectral_norm):
+    if function is activations.record:
         return function(model, images, *arguments, **options)
     if function is training.evaluate:
         return function(model, data.Examples(images.float(), targets), **options)
@@ -189,20 +188,17 @@ ABLATION, UNITS = directions.cumulative_ablation, directions.unit_ablation
 LOOPS = [  # function, its arguments, what is looped over, and two lengths of the loop
     (activations.record, (), "batch_size", (64, 8)),
     (training.evaluate, (), "batch_size", (64, 8)),
-    ((), "batch_size", (64, 8)),
     (ABLATION, ("act1", 2, "mean"), "batch_size", (64, 8)),
     (ABLATION, ("act1", 2), "width", (4, 16)),
     (ABLATION, ("act1",), "orders", (2, 5)),
     (UNITS, ("act1",), "width", (4, 16)),
     (directions.noise_curve, ("act1", [0.5]), "batch_size", (64, 8)),
     (directions.noise_curve, ("act1", [0.5]), "draws", (1, 4)),
-    (sensitivity.spectral_norm, (), "iterations", (1, 15)),
 ]
 
 
 @there
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:spectral_norm")
 @pytest.mark.parametrize(("function", "arguments", "loop", "lengths"), LOOPS)
 def test_the_host_does_not_wait_in_a_loop(function, arguments, loop, lengths):
     counts = []

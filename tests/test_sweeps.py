@@ -172,6 +172,19 @@ def test_a_batch_is_computed_together_and_stored_apart(tmp_path):
     assert len(list(tmp_path.rglob("*.parquet"))) == 4
 
 
+def test_only_the_culprit_of_a_batch_fails(tmp_path):
+    @Counted
+    def fn(specs):
+        if SPECS[1] in specs:
+            raise OSError("broken")
+        return measure_together.fn(specs)
+
+    with pytest.raises(sweeps.SweepError, match="1 of 4 specs failed"):
+        run(fn, store=tmp_path, batch=3)
+    equal(run(fn, store=tmp_path, batch=3, compute=False), expected([SPECS[0], *SPECS[2:]]))
+    assert fn.calls == [SPECS[:3], *([spec] for spec in SPECS)]
+
+
 # --- progress ----------------------------------------------------------------------------------
 
 

@@ -71,8 +71,8 @@ def test_what_is_no_result_is_said_at_once(result, batch, message, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        *({"batch": 0}, {"batch": 2.5}, {"retries": -1}, {"on_error": "ignore"}, {"cluster": 5}),
-        *({"cluster": "somewhere"}, {"cluster": "local", "resources": {"GPU": 1}}),
+        *({"batch": 0}, {"batch": 2.5}, {"cluster": 5}, {"cluster": "somewhere"}),
+        {"cluster": "local", "resources": {"GPU": 1}},
     ],
     ids=str,
 )
@@ -130,22 +130,17 @@ def test_failing_specs_are_named_at_the_end_and_do_not_sink_the_rest(tmp_path):
     assert [spec for spec, _ in caught.value.failures] == [SPECS[0], SPECS[2]]
     assert caught.value.__cause__ is caught.value.failures[0][1]
     assert fn.calls == SPECS
+    equal(run(fn, store=tmp_path, compute=False), expected([SPECS[1], SPECS[3]]))
     fn.calls.clear()
     fn.broken.clear()
     equal(run(fn, store=tmp_path), expected())
     assert fn.calls == [SPECS[0], SPECS[2]]
 
 
-def test_failing_specs_may_be_left_out_with_a_warning(tmp_path):
-    with pytest.warns(UserWarning, match="2 of 4 specs failed") as caught:
-        table = run(fragile(), store=tmp_path, on_error="warn")
-    assert [warning.filename for warning in caught] == [run.__code__.co_filename]
-    equal(table, expected([SPECS[1], SPECS[3]]))
+def test_of_many_failing_specs_five_are_named(tmp_path):
     many = [SPECS[0] | {"n": n} for n in range(8)]
     with pytest.raises(sweeps.SweepError, match=r"^8 of 8 (.|\n)*OSError: 4\n  and 3 more$"):
         run(always, many, store=tmp_path)
-    with pytest.warns(UserWarning, match="8 of 8 specs failed"):
-        assert run(always, many, store=tmp_path, on_error="warn").empty
 
 
 @pytest.mark.parametrize("batch", [None, 3])

@@ -101,11 +101,6 @@ def weight_of(model: nn.Module, default: Tensor) -> Tensor:
     return next((p.detach() for p in model.parameters() if p.is_floating_point()), default)
 
 
-def device_of(model: nn.Module, default: Tensor) -> torch.device:
-    """Return the device of the model's weights, or of `default` where it has none."""
-    return weight_of(model, default).device
-
-
 def to_model(images: Tensor, weight: Tensor) -> Tensor:
     """Return a copy (an in-place layer may come first) of `images` on the device of `weight`.
 

@@ -26,20 +26,10 @@ class UnavailableError(ValueError):
 def fetch(name: str, timeout: float = 10.0) -> Path:
     """Download a data set through torchvision, which checks it, into ``data/``; return its folder.
 
-    It is moved into place when complete. What is whole in ``data/`` is not downloaded again.
-
-    Parameters
-    ----------
-    name
-        One of `NAMES`.
-    timeout
-        Seconds to wait for an answer of the network, and later for each further piece of data.
-
-    Raises
-    ------
-    ValueError
-        Nothing answers, the network refuses, ``REPLICATION_OFFLINE`` is set, or what came does not
-        have the checksum that torchvision knows.
+    It is moved into place when complete. What is whole in ``data/`` is not downloaded again. The
+    `timeout`, in seconds, is for an answer of the network, and for each further piece of data.
+    ValueError if nothing answers, the network refuses, ``REPLICATION_OFFLINE`` is set, or what came
+    does not have the checksum that torchvision knows.
     """
     name, root = _locations.known(name), paths.data()
     location, _ = _locations.find(name, [("data/", root)])

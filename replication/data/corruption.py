@@ -24,24 +24,14 @@ def corrupt_labels(
     With `keep_marginal` (Morcos et al. 2018), exactly ``round(fraction * N)`` labels drawn at
     random are shuffled among themselves, so that the number of examples in each class stays.
 
-    Parameters
-    ----------
-    labels
-        Integers (N,) from 0 to ``num_classes - 1``; the result is int64.
-    fraction
-        From 0 to 1.
-    seed
-        An integer >= 0.
+    `labels` are integers (N,) from 0 to ``num_classes - 1``, the result is int64.
     """
     given = as_tensor(labels, "labels")
     if given.ndim != 1 or given.is_floating_point() or given.dtype == torch.bool:
         found = f"{given.dtype} of shape {tuple(given.shape)}"
         raise ValueError(f"labels: expected integers (N,), found {found}")
-    fraction, num_classes = (
-        inputs.as_number(fraction, "fraction"),
-        as_integer(num_classes, "num_classes", 1),
-    )
-    if fraction > 1:
+    num_classes = as_integer(num_classes, "num_classes", 1)
+    if (fraction := inputs.as_number(fraction, "fraction")) > 1:
         raise ValueError(f"fraction: expected a number from 0 to 1, found {fraction}")
     out = given.to("cpu", torch.int64, copy=True)
     inputs.require_classes(out, num_classes)
@@ -66,16 +56,8 @@ def corrupt_images(images: Kind, kind: str, seed: int) -> Kind:
       channel over `images`; they are not clipped to [0, 1].
 
     All channels of an image are permuted alike. For the last two kinds give test images another
-    seed than training images, as the same seed would give the same draws.
-
-    Parameters
-    ----------
-    images
-        (N, C, H, W), floating point and finite; their dtype stays (float32 for half types).
-    kind
-        One of `KINDS`.
-    seed
-        An integer >= 0.
+    seed than training images, as the same seed would give the same draws. `images` (N, C, H, W)
+    are floating point; their dtype stays (float32 for half types).
     """
     given = as_images(images)
     inputs.as_choice(kind, "kind", KINDS)

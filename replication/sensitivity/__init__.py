@@ -10,12 +10,7 @@ from replication.sensitivity.bounds import (
     mean_square_gradient,
 )
 from replication.sensitivity.curves import OutputCurve, output_curve
-from replication.sensitivity.jacobian import (
-    finite_difference_norm,
-    jacobian_norm,
-    jacobian_row_norm,
-    spectral_norm,
-)
+from replication.sensitivity.jacobian import jacobian_norm, jacobian_row_norm
 from replication.sensitivity.planes import PlaneRegions, RegionMap, plane_regions, region_map
 from replication.sensitivity.regions import Transitions, transitions
 
@@ -29,7 +24,6 @@ __all__ = [
     "Transitions",
     "cross_entropies",
     "cross_entropy_bounds",
-    "finite_difference_norm",
     "fraction_inside",
     "jacobian_norm",
     "jacobian_row_norm",
@@ -38,7 +32,6 @@ __all__ = [
     "output_curve",
     "plane_regions",
     "region_map",
-    "spectral_norm",
     "trajectories",
     "transitions",
 ]

@@ -67,11 +67,6 @@ def forward_bytes(model: nn.Module, image: Tensor) -> int:
     return sum(sizes.values()) + 4 * max(sizes.values())
 
 
-def default_memory(tensor: Tensor) -> int:
-    """Return the bytes to work in on a tensor's device where the caller has not said."""
-    return 2**25 if tensor.device.type == "cpu" else 2**30
-
-
 def chunks(points: int, size: int) -> list[slice]:
     """Return consecutive slices of `size` points, of one at least."""
     size = max(1, size)

@@ -1,14 +1,13 @@
-"""How far a point is from the boundary of its region, along a direction or at all, in closed form.
+"""How far a point is from the boundary of its region, in closed form.
 
-Within the region of a point x the network is affine, so each unit is z(x + s u) = z(x) + s dz with
-dz its derivative along u, and reaches a threshold at s = (threshold - z) / dz. The first unit to do
-so ends the region.
+Within the region of a point x the network is affine, so that each unit is at a threshold on a
+hyperplane. The region ends at the nearest of these.
 """
 
 import torch
 from torch import Tensor, nn
 
-from replication._core.inputs import Array, Kind, as_integer, as_tensor, like
+from replication._core.inputs import Kind, as_integer, as_tensor, like
 from replication.sensitivity._evaluation import chunks, plain_evaluation
 from replication.sensitivity._piecewise import MEMORY
 from replication.sensitivity._piecewise.program import (
@@ -22,37 +21,17 @@ from replication.sensitivity._piecewise.program import (
 from replication.sensitivity._piecewise.trace import trace
 
 
-def nearest_boundary(
-    model: nn.Module, points: Kind, directions: Array | None = None, *, memory: int = MEMORY
-) -> Kind:
+def nearest_boundary(model: nn.Module, points: Kind, *, memory: int = MEMORY) -> Kind:
     """Return how far the boundary of each point's activation region is, (N,), in float64.
 
-    Along a direction u, min over the units of (threshold - z) / (u . grad z) where that is > 0;
-    at all, min over the units of |threshold - z| / |grad z|, as the region is the convex polytope
-    that these hyperplanes bound (Hanin and Rolnick 2019, "Complexity of linear regions", whose
-    distance to the set of all boundaries this is). With max pooling, a region ends as well where
-    another input becomes the largest of its window.
+        min over the units of |threshold - z| / |grad z|
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        As in `transitions`.
-    points : (N, ...) tensor or array
-    directions : (N, ...) tensor or array, optional
-        One for each point, of any length but 0. By default the distance is that to the nearest
-        point of the boundary, which takes one derivative for every number of the input.
-    memory : int
-        Bytes that the working tensors may take, about.
-
-    Returns
-    -------
-    (N,) tensor on the model's device, or array if `points` was one
-        In units of length of the input; 0 on a boundary, up to rounding; infinity if there is none.
-
-    Raises
-    ------
-    ValueError
-        As in `transitions`; if a direction is 0 or the shapes differ.
+    as the region is the convex polytope that these hyperplanes bound (Hanin and Rolnick 2019,
+    "Complexity of linear regions", whose distance to the set of all boundaries this is), in units
+    of length of the input; 0 on a boundary, up to rounding; infinity if there is none. With max
+    pooling, a region ends as well where another input becomes the largest of its window. It takes
+    one derivative for every number of the input. `model`, `memory` and errors are as in
+    `transitions`; `points` are (N, ...).
 
     Examples
     --------
@@ -69,36 +48,20 @@ def nearest_boundary(
     given = as_tensor(points, "points")
     if given.ndim < 2:
         raise ValueError(f"points: expected (N, ...), found shape {tuple(given.shape)}")
-    if directions is not None:
-        along = as_tensor(directions, "directions")
-        if along.shape != given.shape:
-            shapes = f"{tuple(given.shape)}, found {tuple(along.shape)}"
-            raise ValueError(f"directions: expected the shape of points, {shapes}")
-        if not along.flatten(1).any(1).all():
-            raise ValueError("directions: expected every one to have a length, found one of 0")
     with plain_evaluation(model):
         program = trace(model, given[0], torch.float64, "points")
         size = given[0].numel()
-        rows = program.rows(memory) // (1 + (size if directions is None else 1))
+        axes = torch.eye(size, dtype=program.dtype, device=program.device)
+        axes = axes.view(size, *given[0].shape)
         distances = []
-        for chunk in chunks(len(given), rows):
+        for chunk in chunks(len(given), program.rows(memory) // (1 + size)):
             x = given[chunk].to(program.device, program.dtype)
-            if directions is None:
-                axes = torch.eye(size, dtype=x.dtype, device=x.device).view(size, *x.shape[1:])
-                tangents = axes.expand(len(x), *axes.shape)
-            else:
-                u = along[chunk].to(x)
-                length = u.flatten(1).norm(dim=1).view(-1, *[1] * (u.ndim - 1))
-                tangents = (u / length)[:, None]
-            distances.append(_distance(program, x, tangents, directions is not None))
+            distances.append(_distance(program, x, axes.expand(len(x), *axes.shape)))
     return like(points)(torch.cat(distances))
 
 
-def _distance(program: Program, x: Tensor, tangents: Tensor, along: bool) -> Tensor:
-    """Return the distances (N,) for points x (N, ...) and orthonormal tangents (N, k, ...).
-
-    Along the only tangent, or else in the space that they span.
-    """
+def _distance(program: Program, x: Tensor, tangents: Tensor) -> Tensor:
+    """Return the distances (N,) for points x (N, ...) and orthonormal tangents (N, k, ...)."""
     nearest = x.new_full((len(x),), torch.inf)
     live = {0: (x, tangents, x.flatten(1).abs().amax(1))}
     for step in program.steps:
@@ -114,7 +77,7 @@ def _distance(program: Program, x: Tensor, tangents: Tensor, along: bool) -> Ten
                 gap, rate, terms, move = _past_activation(step, z, dz, size)
             else:
                 gap, rate, terms, move = _past_pool(step, z, dz, size)
-            nearest = torch.minimum(nearest, _reached(gap, rate, terms, along).amin(1))
+            nearest = torch.minimum(nearest, _reached(gap, rate, terms).amin(1))
             value = step.forward(z)
             move = move.view(*dz.shape[:2], *value.shape[1:])
             if isinstance(step, Activation):
@@ -151,11 +114,8 @@ def _past_pool(
     return gap.flatten(1), rate.flatten(2), terms.flatten(1), move[..., 0]
 
 
-def _reached(gap: Tensor, rate: Tensor, terms: Tensor, along: bool) -> Tensor:
+def _reached(gap: Tensor, rate: Tensor, terms: Tensor) -> Tensor:
     """Return how far it is until units have gone through `gap` (N, n) at `rate` (N, k, n)."""
     on = gap.abs() <= ROUNDING * torch.finfo(gap.dtype).eps * terms
-    speed = rate[:, 0] if along else rate.norm(dim=1)
-    distance = gap / speed if along else gap.abs() / speed
-    if along:
-        distance = distance.where(distance > 0, torch.inf)
-    return distance.where(~on, 0).where(speed != 0, torch.inf)
+    speed = rate.norm(dim=1)
+    return (gap.abs() / speed).where(~on, 0).where(speed != 0, torch.inf)

@@ -5,16 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-from replication._core.inputs import (
-    Array,
-    Kind,
-    as_integer,
-    as_labels,
-    as_number,
-    as_tensor,
-    like,
-    require_classes,
-)
+from replication._core import inputs
+from replication._core.inputs import Array, Kind
 
 
 class CrossEntropyBounds(NamedTuple):
@@ -46,26 +38,21 @@ def cross_entropy_bounds(
     mean_square : float or array >= 0
         M, for all points or for each.
     classes : int >= 2
-
-    Raises
-    ------
-    ValueError
-        For values out of these ranges.
     """
-    loss = as_tensor(cross_entropy, "cross_entropy")
+    loss = inputs.as_tensor(cross_entropy, "cross_entropy")
     if not loss.is_floating_point() or loss.min() < 0:
         raise ValueError(
             f"cross_entropy: expected floats >= 0, found {loss.dtype}, the least {loss.min()}"
         )
-    classes = as_integer(classes, "classes", 2)
+    classes = inputs.as_integer(classes, "classes", 2)
     given = torch.tensor(mean_square) if isinstance(mean_square, Real) else mean_square
-    m = as_tensor(given, "mean_square").to(loss)
+    m = inputs.as_tensor(given, "mean_square").to(loss)
     if m.min() < 0 or m.shape not in ((), loss.shape):
         raise ValueError(
             "mean_square: expected a finite number >= 0, or one a point, "
             f"found {m.tolist() if m.ndim == 0 else tuple(m.shape)}"
         )
-    kind = like(cross_entropy)
+    kind = inputs.like(cross_entropy)
     root, rest = m.sqrt(), -torch.expm1(-loss)
     own = root * (-loss).exp() * rest
     # hypot, as the square of e^-l underflows first
@@ -80,39 +67,26 @@ def cross_entropy_bounds(
 def mean_square_gradient(logit_norms: Array, classes: int) -> float:
     """Return M = mean over points of |df/dx|_F^2 / n, the mean squared length of a logit gradient.
 
-    Without the division by the n classes, as some statements of the bounds have it, points fall
-    outside of them.
-
-    Parameters
-    ----------
-    logit_norms : (N,) tensor or array
-        From ``jacobian_norm(model, images, "logits")``.
-    classes : int
+    From the norms (N,) that ``jacobian_norm(model, images, "logits")`` gives. Without the division
+    by the n `classes`, as some statements of the bounds have it, points fall outside of them.
     """
-    norms = as_tensor(logit_norms, "logit_norms")
-    return float(norms.detach().double().square().mean()) / as_integer(classes, "classes", 1)
+    norms = inputs.as_tensor(logit_norms, "logit_norms")
+    return float(norms.detach().double().square().mean()) / inputs.as_integer(classes, "classes", 1)
 
 
 def fraction_inside(row_norms: Array, bounds: CrossEntropyBounds, tolerance: float = 1e-5) -> float:
     """Return the share of points with lower <= |J_y| <= upper, in [0, 1].
 
-    Parameters
-    ----------
-    row_norms : (N,) tensor or array
-        From `jacobian_row_norm`.
-    bounds : CrossEntropyBounds
-        Of the same points.
-    tolerance : float >= 0
-        By how much, relative, rounding may put a point outside.
+    `row_norms` (N,) are those of `jacobian_row_norm`, `bounds` of the same points, and rounding may
+    put a point outside by the share `tolerance`, >= 0.
     """
-    tolerance = as_number(tolerance, "tolerance")
-    norms, lower = as_tensor(row_norms, "row_norms"), as_tensor(bounds.lower, "bounds.lower")
-    upper = as_tensor(bounds.upper, "bounds.upper")
+    tolerance = inputs.as_number(tolerance, "tolerance")
+    norms = inputs.as_tensor(row_norms, "row_norms")
+    lower = inputs.as_tensor(bounds.lower, "bounds.lower")
+    upper = inputs.as_tensor(bounds.upper, "bounds.upper")
     if not norms.shape == lower.shape == upper.shape:
-        raise ValueError(
-            f"bounds: expected shape {tuple(norms.shape)} of row_norms, found "
-            f"{tuple(lower.shape)} and {tuple(upper.shape)}"
-        )
+        found = f"found {tuple(lower.shape)} and {tuple(upper.shape)}"
+        raise ValueError(f"bounds: expected shape {tuple(norms.shape)} of row_norms, {found}")
     norms, lower, upper = (z.double().to(norms.device) for z in (norms, lower, upper))
     inside = (norms >= lower * (1 - tolerance)) & (norms <= upper * (1 + tolerance))
     return float(inside.double().mean())
@@ -123,23 +97,19 @@ def cross_entropies(logits: Kind, labels: Array) -> Kind:
 
         l = ln(1 + sum_{j != y} e^(f_j - f_y))
 
-    Unlike the usual difference of f_y and log-sum-exp, this keeps its digits on confident points:
-    in float32 the difference knows l only to within 1e-7 |f|.
-
-    Parameters
-    ----------
-    logits : (N, classes) tensor or array
-    labels : (N,) integers, 0 to classes - 1
+    from `logits` f (N, classes) and `labels` y (N,). Unlike the usual difference of f_y and
+    log-sum-exp, this keeps its digits on confident points: in float32 the difference knows l only
+    to within 1e-7 |f|.
     """
-    values = as_tensor(logits, "logits")
+    values = inputs.as_tensor(logits, "logits")
     if values.ndim != 2 or not values.is_floating_point():
         raise ValueError(
             f"logits: expected floating (N, classes), found {values.dtype} {tuple(values.shape)}"
         )
-    y = as_labels(labels, len(values)).long()  # small types would wrap in a comparison
-    require_classes(y, values.shape[1])
+    y = inputs.as_labels(labels, len(values)).long()  # small types would wrap in a comparison
+    inputs.require_classes(y, values.shape[1])
     y = y.to(values.device)[:, None]
     margins = (values - values.gather(1, y)).scatter(1, y, -torch.inf)
     margin = margins.logsumexp(1)
     # The softplus of it: torch's goes over to x at a threshold, and -inf, of a single class, is 0.
-    return like(logits)(margin.clamp_min(0) + torch.log1p((-margin.abs()).exp()))
+    return inputs.like(logits)(margin.clamp_min(0) + torch.log1p((-margin.abs()).exp()))

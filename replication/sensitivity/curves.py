@@ -1,7 +1,6 @@
-"""What a piecewise-linear network makes of a path: its output piece by piece, and how it turns."""
+"""What a piecewise-linear network makes of a path: its output piece by piece, and its regions."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +13,6 @@ from replication.sensitivity._piecewise.program import ROUNDING
 from replication.sensitivity._piecewise.trace import trace
 from replication.sensitivity._piecewise.walk import tallies_of, walk
 
-SHORT = 2**20
-"""Pieces of fewer units of precision than this have no direction that could be relied on."""
-
 
 @dataclass(frozen=True, eq=False)
 class OutputCurve:
@@ -25,8 +21,7 @@ class OutputCurve:
     Attributes
     ----------
     positions : (points,) float64
-        Sorted, as in `Transitions`. All vertices are among them, and of an open path its end.
-    segments, fractions : (points,) int64 and float64
+        As in `Transitions`. All vertices are among them, and of an open path its end.
     outputs : (points, outputs)
     changes : (points,) int64
         How many units change state there, and windows of max pooling their largest input.
@@ -34,19 +29,12 @@ class OutputCurve:
         Whether the network itself bends there. It may not where units change: nothing that they
         lead to may be on, or they may make up for one another. At a vertex, where the path itself
         turns, it is taken to bend if a unit changes.
-    angles : (points,) float64
-        By how much the output turns there, in radians from 0 to pi, by bends of the network and of
-        the path; 0 at the ends of an open path.
-    closed : bool
     """
 
     positions: Array = field(repr=False)
-    segments: Array = field(repr=False)
-    fractions: Array = field(repr=False)
     outputs: Array = field(repr=False)
     changes: Array = field(repr=False)
     bends: Array = field(repr=False)
-    angles: Array = field(repr=False)
     closed: bool
 
     @property
@@ -59,18 +47,6 @@ class OutputCurve:
         """Number of pieces of the path within which the network does not bend."""
         return self._pieces(self.bends)
 
-    @property
-    def curvature(self) -> float:
-        """Total curvature of the output, the sum of all angles, in radians."""
-        return float(self.angles.sum())
-
-    @property
-    def length(self) -> float:
-        """Length of the output's polyline."""
-        outputs = torch.as_tensor(self.outputs)
-        length = outputs.diff(dim=0).norm(dim=1).sum()
-        return float(length + (outputs[0] - outputs[-1]).norm() if self.closed else length)
-
     def _pieces(self, cuts: Array) -> int:
         return max(1, int(cuts.sum()) + (not self.closed))
 
@@ -80,25 +56,14 @@ def output_curve(
 ) -> OutputCurve:
     """Return the output along a path at all its breakpoints, in float64: exact in between.
 
-    The total curvature is the sum of the angles between consecutive pieces, for a polygon
-    integral |dT/ds| ds, T its unit tangent (Milnor 1950). Pieces of constant activity codes are
-    activation regions; neighbours on which the network is one affine function are one linear region
-    (Hanin and Rolnick 2019, both papers).
+    Pieces of constant activity codes are activation regions; neighbours on which the network is one
+    affine function are one linear region (Hanin and Rolnick 2019, both papers).
 
     Parameters
     ----------
     model, path, closed, memory
-        As in `transitions`. To look at lines, give their two ends and ``closed=False``.
-
-    Returns
-    -------
-    OutputCurve
-        Of the kind of `path`, tensors on the model's device.
-
-    Raises
-    ------
-    ValueError
-        As in `transitions`; the path is a single one.
+        As in `transitions`, and so the errors; the path is a single one. To look at lines, give
+        their two ends and ``closed=False``.
 
     Examples
     --------
@@ -131,27 +96,22 @@ def output_curve(
     for tally in tallies.values():
         at = torch.searchsorted(table.sum(1), tally.changes[:, :2].sum(1))
         changes += torch.bincount(at, minlength=len(table))
-    bends, angles = _turns(table, outputs, rounding, changes, closed)
+    bends = _bends(table, outputs, rounding, changes)
 
     points = slice(0, max(1, len(table) - closed))  # a closed path's end is its start
     segments = paths.place[table[points, 0].long()]
     if closed:
         segments %= paths.lengths[0]
-    fractions = table[points, 1].contiguous()
-    positions = (segments + fractions) / paths.lengths[0]
-    columns = [x[points] for x in (outputs, changes, bends, angles)]
-    found: list[Any] = [*map(like(path), (positions, segments, fractions, *columns)), closed]
-    return OutputCurve(*found)
+    positions = (segments + table[points, 1]) / paths.lengths[0]
+    outputs, changes, bends = (like(path)(x[points]) for x in (outputs, changes, bends))
+    return OutputCurve(like(path)(positions), outputs, changes, bends, closed)
 
 
-def _turns(
-    table: Tensor, outputs: Tensor, rounding: Tensor, changes: Tensor, closed: bool
-) -> tuple[Tensor, Tensor]:
-    """Return where the network bends and by how much the output turns, at each row."""
-    bends, angles = changes > 0, torch.zeros_like(table[:, 0])
-    pieces = outputs.diff(dim=0)
+def _bends(table: Tensor, outputs: Tensor, rounding: Tensor, changes: Tensor) -> Tensor:
+    """Return at which rows (rows,) the network bends: places (rows, 2), outputs (rows, outputs)."""
+    bends, pieces = changes > 0, outputs.diff(dim=0)
     if len(pieces) < 2:
-        return bends, angles
+        return bends
     share = table[1:, 1].where(table[1:, 0] == table[:-1, 0], 1) - table[:-1, 1]
 
     # Within a segment, between two pieces: their slopes are the same up to rounding?
@@ -160,12 +120,4 @@ def _turns(
     slack = 2 * rounding[1:-1] * (shares[0] + shares[1]) + 4 * eps * (before.abs() + after.abs())
     bent = ((before * shares[1] - after * shares[0]).abs() > slack).any(1)
     bends[1:-1] &= bent | (table[1:-1, 1] == 0)
-
-    long = (pieces.abs() > SHORT / ROUNDING * rounding[:-1]).any(1).nonzero()[:, 0]
-    if len(long):
-        directions = pieces[long] / pieces[long].norm(dim=1, keepdim=True)
-        previous = directions.roll(1, 0)
-        apart, together = (directions - previous).norm(dim=1), (directions + previous).norm(dim=1)
-        angle = 2 * torch.atan2(apart, together)  # accurate near 0 and pi as well
-        angles[long[not closed :]] = angle[not closed :]
-    return bends, angles
+    return bends

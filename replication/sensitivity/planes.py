@@ -87,29 +87,16 @@ def region_map(
 
     Parameters
     ----------
-    model : torch.nn.Module
-        As in `transitions`.
+    model, memory
+        As in `transitions`, and so the errors; the different codes need memory of their own.
     a, b, c : (...) tensors or arrays
-        Single inputs, not on one line.
+        Single inputs, not on one line. The result is of the kind of `a`.
     resolution : int
         Points along each side of the grid.
     margin : float
         Left free around the three points on every side, in sizes of their box.
     layers : sequence of str, optional
         Activation layers to look at, by default all.
-    memory : int
-        Bytes that the working tensors may take, about, beside the different codes.
-
-    Returns
-    -------
-    RegionMap
-        Of the kind of `a`, tensors on the model's device.
-
-    Raises
-    ------
-    ValueError
-        If the inputs are on one line or differ in shape, for an unknown layer, or as in
-        `transitions`.
 
     Examples
     --------
@@ -167,19 +154,10 @@ def plane_regions(
     Parameters
     ----------
     model, a, b, c, margin, memory
-        As in `region_map`, but without max pooling.
+        As in `region_map`, but max pooling is a ValueError.
     polygon : (corners, 2) tensor or array, optional
         Convex, in the plane's coordinates, in which `RegionMap` has the points. By default the
         rectangle that `region_map` draws.
-
-    Returns
-    -------
-    PlaneRegions
-
-    Raises
-    ------
-    ValueError
-        As in `region_map`; if the polygon is not convex; for max pooling.
 
     Examples
     --------
@@ -203,9 +181,8 @@ def plane_regions(
     with plain_evaluation(model):
         program = trace(model, plane.origin, torch.float64, "a")
         if program.pools:
-            raise ValueError(
-                f"model: {program.pools[0]!r} is max pooling; expected none on a plane"
-            )
+            found = f"{program.pools[0]!r} is max pooling"
+            raise ValueError(f"model: {found}; expected none on a plane")
         plane, corners = plane.to(program.device), corners.cpu()
         middle = corners.new_tensor([extent[0] + extent[1], extent[2] + extent[3]]) / 2
         half = corners.new_tensor([extent[1] - extent[0], extent[3] - extent[2]]) / 2

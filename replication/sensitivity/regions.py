@@ -28,8 +28,7 @@ class Transitions:
     Attributes
     ----------
     total : int
-        t = sum over the path of the Hamming distance between the activity codes of neighbouring
-        pieces, that is, the number of units that change state.
+        How many there are.
     per_layer : dict
         Activation layer to its share of the total, in forward order. A module that is called again
         is ``name#2``.
@@ -57,18 +56,13 @@ class Transitions:
     def __int__(self) -> int:
         return self.total
 
-    def density(self, bins: int = 100, layer: str | None = None) -> Array:
+    def density(self, bins: int = 100) -> Array:
         """Return the transitions per path length in `bins` equal parts of the path, (bins,).
 
-        The unit of length is the whole path, so that the mean is the total: of all layers or of
-        the `layer` of that name. A ValueError says if there is no such layer, or no bin.
+        The unit of length is the whole path, so that the mean is the total.
         """
         bins = as_integer(bins, "bins", 1)
-        positions = torch.as_tensor(self.positions)
-        if layer is not None:
-            number = list(self.per_layer).index(as_choice(layer, "layer", self.per_layer))
-            positions = positions[torch.as_tensor(self.layers) == number]
-        bin_ = (positions * bins).long().clamp(max=bins - 1)
+        bin_ = (torch.as_tensor(self.positions) * bins).long().clamp(max=bins - 1)
         density = torch.bincount(bin_, minlength=bins).to(torch.float64) * bins
         return density.numpy() if isinstance(self.positions, np.ndarray) else density
 
@@ -108,7 +102,7 @@ def transitions(
         Vertices, joined by straight segments.
     method : "exact" or "sampled"
     k : int
-        Points on each path, sampled. Equidistant in the input space's length.
+        Points on each path, sampled, equidistant in the input space's length.
     closed : bool
         Whether the last vertex is joined to the first, and so the last piece compared to the first.
     dtype : torch.float64 or torch.float32
@@ -126,8 +120,7 @@ def transitions(
     Raises
     ------
     ValueError
-        If a layer is smooth or unknown, by name; the path has fewer than 2 vertices, is not finite
-        or does not fit the model; or for a bad `method`, `k`, `dtype` or `memory`.
+        Also if a layer is smooth or unknown, by name, or the path does not fit the model.
 
     Examples
     --------

@@ -17,12 +17,9 @@ from replication._core.precision import full_precision
 
 
 def polyline(points: Array | Sequence[Array]) -> Array:
-    """Return the closed path through given points, (V, ...).
+    """Return the closed path through `points`, (V, ...) or a sequence of V >= 2 of them.
 
-    Parameters
-    ----------
-    points : (V, ...) tensor or array, or sequence of V of them
-        At least 2. A last point that repeats the first is left out, as the path is closed anyway.
+    A last point that repeats the first is left out, as the path is closed anyway.
     """
     given: Any = points
     kind = like(given[0] if isinstance(given, list | tuple) and given else given)
@@ -36,23 +33,15 @@ def polyline(points: Array | Sequence[Array]) -> Array:
 def translations(image: Kind, shifts: int = 28) -> Kind:
     """Return the ring of an image's horizontal translations, (shifts, ...).
 
-    Vertex i is the image rolled by floor(i width / shifts) pixels, so that 28 translations of a
-    28-pixel image are one pixel apart (Novak et al. 2018, section 3). Translation is cyclic, so
-    that the step that closes the ring is as long as the others; filled with zeros, the image would
-    be gone half-way.
-
-    Parameters
-    ----------
-    image : (..., height, width) tensor or array
-        One image.
-    shifts : int
-        From 2 to the width.
+    Vertex i is the `image` (..., height, width) rolled by floor(i width / shifts) pixels, with 2
+    to width `shifts`, so that 28 translations of a 28-pixel image are one pixel apart (Novak et al.
+    2018, section 3). Translation is cyclic, so that the step that closes the ring is as long as the
+    others; filled with zeros, the image would be gone half-way.
     """
     vertex = _floating(image, "image")
     if vertex.ndim < 2 or vertex.shape[-1] < 2:
-        raise ValueError(
-            f"image: expected (..., height, width >= 2), found shape {tuple(vertex.shape)}"
-        )
+        found = tuple(vertex.shape)
+        raise ValueError(f"image: expected (..., height, width >= 2), found shape {found}")
     width = vertex.shape[-1]
     shifts = as_integer(shifts, "shifts", 2)
     if shifts > width:
@@ -70,11 +59,6 @@ def ellipse(a: Kind, b: Array, c: Array, vertices: int = 360) -> Kind:
     least area, with their centroid as centre (Steiner's). Vertex i is at t = 2 pi i / vertices;
     with a multiple of three of them a, b and c are vertices, exactly. For points on one line the
     path runs to and fro on it.
-
-    Parameters
-    ----------
-    a, b, c : tensors or arrays of one shape
-    vertices : int >= 3
     """
     points = _same((a, "a"), (b, "b"), (c, "c"))
     vertices = as_integer(vertices, "vertices", 3)
@@ -106,13 +90,8 @@ def random_ellipse(images: Kind, vertices: int = 360, seed: int = 0) -> Kind:
 def sample(path: Kind, k: int) -> Kind:
     """Return k points equally far apart along a closed path, (k, ...), the first its first vertex.
 
-    Point i lies i / k of the path's whole length, that of its closing piece included, behind the
-    first vertex. On a path of length 0 all are the same.
-
-    Parameters
-    ----------
-    path : (V, ...) tensor or array
-    k : int >= 1
+    Point i lies i / k of the length of `path` (V, ...), that of its closing piece included, behind
+    the first vertex. On a path of length 0 all are the same.
     """
     vertices = _path(path, "path")
     k = as_integer(k, "k", 1)

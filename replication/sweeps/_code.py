@@ -40,10 +40,7 @@ def named_by_spec(fn: Callable) -> Callable:
 def fingerprint(fn: Callable) -> tuple[str, dict[str, int]]:
     """Return the hash, 24 hex digits, of the code that `fn` runs, and the versions it stands on.
 
-    Raises
-    ------
-    ValueError
-        If it reads a table named SETTINGS: what a profile decides belongs into the specs.
+    ValueError if it reads a table named SETTINGS: what a profile decides belongs into the specs.
     """
     read: dict[str, Any] = {}
     fn = inspect.unwrap(fn)

@@ -32,7 +32,6 @@ def outcomes(
     missing: Sequence[Job],
     cluster: str | Client,
     size: int,
-    retries: int,
     resources: Mapping[str, float] | None,
     steps: tqdm,
 ) -> Generator[tuple[Path, bytes | Exception | None], None, None]:
@@ -57,7 +56,7 @@ def outcomes(
                 [spec for _, spec in jobs],
                 key=f"{compute.name}-{uuid.uuid4().hex}",
                 pure=False,
-                retries=retries if len(jobs) == 1 else 0,
+                retries=int(len(jobs) == 1),  # of more, each is given by itself
                 resources=resources,
             )
             flying[future] = jobs

@@ -25,23 +25,16 @@ NOTES = dict(zip(ORIGIN[4:], ("date", "seconds", "processor", "torch"), strict=T
 def collect(
     fn: Callable, specs: Sequence[Mapping], store: str | Path, folder: str | Path
 ) -> pd.Series:
-    """Bring the results that `store` has of `fn` into its file in `folder`.
+    """Bring the results that `store` has of `fn` into its file in `folder`; return what is there.
 
     Results that only the file has stay, those of specs of another profile too. Those of older code
-    stay until there are new ones of their spec, or the spec is wanted no more.
-
-    Returns
-    -------
-    pandas.Series
-        The numbers of ``results`` that are there, of ``rows``, of ``older`` results, and of those
-        that are ``missing``.
+    stay until there are new ones of their spec, or the spec is wanted no more. The numbers are of
+    ``results``, ``rows``, ``older`` results, and of those that are ``missing``.
     """
     path, (code, _) = Path(folder) / f"{fn.__name__}.parquet", fingerprint(fn)
     before = read(folder, fn.__name__)
-    older = {}
-    for table in before.values():
-        if table["code"][0].as_py() != code:
-            older[table["spec"][0].as_py()] = table
+    old = [table for table in before.values() if table["code"][0].as_py() != code]
+    older = {table["spec"][0].as_py(): table for table in old}
     tables, counts = [], dict.fromkeys(("results", "rows", "older", "missing"), 0)
     for spec in specs:
         key = _store.key(fn.__name__, code, spec)

@@ -8,7 +8,7 @@ from warnings import warn
 
 import pandas as pd
 
-from replication._core.inputs import as_choice, as_integer
+from replication._core.inputs import as_integer
 from replication._core.progress import bar
 from replication.sweeps import _store
 from replication.sweeps import evidence as committed_results
@@ -17,12 +17,7 @@ from replication.sweeps._store import Job, Result
 
 
 class SweepError(RuntimeError):
-    """Some specs failed; the results of all others are in the store.
-
-    Attributes
-    ----------
-    failures : list of (spec, exception)
-    """
+    """Some specs failed, `failures` (spec, exception); the results of all others are stored."""
 
     def __init__(self, message: str, failures: list[tuple[Mapping, Exception]]):
         super().__init__(message)
@@ -38,8 +33,6 @@ def run(
     compute: bool = True,
     cluster: Any = None,
     batch: int | None = None,
-    on_error: str = "raise",
-    retries: int = 1,
     resources: Mapping[str, float] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -52,8 +45,7 @@ def run(
         name, to tell its results from those of another: no lambda, no partial.
     specs : sequence of mapping
         JSON-able settings by name; all that decides a result, which is found again by the hash of
-        the spec and the function's code: its source, that of the helpers it names, the constants
-        it reads, and the ``VERSION`` of each part of this package that it calls.
+        the spec and the `fingerprint` of the function's code.
     store : path
         Folder of the results; one Parquet file a spec, written whole or not at all, in a subfolder
         named by the function. Several runs may share it, also at the same time.
@@ -66,17 +58,12 @@ def run(
         thread each, as many as cores or as ``REPLICATION_WORKERS`` says, only for this call; in a
         script the call must stand below ``if __name__ == "__main__":``. An address such as
         ``"tcp://host:8786"`` or a client: on that cluster. The function is sent to each worker with
-        whatever it refers to; only results come back, and are written here.
+        whatever it refers to; only results come back, and are written here. A spec that fails there
+        is tried once more, as the worker may be to blame.
     batch : int, optional
         With it `fn` takes a list of up to `batch` specs and returns as many results; fewer on a
         cluster where every worker would not get some otherwise. If it raises for several specs,
         they are given to it one by one.
-    on_error : str
-        If `fn` raised for some specs, once all others are done: ``"raise"`` an error or ``"warn"``
-        and leave them out of the table. They are tried again by the next run.
-    retries : int
-        How often a failing spec is tried again on a cluster, where the worker may be to blame.
-        Specs whose workers die are given to others in any case.
     resources : mapping, optional
         What a task needs of its worker on a cluster, such as ``{"GPU": 1}``.
     progress : bool
@@ -92,22 +79,19 @@ def run(
     Raises
     ------
     ValueError
-        If an argument is not as above (before anything is computed), or a result is no table or
-        repeats a column of its spec.
+        Also if a result is no table or repeats a column of its spec.
     SweepError
-        If `fn` raised for some specs. Interrupting a run keeps what was finished, too.
-    ModuleNotFoundError
-        If a cluster is asked for without the extra ``cluster``.
+        If `fn` raised for some specs, once all others are done; the next run tries them again.
+        Interrupting a run keeps what was finished, too.
 
     Warns
     -----
     UserWarning
-        Where a stored result is damaged and therefore computed again; for failing specs with
-        ``on_error="warn"``.
+        Where a stored result is damaged and therefore computed again.
     """
-    name = _name(fn)
-    as_choice(on_error, "on_error", ("raise", "warn"))
-    retries = as_integer(retries, "retries", 0)
+    name = getattr(fn, "__name__", "<none>")
+    if not name.isidentifier():  # as that of a lambda; it also names a folder
+        raise ValueError(f"fn: expected a function with a name to keep its results by, found {fn}")
     size = 1 if batch is None else as_integer(batch, "batch", 1)
     specs = list(specs)
     code, versions = fingerprint(fn)
@@ -139,9 +123,7 @@ def run(
                 raise ModuleNotFoundError(
                     f"cluster: needs {error.name}: pip install -e '.[cluster]'", name=error.name
                 ) from None
-            outcomes = _dask.outcomes(
-                computation, missing, cluster, size, retries, resources, steps
-            )
+            outcomes = _dask.outcomes(computation, missing, cluster, size, resources, steps)
         with closing(outcomes):
             for path, outcome in outcomes:
                 if isinstance(outcome, Exception):
@@ -157,14 +139,11 @@ def run(
         lines = [f"{len(failures)} of {len(wanted)} specs failed; all others are stored:"]
         lines += [f"  {spec}: {type(error).__name__}: {error}" for spec, error in failures[:5]]
         lines += [f"  and {len(failures) - 5} more"] if len(failures) > 5 else []
-        message = "\n".join(lines)
-        if on_error == "raise":
-            raise SweepError(message, failures) from failures[0][1]
-        warn(message, stacklevel=2)
+        raise SweepError("\n".join(lines), failures) from failures[0][1]
     done = zip(paths, specs, strict=True)
     table = _store.tidy([(spec, tables[path]) for path, spec in done if path in tables])
     table.attrs["missing"] = len(wanted) - len(tables)
-    table.attrs["computed"] = len(missing) - len(failures)
+    table.attrs["computed"] = len(missing)
     return table
 
 
@@ -187,10 +166,3 @@ def _serial(
                 waiting.extendleft([job] for job in reversed(jobs))
         else:
             yield from zip((path for path, _ in jobs), contents, strict=True)
-
-
-def _name(fn: Callable) -> str:
-    name = getattr(fn, "__name__", "<none>")
-    if not name.isidentifier():  # as that of a lambda; it also names a folder
-        raise ValueError(f"fn: expected a function with a name to keep its results by, found {fn}")
-    return name

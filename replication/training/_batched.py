@@ -43,14 +43,10 @@ def is_mapped(model: nn.Module) -> bool:
 
 def _are_all(model: nn.Module, kinds: tuple[type, ...]) -> bool:
     """Tell whether all layers are of these kinds, batch norm with its usual running averages."""
-    return all(
-        isinstance(layer, kinds)
-        and not (
-            isinstance(layer, BATCH_NORM)
-            and (layer.momentum is None or not layer.track_running_stats)
-        )
-        for _, layer in leaves(model)
-    )
+    layers = [layer for _, layer in leaves(model)]
+    norms = [layer for layer in layers if isinstance(layer, BATCH_NORM)]
+    usual = all(norm.momentum is not None and norm.track_running_stats for norm in norms)
+    return usual and all(isinstance(layer, kinds) for layer in layers)
 
 
 def stacked(models: list[nn.Module]) -> dict[str, Tensor]:
@@ -259,10 +255,7 @@ def sgd(weight: Tensor, gradient: Tensor, state: State, step: int, rate: Tensor,
     if how["momentum"]:
         if "momentum_buffer" in state:
             buffer = state["momentum_buffer"]
-            if how["dampening"]:
-                buffer.mul_(how["momentum"]).add_(gradient, alpha=1 - how["dampening"])
-            else:  # one pass over memory in place of two
-                torch.add(gradient, buffer, alpha=how["momentum"], out=buffer)
+            torch.add(gradient, buffer, alpha=how["momentum"], out=buffer)  # one pass over memory
         else:
             buffer = state["momentum_buffer"] = gradient.clone()
         gradient = gradient + how["momentum"] * buffer if how["nesterov"] else buffer
@@ -292,7 +285,8 @@ def rmsprop(weight: Tensor, gradient: Tensor, state: State, step: int, rate: Ten
 
 RULES: dict[str, Callable] = {"SGD": sgd, "Adam": adam, "RMSprop": rmsprop}
 # Options that change a rule in ways these do not know.
-REFUSED = ("maximize", "amsgrad", "centered", "differentiable", "decoupled_weight_decay", "fused")
+REFUSED = ("maximize", "dampening", "amsgrad", "centered", "differentiable", "fused")
+REFUSED += ("decoupled_weight_decay",)
 
 
 def has_rule(optimizer: torch.optim.Optimizer) -> bool:

@@ -64,13 +64,7 @@ class Run:
     _states: "Path | dict[int, dict[str, Tensor]]" = field(repr=False)
 
     def state(self, epoch: float | None = None) -> dict[str, Tensor]:
-        """Return a copy of the weights at checkpoint `epoch`, by default the last.
-
-        Raises
-        ------
-        ValueError
-            If there is no checkpoint at `epoch`.
-        """
+        """Return a copy of the weights at checkpoint `epoch`, by default the last."""
         epoch = max(self.checkpoints) if epoch is None else epoch
         if epoch not in self.checkpoints:
             known = ", ".join(f"{e:g}" for e in self.checkpoints)
@@ -80,13 +74,7 @@ class Run:
         return {name: tensor.clone() for name, tensor in state.items()}
 
     def model(self, epoch: float | None = None, device: str = "cpu") -> nn.Module:
-        """Return the network at checkpoint `epoch`, in eval mode.
-
-        Raises
-        ------
-        ValueError
-            If there is no checkpoint at `epoch` or no such device.
-        """
+        """Return the network at checkpoint `epoch`, by default the last, in eval mode."""
         model = new_model(self.spec, choose_device(device))
         model.load_state_dict(self.state(epoch))
         return model.eval()
@@ -120,7 +108,9 @@ class Unfinished:
 
     def is_due(self) -> bool:
         """Return whether the current step is to be evaluated and has not been."""
-        return self.training.at_event(self._checkpoints)
+        now = self.training
+        due = now.step % now.row_steps == 0 or now.step in self._checkpoints.values()
+        return due and not now.is_measured()
 
     def keep(self) -> None:
         """Keep the weights, after an evaluation, and all that is needed to go on."""
@@ -161,9 +151,8 @@ class Unfinished:
 
 def complete(run: Unfinished, steps: tqdm) -> Run:
     """Train a network to its end, a step at a time."""
-    training, kept = run.training, time.monotonic()
-    start, told, flop = training.step, kept, 0
-    began = kept
+    training, began = run.training, time.monotonic()
+    start, kept, told, flop = training.step, began, began, 0
     while True:
         if run.is_due():
             training.evaluate()
@@ -255,8 +244,8 @@ def fit(
 
     Parameters
     ----------
-    spec : Spec
-    split : data.Split
+    spec, split
+        What to train, and on what.
     store : path, optional
         Folder that keeps runs, each in a subfolder named by `Spec.key`: weights as safetensors, the
         rest as JSON, every file whole or not there. A killed run loses at most half a minute; one
@@ -266,11 +255,6 @@ def fit(
         ``"cpu"``, ``"cuda"`` or ``"auto"``. On one device the same call gives the same numbers.
     progress : bool
         Show a progress bar over steps.
-
-    Raises
-    ------
-    ValueError
-        For bad values of `spec` or `device`.
     """
     target, key = choose_device(device), spec.key(split)
     folder = folder_of(store, key)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -41,19 +42,9 @@ def fit_population(
     Parameters
     ----------
     specs : sequence of Spec
-        In any order and mixture; equal ones are trained once.
+        In any order and mixture; equal ones are trained once. The runs are in this order.
     split, store, device, progress
         As in `fit`; a store may be shared with it.
-
-    Returns
-    -------
-    list of Run
-        In the order of `specs`.
-
-    Raises
-    ------
-    ValueError
-        As `fit`, and if `specs` holds anything but specifications.
     """
     specs = list(specs)
     for index, spec in enumerate(specs):
@@ -79,15 +70,11 @@ def fit_population(
                 ]
                 steps.update(sum(member.training.step for member in members))
                 # After an interruption members may be at different steps.
-                members.sort(key=_step_of)
-                for _, together in groupby(members, _step_of):
+                step_of = attrgetter("training.step")
+                for _, together in groupby(sorted(members, key=step_of), step_of):
                     for run in _train(list(together), model, target, steps):
                         runs[run.key] = run
     return [runs[key] for key in keys]
-
-
-def _step_of(member: Unfinished) -> int:
-    return member.training.step
 
 
 def strategy(model: nn.Module, members: int, device: torch.device) -> str:
@@ -324,13 +311,8 @@ def _groups(specs: Mapping[str, Spec]) -> list[list[str]]:
     for key, spec in specs.items():
         options = {k: v for k, v in spec.optimizer_options.items() if k != "weight_decay"}
         shared = [spec.model, spec.model_options, spec.optimizer, options, spec.batch_size]
-        shared += [
-            spec.dtype,
-            spec.precision,
-            spec.image_corruption is None,
-            spec.augment.get("crop"),
-            spec.freeze,
-        ]
+        shared += [spec.dtype, spec.precision, spec.image_corruption is None, spec.freeze]
+        shared.append(spec.augment.get("crop"))
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(key)
     return list(groups.values())
 

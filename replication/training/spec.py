@@ -71,12 +71,6 @@ class Spec:
         the processor has units for it: ``python -m replication doctor`` tells. ``"auto"`` is
         bfloat16 where the device has them and float32 elsewhere, under one key; a stored run's
         ``run.json`` says which.
-
-    Raises
-    ------
-    ValueError
-        A value is of the wrong kind or range or cannot be written as JSON; the message names the
-        attribute, what was found and what was expected.
     """
 
     model: str

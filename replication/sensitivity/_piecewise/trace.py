@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 from torch.nn import functional as F
 
-from replication._core.modules import IDLE, device_of, is_altered
+from replication._core.modules import IDLE, is_altered, weight_of
 from replication.sensitivity._piecewise.layers import SUPPORTED, step_of
 from replication.sensitivity._piecewise.program import Affine, AnyStep, MaxPool, Program
 
@@ -54,7 +54,7 @@ def trace(
                 f"model: {layer!r} has forward hooks or a patched forward, which may do anything; "
                 "remove them"
             )
-    terms = torch.zeros(2, *example.shape, dtype=dtype, device=device_of(model, example))
+    terms = torch.zeros(2, *example.shape, dtype=dtype, device=weight_of(model, example).device)
     terms[0] = 1
     recorder = _Recorder(terms, name)
     end = recorder.follow(model)

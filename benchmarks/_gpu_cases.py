@@ -29,7 +29,7 @@ from benchmarks._gpu_inputs import (
 from benchmarks._gpu_sensitivity_cases import sensitivity_cases
 from benchmarks._gpu_similarity_cases import similarity_cases
 from benchmarks.populations import images as random_split
-from replication import activations, directions, memorisation, models, spectra, training
+from replication import activations, directions, memorisation, spectra, training
 from replication.directions import resets
 from replication.papers import own_models
 
@@ -43,7 +43,7 @@ EXEMPT = {
             *("sensitivity.PlaneRegions", "sensitivity.RegionMap", "sensitivity.Transitions"),
             *("directions.AblationCurve", "directions.NoiseCurve", "directions.Selectivity"),
             *("directions.UnitAblation", "memorisation.FiniteSampleNetwork"),
-            *("memorisation.GradientDescentPath", "memorisation.KernelSolution"),
+            "memorisation.GradientDescentPath",
             *("spectra.NoiseSpectrum", "directions.resets.Distance"),
             "directions.projection.Projection",
             *("training.Run", "papers.own_models.Pretrained"),
@@ -160,10 +160,6 @@ def memorisation_cases() -> Iterator[Case]:
     x, y = draw(40, 12), draw(40, 3, seed=3)
     tall = torch.cat([x, x[:, :2]], 1)  # copies: many solutions
 
-    def kernel(at: Place) -> list[Tensor]:
-        found = memorisation.gaussian_kernel_interpolation(at(x), at(y), at(draw(9, 12, seed=4)))
-        return [found.predictions, found.norms]
-
     def descent(at: Place) -> list[Tensor]:
         found = memorisation.gradient_descent_path(at(x.T), at(y[:12]), [10, 100])
         return [found.distance, found.weights]
@@ -172,16 +168,12 @@ def memorisation_cases() -> Iterator[Case]:
         found = memorisation.finite_sample_network(at(pictures(20)), at(labels(20, 2)))
         return [found.a, found.w]
 
-    yield Case("memorisation.gaussian_kernel_interpolation", "", kernel, 1e-8, 1e-2)
     yield Case("memorisation.gradient_descent_path", "", descent, 1e-8, 1e-3)
     yield Case("memorisation.finite_sample_network", "", network, 1e-8, 1e-2)
     yield Case(
         "memorisation.minimum_norm_solution",
         "copied features",
-        lambda at: (
-            memorisation.minimum_norm_solution(at(tall), at(y)),
-            memorisation.minimum_norm_solution(at(tall), at(y), ridge=0.1),
-        ),
+        lambda at: (memorisation.minimum_norm_solution(at(tall), at(y)),),
         1e-8,
         1e-3,
     )
@@ -223,13 +215,6 @@ def network_cases() -> Iterator[Case]:
         lambda at: states(resets.reset(at(convnet()), other.state_dict(), ["fc"])),
     )
     yield Case("directions.resets.weight_distance", "convnet", partial(_distance, other))
-    norm = models.build("resnet", depth=8, width=0.25).double()
-    yield Case(
-        "directions.resets.recalibrate",
-        "ResNet-8",
-        lambda at: states(resets.recalibrate(at(norm), at(draw(40, 3, 16, 16)), 16)),
-        float32=EVALUATED,
-    )
     mlp_spec = {"model": "mlp", "model_options": {"inputs": 36, "widths": (16,)}}
     conv_spec = {"model": "mnist_convnet", "model_options": {"channels": (4, 6)}}
     for kind, settings, loose in (("MLP", mlp_spec, 1e-3), ("convnet", conv_spec, 2e-2)):

@@ -19,7 +19,6 @@ from benchmarks._gpu_inputs import (
     pictures,
 )
 from replication import activations, similarity
-from replication._core.precision import full_precision
 from replication.directions import probe, projection
 
 
@@ -34,7 +33,7 @@ def similarity_cases() -> Iterator[Case]:
             similarity.svcca(x, y, variance=0.9, squares=True).correlations,
             similarity.svcca(x, y, dims=1).mean,
         ),
-        "pwcca": lambda x, y: (similarity.pwcca(x, y), similarity.pwcca(x, y, symmetric=True)),
+        "pwcca": lambda x, y: (similarity.pwcca(x, y), similarity.pwcca(y, x)),
         "cka": lambda x, y: (
             similarity.cka(x, y),
             similarity.cka(x, y, unbiased=True),
@@ -85,7 +84,6 @@ def similarity_cases() -> Iterator[Case]:
     )
     yield Case("directions.projection.projected", "convnet", _projected, float32=CONVOLUTION)
     yield Case("directions.probe.linear_probe", "accuracy", _probed, ONE_FLIP, ONE_FLIP)
-    yield Case("directions.probe.keep_components", "degenerate", _kept)
 
 
 def _grid(metric: str, at: Place) -> list[Tensor]:
@@ -101,12 +99,11 @@ def _minibatches(at: Place) -> list[Tensor]:
 
 
 def _streamed(metric: str, at: Place) -> list[Tensor]:
-    halves = [similarity.Accumulator(), similarity.Accumulator()]
+    streamed = similarity.Accumulator()
     x, y = map(at, layers("degenerate"))
-    for half, rows in zip(halves, (slice(0, 150), slice(150, None)), strict=True):
-        half.update({"x": x[rows], "y": y[rows]})
-    halves[0].merge(halves[1])
-    return [halves[0].result(metric).values]
+    for rows in (slice(0, 150), slice(150, None)):
+        streamed.update({"x": x[rows], "y": y[rows]})
+    return [streamed.result(metric).values]
 
 
 def _onto_directions(at: Place) -> list[Tensor]:
@@ -132,9 +129,3 @@ def _probed(at: Place) -> list[float]:
     x, y = at(layers("healthy")[0]), at(labels(400))
     x = x + 2 * torch.nn.functional.one_hot(y, 20).to(x)
     return [probe.linear_probe(x[:300], y[:300], x[300:], y[300:])]
-
-
-def _kept(at: Place) -> list[Tensor]:
-    kept = probe.keep_components(at(layers("degenerate")[0]), 3)
-    with full_precision():
-        return [kept @ kept.mT]  # components have no sign

@@ -258,8 +258,9 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _scorecard(options: argparse.Namespace) -> int:
     from replication.claims import scorecard
+    from replication.papers import _audit
 
-    path = scorecard.write()
+    path = scorecard.write(history=_audit.told())
     rows = scorecard.select(scorecard.collect())
     readme = paths.root() / "README.md"
     if readme.is_file() and scorecard.BEGIN in readme.read_text(encoding="utf-8"):

@@ -1,4 +1,7 @@
-"""Record what every layer of a network outputs."""
+"""Record what every layer of a network outputs.
+
+Examples assume ``import torch`` and ``from replication.activations import *``.
+"""
 
 import fnmatch
 import re
@@ -18,15 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from replication._core import inputs, layouts
-from replication._core.inputs import (
-    Array,
-    as_inputs,
-    as_integer,
-    as_list,
-    as_names,
-    like,
-    nearest,
-)
+from replication._core.inputs import Array, as_inputs, as_integer, as_list, as_names, like, nearest
 from replication._core.modules import CONTAINERS, hooked, layer_of, to_model, weight_of
 from replication._core.precision import full_precision
 
@@ -72,7 +67,6 @@ def record(
 
     Parameters
     ----------
-    model : torch.nn.Module
     images : (N, ...) tensor or array, mapping, or iterable of batches
         Inputs, examples first; floating ones get the model's dtype, integers (tokens) stay. A
         mapping holds several inputs by their keywords, as a tokenizer gives them. An iterable, such
@@ -118,10 +112,8 @@ def record(
 
     Examples
     --------
-    >>> import torch
-    >>> from replication import activations
     >>> net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
-    >>> acts = activations.record(net, torch.randn(40, 5), layers=["1", "2"])
+    >>> acts = record(net, torch.randn(40, 5), layers=["1", "2"])
     >>> {name: tuple(values.shape) for name, values in acts.items()}
     {'1': (40, 8), '2': (40, 3)}
     """

@@ -6,7 +6,7 @@ such as layers, take `depth_colours` from the perceptually uniform map viridis.
 
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -100,17 +100,14 @@ def heatmap(
 
 def log_x(ax: Axes) -> None:
     """Make the x axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
-    _logarithmic(ax.set_xscale, ax.xaxis)
+    ax.set_xscale("log")
+    _plain_numbers(ax.xaxis)
 
 
 def log_y(ax: Axes) -> None:
     """Make the y axis logarithmic, as `log_x`."""
-    _logarithmic(ax.set_yscale, ax.yaxis)
-
-
-def _logarithmic(set_scale: Callable, axis: Axis) -> None:
-    set_scale("log")
-    _plain_numbers(axis)
+    ax.set_yscale("log")
+    _plain_numbers(ax.yaxis)
 
 
 def _plain_numbers(axis: Axis) -> None:
@@ -133,14 +130,8 @@ def save(
 ) -> None:
     """Write the figure as PNG and SVG, the plotted numbers as Parquet, and a stamp at its foot.
 
-    Parameters
-    ----------
-    fig, name, folder
-        The figure, and its files' name without ending and their folder.
-    numbers
-        What is plotted, tidy: one row a point.
-    stamp
-        Profile, data set, seeds, any substitute or smaller scale. Too long lines are broken.
+    `name` is that of the files without ending. `numbers` are tidy, one row a point. The stamp says
+    profile, data set, seeds, any substitute or smaller scale; too long lines of it are broken.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"name: expected a plain file name, found {name!r}")

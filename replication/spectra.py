@@ -1,11 +1,13 @@
 """Noise spectra: how a group of perturbed copies of one image spreads through a network.
 
 A layer's activations for M copies are the rows of A (M, d), with singular values s_1 >= ... >= s_M,
-*not* centred: EV_k = s_k^2 / sum_j s_j^2 is 1, 0, 0, ... for equal copies. Bad arguments are a
-`ValueError` that names them.
+*not* centred: EV_k = s_k^2 / sum_j s_j^2 is 1, 0, 0, ... for equal copies. Groups of copies are
+(images, copies >= 2, ...) floating tensors or arrays; what comes behind the copies is one long axis
+of d neurons. Bad arguments are a `ValueError` that names them. Examples assume ``import torch`` and
+``from replication.spectra import *``.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,16 +61,8 @@ def projected_variance(groups: Kind) -> Kind:
 
     var_i(a_i . v_k) / sum_j var_i(a_ij) for the rows a_i of A = U diag(s) V^T, which is what
     scikit-learn's TruncatedSVD calls ``explained_variance_ratio_``. Where all copies are near one
-    image, v_1 is nearly that image and the first value is the share of noise along it.
-
-    Parameters
-    ----------
-    groups : (images, copies >= 2, ...) tensor or array, float32 or float64
-
-    Returns
-    -------
-    (images, copies) tensor or array
-        In the order of s_1 >= s_2 >= ...; zeros where all copies are equal. float64 inside.
+    image, v_1 is nearly that image and the first value is the share of noise along it. The result,
+    (images, copies), goes by s_1 >= s_2 >= ...; zeros where all copies are equal. float64 inside.
     """
     kind, groups = like(groups), _as_groups(groups)
     with full_precision():
@@ -92,9 +86,10 @@ def _as_groups(groups: Array) -> Tensor:
 
 
 def group_singular_values(groups: Array) -> tuple[Array, Array]:
-    r"""Return the singular values of stacked groups, uncentred and centred.
+    r"""Return the singular values of groups, uncentred and centred, each (images, copies).
 
-    With the first copy's row m and the deviations D = A - 1 m^T, the Gram matrix of the copies is
+    Largest first, padded with zeros where d < copies; dtype and device of `groups`. With the first
+    copy's row m and the deviations D = A - 1 m^T, the Gram matrix of the copies is
 
         A A^T = D D^T + (D m) 1^T + 1 (D m)^T + |m|^2 1 1^T.
 
@@ -105,16 +100,6 @@ def group_singular_values(groups: Array) -> tuple[Array, Array]:
     Accuracy, against float64 `torch.linalg.svdvals`: within 1e-12 s_1 for float64 groups of full
     rank and 1e-7 s_1 for any; within 1e-5 s_1 for float32 ones, where a group whose estimated error
     exceeds 1e-6 s_1 is formed again in float64.
-
-    Parameters
-    ----------
-    groups : (images, copies >= 2, ...) tensor or array, float32 or float64
-        Activations; everything behind the copies is one long axis of d neurons.
-
-    Returns
-    -------
-    uncentred, centred : (images, copies) tensors or arrays
-        Largest first, padded with zeros where d < copies; dtype and device of `groups`.
     """
     values = _singular_values(_as_groups(groups))
     return like(groups)(values[:, 0]), like(groups)(values[:, 1])
@@ -192,23 +177,19 @@ def noise_spectrum(
     steps: int = 7,
     seed: int = 0,
     images_per_batch: int | None = None,
-    progress: Callable[[Iterable], Iterable] = iter,
 ) -> NoiseSpectrum:
     """Return the singular values of each image's group of perturbed copies, layer by layer.
 
-    The protocol of the blog post "From Generalization to Inner Activations": see the module.
-    Perturbations depend on `seed` and the image's position only, so that they are the same for
-    every network and every batching.
+    The protocol of the blog post "From Generalization to Inner Activations". Perturbations depend
+    on `seed` and the image's position only, so that they are the same for every network and every
+    batching. The model runs in eval mode, on its own device and in its own dtype.
 
     Parameters
     ----------
-    model : torch.nn.Module
-        Run in eval mode, on its own device and in its own dtype.
     images : (N, ...) tensor
     sigma : float >= 0
         In units of `images`: the standard deviation of the Gaussian noise, or the radius of the
         sup-norm ball of the attacks.
-    copies : int >= 2
     layers : sequence of str, optional
         Keys of `activations.record`, and ``"input"`` for the perturbed images themselves. By
         default the input and every layer.
@@ -219,19 +200,14 @@ def noise_spectrum(
         are clipped to the ball.
     labels : (N,) tensor, optional
         Classes that the attacks lead away from; by default the model's own on the clean images.
-    seed : int
     images_per_batch : int, optional
         Images a forward pass, each with all its copies. By default 2 on a CPU and 32 on a GPU.
-    progress : callable, optional
-        Wraps the iterator over batches, for example ``tqdm``.
 
     Examples
     --------
-    >>> import torch
-    >>> from replication import spectra
     >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.ReLU())
     >>> images = torch.rand(3, 1, 8, 8)
-    >>> spectrum = spectra.noise_spectrum(net, images, sigma=0.1, copies=32)
+    >>> spectrum = noise_spectrum(net, images, sigma=0.1, copies=32)
     >>> shares = spectrum.explained_variance(spectrum.layers[-1])  # (images, components)
     >>> torch.allclose(shares.sum(1), torch.ones(3))
     True
@@ -256,7 +232,7 @@ def noise_spectrum(
             raise ValueError("model: expected finite outputs of its layers, found NaN or infinity")
         return like(groups)(_singular_values(inputs.with_float64(groups)))
 
-    for start in progress(range(0, len(images), images_per_batch)):
+    for start in range(0, len(images), images_per_batch):
         batch = images[start : start + images_per_batch].to(weight)
         noise = draw(batch.shape[1:], copies, range(start, start + len(batch)), perturb, seed)
         noise = sigma * noise.to(weight)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from replication import sensitivity, similarity
-from replication.directions import probe, resets
+from replication.directions import resets
 
 N = 14  # examples
 MEMORY = 2**20  # bytes
@@ -162,7 +162,7 @@ ENTRIES = (
     Entry("similarity.unit_matching", **XY),
     Entry("similarity.rsa", **XY, distance="euclidean"),
     Entry("similarity.rsa (correlation)", similarity.rsa, **{**XY, "x": (N, 5)}),
-    Entry("similarity.dft_cca", **{**XY, "x": (N, 2, 2, 3), "y": (N, 2, 3, 2)}, null=1, seed=0),
+    Entry("similarity.dft_cca", **{**XY, "x": (N, 2, 2, 3), "y": (N, 2, 3, 2)}),
     Entry("similarity.minibatch_cka", lambda x, y: similarity.minibatch_cka([(x, y), (x, y)]),
           **XY),
     Entry("similarity.compare", compared, **XY, metric="cca", conv="spatial_mean", null=1, seed=0,
@@ -170,18 +170,12 @@ ENTRIES = (
     Entry("similarity.Accumulator", accumulated, **XY, metric="pwcca"),
     Entry("directions.probe.linear_probe", train=(N, 3), train_labels=classes, test=(N, 3),
           test_labels=classes, penalty=0.1, iterations=20),
-    Entry("directions.probe.keep_components",
-          lambda x, others, count: probe.keep_components(x, count, others), x=(N, 3), count=2,
-          others=(N, 3), told={"others": "others[0]"}),
     Entry("directions.projection.onto_directions", x=(N, 3), directions=(3, 2)),
     Entry("directions.projection.onto_neurons", x=(N, 3), neurons=[0, 2]),
     Entry("directions.resets.reset",
           lambda first, second, model, layers: resets.reset(model, first, layers), **STATES),
     Entry("directions.resets.weight_distance", lambda model, **more: resets.weight_distance(**more),
           **STATES),
-    Entry("directions.resets.recalibrate",
-          model=lambda g: nn.Sequential(network(g), nn.BatchNorm1d(3)).double(), images=(N, 3),
-          batch_size=4, floating="images", wrong={"batch_size": BELOW_2}),
     Entry("sensitivity.jacobian_norm", **IMAGES, **{**JACOBIAN, "output": "logits"}),
     Entry("sensitivity.jacobian_row_norm", **LABELLED | JACOBIAN),
     Entry("sensitivity.spectral_norm", **IMAGES | JACOBIAN, tolerance=1e-6, iterations=500, seed=0,
@@ -222,12 +216,9 @@ ENTRIES = (
           wrong={"bins": BELOW_2}),
     Entry("memorisation.finite_sample_network", images=(N, 3), labels=(N,), seed=0,
           wrong={"seed": BELOW_0}),
-    Entry("memorisation.gaussian_kernel_interpolation", train=(N, 3), targets=(N,), test=(N, 3),
-          bandwidth=0.4, ridge=0.1, wrong={"bandwidth": (0.0, -1.0, torch.nan, torch.inf, "a")}),
     Entry("memorisation.gradient_descent_path", **LINEAR, steps=[0, 3], seed=0,
           wrong={"seed": BELOW_0, "steps": (["a"], [-1], [], 3, None, [1.5])}),
-    Entry("memorisation.minimum_norm_solution", **LINEAR, ridge=0.0,
-          degrees={"features": -1, "targets": 1}),
+    Entry("memorisation.minimum_norm_solution", **LINEAR, degrees={"features": -1, "targets": 1}),
     Entry("memorisation.random_conv_features", images=(N, 2, 5, 5), filters=3, size=2, seed=0,
           grid=1, floating="images", wrong={"seed": BELOW_0}),
     Entry("spectra.explained_variance", singular_values=positive(N, 3),
@@ -251,7 +242,7 @@ EXEMPT = {
     "directions": "AblationCurve NoiseCurve Selectivity UnitAblation probe projection resets",
     "directions.projection": "Projection projected",
     "directions.resets": "Distance",
-    "memorisation": "FiniteSampleNetwork GradientDescentPath KernelSolution",
+    "memorisation": "FiniteSampleNetwork GradientDescentPath",
     "spectra": "NoiseSpectrum",
     "activations": "batches evaluating flatten load save spatial_mean taking_integers",
 }

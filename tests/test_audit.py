@@ -75,6 +75,9 @@ def test_a_rule_of_before_its_evidence_is_confirmatory_and_one_of_after_is_not(h
     assert _audit.audit().loc["B1", "status"] == ""
     evidence(20)
     assert _audit.audit().loc["B1", "status"] == "confirmatory"
+    rule, measured = _audit.told()["B1"]
+    assert rule.startswith("rule of ") and rule.endswith(", 2026-01-01")
+    assert measured == "measured 2026-01-01 to 2026-01-01"
     change(30, rule=Rule("growth", 0.1, "a tick"), corrected="the tick was overlooked")
     row = _audit.audit().loc["B1"]
     assert (row.status, row.corrected) == ("exploratory", "the tick was overlooked")
@@ -104,3 +107,4 @@ def test_without_a_history_audit_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("REPLICATION_ROOT", str(tmp_path))
     with pytest.raises(ValueError, match="has no history"):
         _audit.audit()
+    assert _audit.told() == {}

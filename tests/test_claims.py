@@ -55,6 +55,17 @@ def test_the_same_is_shown_within_and_refuted_outside_never_by_a_lack_of_differe
     assert verdict(noisy, "equivalence", 0.1) == verdict(noisy, "t") == X
 
 
+def test_a_direction_may_say_how_little_is_no_effect():
+    near, more = np.array([0.01, -0.02, 0.0]), {"source": "made up", "none": 0.1}
+    assert verdict(near, "t") == X
+    assert decide(Rule("rise", **more), near).verdict == N
+    assert decide(Rule("rise", **more), near + 0.06).verdict == R  # little, but above 0
+    assert "within ±0.1 (made up) there is no effect" in str(Rule("rise", **more))
+    for wrong in ({"none": 0.1}, more | {"none": 0.0}, more | {"smallest": 0.2}):
+        with pytest.raises(ValueError, match=r"none is|source is"):
+            Rule("rise", **wrong)
+
+
 def test_a_share_is_compared_with_its_bar():
     assert verdict([1] * 20, "share", 0.8) == R  # all alike, and still a share: 0.83 to 1
     assert verdict([1] * 19 + [0], "share", 0.8) == X

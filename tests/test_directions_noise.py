@@ -45,20 +45,18 @@ def test_per_variance_scales_the_variance_and_scale_0_is_the_network_itself():
     assert one.accuracy.unique().numel() > 3 and (one.accuracy[:, 0] == 1).all()
 
 
-def test_spread_is_the_references_and_over_space():
-    """A channel of zeros in `images` and of -a and a over space in `reference` has deviation a."""
+def test_spread_is_over_space():
+    """A channel of b and b - 2 a over space has deviation a."""
     model = nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(8, 2, bias=False)).double()
     model[2].weight.data = torch.zeros(2, 8).double()
     model[2].weight.data[1, 4] = 1.0  # one pixel of the second channel decides
     images = torch.zeros(5000, 2, 2, 2).double()
-    images[:, 1] = 1.5
-    reference = torch.zeros(3, 2, 2, 2).double()
-    reference[:, 0], reference[:, 1, :, 0], reference[:, 1, :, 1] = 7, -2, 2
+    images[:, 1, :, 0], images[:, 1, :, 1] = 1.5, -2.5
     labels = torch.ones(5000).long()
-    found = noise_curve(model, images, labels, "0", [1], 1, reference=reference)
+    found = noise_curve(model, images, labels, "0", [1], 1)
     expected = 0.5 + 0.5 * math.erf(1.5 / 2 / math.sqrt(2))
     assert found.accuracy.item() == pytest.approx(expected, abs=4 * 0.5 / math.sqrt(5000))
-    # nothing spreads in the images themselves
+    images[:, 1] = 1.5  # nothing spreads
     assert noise_curve(model, images, labels, "0", [100], 1).accuracy.item() == 1
 
 

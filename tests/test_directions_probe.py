@@ -1,12 +1,11 @@
 """Linear probes and deletion of principal components: closed forms, invariances, bad input."""
 
-import numpy as np
 import pytest
 import torch
 from _random_networks import gaussian
 from sklearn.linear_model import LogisticRegression
 
-from replication.directions.probe import keep_components, linear_probe
+from replication.directions.probe import linear_probe
 
 
 def problem(noise=0.3):
@@ -56,41 +55,6 @@ def test_one_feature_a_constant_layer_and_a_class_that_was_never_seen():
 def test_bad_probes_are_named(change, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         linear_probe(*change(*problem()))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_what_is_kept_is_the_best_approximation(dtype):
-    x = torch.randn(40, 7, generator=torch.Generator().manual_seed(0), dtype=dtype) + 3
-    s = torch.linalg.svdvals(x - x.mean(0))
-    for count in range(8):
-        cut = keep_components(x, count)
-        assert cut.dtype == dtype
-        rest = (x - cut).square().sum()
-        torch.testing.assert_close(rest, s[count:].square().sum(), atol=1e-4, rtol=1e-4)
-        assert torch.linalg.matrix_rank(cut - cut.mean(0), atol=1e-3) == count
-        torch.testing.assert_close(cut.mean(0), x.mean(0))
-
-
-def test_others_take_the_same_map_and_more_than_the_rank_changes_nothing():
-    x, z = gaussian(30, 5, dtype=torch.float32), gaussian(8, 5, seed=1, dtype=torch.float32)
-    cut, other = keep_components(x, 2, z)
-    torch.testing.assert_close(cut, keep_components(x, 2))
-    torch.testing.assert_close(keep_components(x, 2, other)[1], other)
-    assert torch.linalg.matrix_rank(other - x.mean(0), atol=1e-3) == 2
-    assert isinstance(keep_components(x.numpy(), 2), np.ndarray)
-    x = gaussian(20, 2) @ gaussian(2, 6, seed=1)
-    torch.testing.assert_close(keep_components(x, 2), x)
-    torch.testing.assert_close(keep_components(x, 6), x)
-    torch.testing.assert_close(keep_components(torch.ones(5, 3), 1), torch.ones(5, 3))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "name"),
-    [((-1,), "count"), ((6,), "count"), ((2, torch.zeros(4, 3)), r"others\[0\]")],
-)
-def test_bad_cuts_are_named(arguments, name):
-    with pytest.raises(ValueError, match=f"^{name}: "):
-        keep_components(torch.ones(9, 5), *arguments)
 
 
 def test_the_penalty_is_that_of_the_formula():

@@ -1,11 +1,10 @@
-"""Resets of layers, batch statistics measured anew, distances of weights."""
+"""Resets of layers, distances of weights."""
 
 import copy
 import math
 
 import pytest
 import torch
-from torch import nn
 
 from replication import models
 from replication.directions import resets
@@ -29,9 +28,7 @@ def test_reset_changes_its_layers_and_nothing_else(pair, layers):
         assert value.data_ptr() != source[name].data_ptr()
 
 
-def test_a_block_goes_with_all_in_it_and_its_statistics(pair):
-    x = torch.rand(7, 4)
-    torch.testing.assert_close(resets.recalibrate(pair[0], x)(x), pair[0](x))  # no batch norm
+def test_a_block_goes_with_all_in_it_and_its_statistics():
     model, other = (models.build("resnet", seed, depth=8, width=0.25) for seed in (0, 1))
     with torch.no_grad():
         other.train()(torch.rand(8, 3, 8, 8))
@@ -57,31 +54,6 @@ def test_distances_are_those_of_the_concatenated_weights(pair):
     assert resets.weight_distance(state, moved, ["bn1", "block1_1"]).l2 == 0
 
 
-def test_recalibrated_statistics_are_those_of_the_images():
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
-    model[1].running_mean += 50
-    x = torch.rand(64, 3)
-    changed = resets.recalibrate(model.train(), x, batch_size=64)
-    inner = model[0](x)
-    torch.testing.assert_close(changed[1].running_mean, inner.mean(0))
-    torch.testing.assert_close(changed[1].running_var, inner.var(0))
-    assert not any(module.training for module in changed.modules())
-    assert model.training and model[1].running_mean.mean() > 40 and changed[1].momentum == 0.1
-    batches = resets.recalibrate(model, x, batch_size=10)
-    torch.testing.assert_close(batches[1].running_mean, inner.mean(0), rtol=0.05, atol=0.01)
-
-
-def test_recalibration_makes_the_scale_of_the_layer_before_irrelevant():
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, eps=1e-30)).double()
-    x = torch.rand(50, 3, dtype=torch.float64)
-    before = resets.recalibrate(model, x)(x)
-    with torch.no_grad():
-        model[0].weight *= 7
-        model[0].bias += 3
-    torch.testing.assert_close(resets.recalibrate(model, x)(x), before)
-    assert not torch.allclose(model.eval()(x), before)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -90,7 +62,6 @@ def test_recalibration_makes_the_scale_of_the_layer_before_irrelevant():
         (lambda m, s: resets.reset(m, {}, ["fc1"]), "state: expected 'fc1.weight'.*none"),
         (lambda m, s: resets.reset(m, {k: v[:1] for k, v in s.items()}, ["fc1"]), "state:.*shape"),
         (lambda m, s: resets.weight_distance(s, {}, ["fc1"]), "second: expected 'fc1.weight'"),
-        (lambda m, s: resets.recalibrate(m, torch.rand(1, 4)), "images: expected at least 2"),
     ],
 )
 def test_bad_input_is_named(pair, call, message):

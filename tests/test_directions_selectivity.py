@@ -25,7 +25,6 @@ def test_index_of_chosen_means(dtype):
     assert found.preferred[[0, 2, 4]].tolist() == [3, 5, 8]
     assert found.dead.tolist() == [False, False, False, True, False]
     assert found.preferred[3] == -1
-    assert found.dead_units == 1
     assert found.classes.tolist() == [3, 5, 8]
     torch.testing.assert_close(found.class_means, means.to(dtype))
 
@@ -47,7 +46,7 @@ def test_index_ignores_scale_names_and_how_often_a_class_occurs(seed, scale):
 def test_index_of_either_sign_stays_within_0_and_1():
     found = class_selectivity(gaussian(100, 50), classes(100, 5))
     assert ((found.index >= 0) & (found.index <= 1)).all()
-    assert found.dead_units == 0
+    assert not found.dead.any()
     # all means below zero: the least negative is preferred
     found = class_selectivity(torch.tensor([[-1.0], [-3.0]]), torch.tensor([0, 1]))
     assert (found.index.item(), found.preferred.item()) == (0.5, 0)

@@ -16,9 +16,7 @@ from replication.memorisation import (
     features,
     finite_sample,
     finite_sample_network,
-    gaussian_kernel_interpolation,
     gradient_descent_path,
-    kernel,
     minimum_norm_solution,
     random_conv_features,
 )
@@ -29,7 +27,7 @@ from replication.memorisation.finite_sample import deep_outputs
 
 @pytest.fixture
 def tiny_chunks(monkeypatch):
-    for module in (finite_sample, kernel, features):
+    for module in (finite_sample, features):
         monkeypatch.setattr(module, "CHUNK", 1)
 
 
@@ -102,75 +100,33 @@ def test_images_that_cannot_be_told_apart_are_named():
         finite_sample_network(near, classes(3))
 
 
-def naive_kernel(x, y, s):
-    return torch.exp(
-        -(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist") ** 2) / 2 / s**2
-    )
+def test_the_kernel_is_its_formula():
+    x = gaussian(25, 4)
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    median = torch.pdist(x).sort().values[149]  # the lower of two, as torch has it
+    expected = torch.exp(-4 * (distances / median) ** 2)  # exp(-4) at the median distance
+    found = blocked.gaussian(squared_distances([x], 25), 25)
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize(("ridge", "shape"), [(0.0, (25, 3)), (0.3, (25,))])
-def test_kernel_regression_is_its_formula(tiny_chunks, ridge, shape):
-    x, z, y = gaussian(25, 4), gaussian(9, 4, seed=1), gaussian(*shape, seed=2)
-    k = naive_kernel(x, x, 1.3)
-    alpha = torch.linalg.solve(k + ridge * torch.eye(25).double(), y)
-    found = gaussian_kernel_interpolation(x, y, z, bandwidth=1.3, ridge=ridge)
-    torch.testing.assert_close(found.coefficients, alpha, rtol=1e-6, atol=1e-8)
-    torch.testing.assert_close(found.predictions, naive_kernel(z, x, 1.3) @ alpha)
-    norms = (alpha * (k @ alpha)).sum(0).sqrt()
-    torch.testing.assert_close(found.norms, norms)
-    assert found.norm == pytest.approx(float(norms.square().sum().sqrt()))
-    assert found.residual == pytest.approx(float((k @ alpha - y).abs().max()), abs=1e-9)
-    assert (found.residual < 1e-9) == (ridge == 0)
-
-
-def test_closed_forms():
-    x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([1.0, -1.0])
-    found = gaussian_kernel_interpolation(x, y, torch.tensor([[0.5], [0.0]]), bandwidth=1.0)
+def test_closed_forms_of_the_interpolant():
+    kernel = torch.tensor([[1, math.exp(-0.5)], [math.exp(-0.5), 1]])
+    found = interpolate(kernel, torch.tensor([[1.0], [-1.0]]))
     assert found.norm == pytest.approx(math.sqrt(2 / (1 - math.exp(-0.5))))
-    assert found.predictions.tolist() == pytest.approx([0, 1], abs=1e-12)
-    # by default the kernel is exp(-4) at the median distance, here sqrt(2)
-    found = gaussian_kernel_interpolation(torch.eye(6), classes(6), torch.eye(6))
-    assert math.exp(-2 / (2 * found.bandwidth**2)) == pytest.approx(math.exp(-4))
-    x = torch.cat([torch.zeros(1500, 5), gaussian(2500, 5)]).double()  # over rows from everywhere
-    assert kernel._median_distance(x) == pytest.approx(float(torch.pdist(x).median()), rel=0.05)
+    same = interpolate(torch.ones(2, 2), torch.tensor([[1.0], [3.0]]), 1e-3)
+    assert same(torch.ones(2, 2))[0].item() == pytest.approx(2, rel=1e-3)  # targets are averaged
+    x = torch.cat([torch.zeros(1500, 5), gaussian(2500, 5)]).double()  # a median from everywhere
+    squares = squared_distances([x], 4000)
+    median = -4 * squares[-1, -2] / blocked.gaussian(squares.clone(), 4000)[-1, -2].log()
+    assert median == pytest.approx(float(torch.pdist(x).median()) ** 2, rel=0.1)
 
 
 def test_no_interpolant_has_a_smaller_norm():
-    x, extra, y = gaussian(12, 2), gaussian(3, 2, seed=1), gaussian(12, seed=2)
-    found = gaussian_kernel_interpolation(x, y, x, bandwidth=0.7)
-    targets = torch.cat([y, gaussian(3, seed=3)])  # other interpolants of the 12 images
-    other = gaussian_kernel_interpolation(torch.cat([x, extra]), targets, x, bandwidth=0.7)
-    torch.testing.assert_close(other.predictions, found.predictions, atol=1e-6, rtol=0)
-    assert found.norm < other.norm
-
-
-def test_classes_are_one_against_all_and_moved_or_turned_images_change_nothing():
-    x, y = gaussian(30, 5), classes(30, 4)
-    found = gaussian_kernel_interpolation(x, y, x)
-    assert found.predictions.shape == (30, 4)
-    assert torch.equal(found.predictions.argmax(1), y)
-    for c in range(4):
-        alone = gaussian_kernel_interpolation(x, (y == c).double(), x)
-        torch.testing.assert_close(found.predictions[:, c], alone.predictions)
-        assert float(found.norms[c]) == pytest.approx(alone.norm)
-    turned = x @ torch.linalg.qr(gaussian(5, 5, seed=3))[0] + 100
-    again = gaussian_kernel_interpolation(turned, y, turned)
-    torch.testing.assert_close(found.predictions, again.predictions, atol=1e-6, rtol=0)
-
-
-def test_identical_images_are_an_error_without_ridge_and_averaged_with_it():
-    x, y = gaussian(10, 3), gaussian(10, seed=1)
-    x[6] = x[2]
-    with pytest.raises(ValueError, match=r"train: .* singular .* 6 lies 0 from 2, with other"):
-        gaussian_kernel_interpolation(x, y, x, bandwidth=1.0)
-    y[6] = y[2]
-    with pytest.raises(ValueError, match=r"6 lies 0 from 2, with equal targets"):
-        gaussian_kernel_interpolation(x, y, x, bandwidth=1.0)
-    y[6] = -y[2]
-    found = gaussian_kernel_interpolation(x, y, x, bandwidth=0.1, ridge=1e-6)
-    assert abs(float(found.predictions[2])) < 1e-3
-    with pytest.raises(ValueError, match="singular to rounding at bandwidth 1000"):
-        gaussian_kernel_interpolation(gaussian(50, 2), gaussian(50), x[:, :2], bandwidth=1000)
+    x, y = gaussian(15, 2), gaussian(15, 1, seed=2)
+    kernel = blocked.gaussian(squared_distances([x], 15), 15)
+    least = interpolate(kernel[:12, :12], y[:12], tolerance=1e-9)
+    other = interpolate(kernel, y, tolerance=1e-9)  # goes through three more
+    assert least.residual < 1e-3 and other.residual < 1e-3 and least.norm < other.norm
 
 
 def pictures(n=12, channels=3, side=9, seed=0, dtype=torch.float64):
@@ -223,13 +179,11 @@ def wide(n=12, p=30, rank=12, seed=0):
 
 
 @pytest.mark.parametrize(("n", "p", "rank"), [(12, 30, 12), (12, 30, 5), (30, 12, 12), (9, 9, 4)])
-def test_minimum_norm_solution_is_the_pseudoinverse_or_the_ridge_solution(n, p, rank):
+def test_minimum_norm_solution_is_the_pseudoinverse(n, p, rank):
     x, y = wide(n, p, rank), gaussian(n, 3, seed=5)
     expected = torch.linalg.pinv(x) @ y
     torch.testing.assert_close(minimum_norm_solution(x, y), expected, atol=1e-9, rtol=0)
     torch.testing.assert_close(minimum_norm_solution(x, y[:, 0]), expected[:, 0], atol=1e-9, rtol=0)
-    expected = torch.linalg.solve(x.T @ x + 0.7 * torch.eye(p).double(), x.T @ y)
-    torch.testing.assert_close(minimum_norm_solution(x, y, 0.7), expected)
 
 
 @settings(max_examples=20, deadline=None)
@@ -280,10 +234,10 @@ def test_descent_from_elsewhere_keeps_what_no_example_sees(batch_size):
 
 def test_steps_are_those_of_the_formula():
     x, y = gaussian(5, 8), gaussian(5, seed=1)
-    w = torch.zeros(8).double()
+    w, rate = torch.zeros(8).double(), 5 / torch.linalg.eigvalsh(x @ x.T)[-1]
     for _ in range(3):
-        w = w - 0.1 / 5 * x.T @ (x @ w - y)
-    found = gradient_descent_path(x, y, [3, 1, 3], learning_rate=0.1)
+        w = w - rate / 5 * x.T @ (x @ w - y)
+    found = gradient_descent_path(x, y, [3, 1, 3])
     torch.testing.assert_close(found.weights, w)
     assert found.steps == (1, 3)
     # examples of equal length at right angles: the default rate arrives in one step
@@ -301,7 +255,6 @@ def test_minibatches_are_seeded_and_examples_of_zeros_teach_nothing():
 
 CALLS = {
     "finite_sample_network": lambda x, y: finite_sample_network(x, y)(x),
-    "kernel": lambda x, y: gaussian_kernel_interpolation(x, y, x).predictions,
     "minimum_norm_solution": minimum_norm_solution,
     "gradient_descent_path": lambda x, y: gradient_descent_path(x, y, [3], 2).distance,
 }
@@ -330,15 +283,13 @@ X, Y = gaussian(6, 4), classes(6)
         (lambda: finite_sample_network(X, Y[:5]), r"labels: expected \(6,\)"),
         (lambda: finite_sample_network(X, X), r"labels: expected the shape \(n,\)"),
         (lambda: finite_sample_network(X, Y)(X[:, :3]), "images: expected 4 numbers each, found 3"),
-        (lambda: gaussian_kernel_interpolation(X, Y, X[:, :2]), "test: expected 4 numbers"),
-        (lambda: gaussian_kernel_interpolation(X, Y - 20, X), "targets: expected 0 to 65535"),
-        (lambda: gaussian_kernel_interpolation(X[:1], Y[:1], X), "bandwidth: .* median distance"),
+        (lambda: minimum_norm_solution(X, Y - 20), "targets: expected 0 to 65535"),
+        (lambda: blocked.gaussian(torch.zeros(3, 3), 3), "squares: .* median distance of 0"),
         (lambda: random_conv_features(pictures(), 3, 9), "size: expected room for 2 x 2 patches"),
         (lambda: random_conv_features(X, 3), "images: expected floating"),
         (lambda: random_conv_features(pictures(), 3, source=pictures(2, 1)), "source: expected"),
         (lambda: gradient_descent_path(X, Y, []), "steps: expected at least one"),
         (lambda: gradient_descent_path(X, Y, [1], start=X), "start: expected the shape"),
-        (lambda: gradient_descent_path(X, Y, [9000], learning_rate=9.0), "learning_rate: .* grow"),
     ],
 )
 def test_bad_input_is_named(call, message):
@@ -356,16 +307,17 @@ def test_squared_distances_are_summed_over_blocks_and_mirrored(monkeypatch, squa
     assert torch.allclose(found.double(), expected, atol=1e-4)
 
 
-def test_conjugate_gradients_find_the_interpolant_that_cholesky_finds():
+def test_conjugate_gradients_find_the_interpolant_that_a_solver_finds():
     x, z = gaussian(60, 5).float(), gaussian(9, 5, seed=1).float()
     y = F.one_hot(classes(60, 3), 3).float()
     gram = blocked.gaussian(squared_distances([torch.cat([x, z])], 60), 60)
     for ridge in (0.0, 0.5):
-        exact = gaussian_kernel_interpolation(x, y, z, ridge=ridge)
+        k = gram[:60].double()
+        exact = torch.linalg.solve(k + ridge * torch.eye(60).double(), y.double())
         found = interpolate(gram[:60], y, ridge, tolerance=1e-5)
         assert found.residual < 1e-5
-        assert torch.allclose(found(gram[60:]).double(), exact.predictions, atol=1e-3)
-        assert found.norm == pytest.approx(exact.norm, rel=1e-3)
+        assert torch.allclose(found(gram[60:]).double(), gram[60:].double() @ exact, atol=1e-3)
+        assert found.norm == pytest.approx((exact * (k @ exact)).sum().sqrt().item(), rel=1e-3)
 
 
 def test_too_few_steps_say_so_by_their_residual():

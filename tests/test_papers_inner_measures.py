@@ -95,6 +95,19 @@ def test_what_is_held_out_is_not_chosen_on():
     assert paper.held_out(paper.taus(table[table.architecture == NAMES[0]]), [*INNER]).empty
 
 
+def test_a_measure_may_order_within_architectures_and_not_across_them():
+    table = made_up(lambda arm, name, kind: 1.0, arms=(LABELS,))
+    table["EV1"] += 10.0 * table.architecture.map(NAMES.index)
+    rows = paper.side_by_side(table)
+    within = rows.loc[(LABELS, "EV1"), ["tau", "low", "high", "units"]]
+    assert within.tolist() == pytest.approx([1, 1, 1, 12])
+    assert rows.loc[(LABELS, "EV1"), "tau across"] < 0.3
+    assert rows.loc[(LABELS, "margin"), "tau across"] > 0.99
+    assert rows.loc[RECIPES].isna().to_numpy().all()
+    few = paper.side_by_side(table[table.architecture == NAMES[0]])
+    assert few.loc[(LABELS, "EV1"), "units"] == 3 and math.isnan(few.loc[(LABELS, "EV1"), "low"])
+
+
 def test_networks_that_did_not_fit_are_left_out_and_close_the_gate():
     table = made_up(lambda arm, name, kind: 1.0)
     gates = paper.gates(table)

@@ -81,6 +81,16 @@ def test_effects_are_signed_as_the_post_has_them():
         assert values[name, "s1", "ReLU"] == pytest.approx(sign * 0.5)
 
 
+def test_the_fall_of_ev1_is_what_noise_gains_on_all_energy():
+    table = universe("SGD", 0.0, 0.5)
+    still = table.epoch < 5
+    table.loc[still, "squares 1"], table.loc[~still, "squares 1"] = 0.8, 0.6
+    table["s1"] = table["squares 1"] ** 0.5 * np.where(still, 1.0, 3.0)  # energies 1 and 9
+    (row,) = noise_readings.gains(table, ["optimizer"]).itertuples()
+    assert row.energy == pytest.approx(np.log(9)) and row.beside == pytest.approx(np.log(18))
+    assert row.fall == pytest.approx(np.log(0.4 / 0.2))
+
+
 def test_main_effects_of_a_table_made_of_them():
     grid = pd.MultiIndex.from_product([["a", "b"], ["c", "d"]], names=["one", "two"]).to_frame(
         False

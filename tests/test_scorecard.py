@@ -111,7 +111,8 @@ def test_summary_counts_empirical_claims_by_fidelity_and_verdict(tmp_path):
 
 def test_scorecard_shows_all_that_a_referee_asks_for(tmp_path):
     folder = some(tmp_path)
-    text = write(folder).read_text(encoding="utf-8")
+    history = {"B2": ("rule of 1a2b3c4d5, 2026-01-01", "measured 2026-01-02 to 2026-01-03")}
+    text = write(folder, history).read_text(encoding="utf-8")
     assert "; quick;" not in text and "Not the evidence" not in text and " of 4" not in text
     assert r"<br>a \| pipe and \`EV1\` &lt;b> \*fell\* |" in text
     heads = [line for line in text.splitlines() if line.startswith("## ")]
@@ -135,6 +136,7 @@ def test_scorecard_shows_all_that_a_referee_asks_for(tmp_path):
         "Notebook": "[04_noise](<../notebooks/04_noise.ipynb>)",
     }
     assert lines["B10"]["Why"] == ""  # it is reproduced
+    assert lines["B2"]["Rule"].endswith("units.<br>" + "<br>".join(history["B2"]))
     assert lines["B2"]["Evidence"] == "fidelity C; 3 units; full; MNIST; 5k images"
     assert ";" not in lines["Z1"]["p; Holm; BH"]  # no empirical claim: not corrected
     for cells in lines.values():

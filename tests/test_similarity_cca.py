@@ -10,7 +10,6 @@ from _random_layers import related
 from _random_networks import gaussian
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import kstest
 
 from replication.papers import similarity_measurements as measured
 from replication.similarity import Accumulator, cca, compare, dft_cca, pwcca, svcca
@@ -112,8 +111,6 @@ def test_pwcca_from_its_definition_and_its_sides():
     expected = (alpha * found.correlations).sum() / alpha.sum()
     assert pwcca(x, y) == pytest.approx(expected.item(), abs=1e-12)
     assert pwcca(x, y) != pytest.approx(pwcca(y, x).item(), abs=1e-4)
-    for both in (pwcca(x, y, symmetric=True), pwcca(y, x, symmetric=True)):
-        assert both == pytest.approx(((pwcca(x, y) + pwcca(y, x)) / 2).item())
 
 
 def test_one_neuron_against_one_or_many_is_the_multiple_correlation():
@@ -139,20 +136,11 @@ def test_the_null_is_where_unrelated_layers_lie_and_related_ones_do_not():
     found = cca(x, y, null=50)
     assert found.null.shape == (50,)
     assert abs(found.mean - found.null.mean()) < 4 * found.null.std()
-    assert found.p_values()[0] > 0.01
     x, y = correlated_pair()
     found = cca(x, y, null=20)
     assert found.mean > found.null.max() + 5 * found.null.std()
-    assert found.p_values()[0] < 1e-10
-    assert found.p_values()[6] > 0.001 > found.p_values()[5]  # six shared directions, no more
     assert torch.equal(found.null[:3], cca(x, y, null=3).null)
     assert not torch.equal(found.null[:3], cca(x, y, null=3, seed=6).null)
-
-
-def test_p_values_are_uniform_under_independence():
-    layers = [(gaussian(200, 3, seed=2 * i), gaussian(200, 4, seed=2 * i + 1)) for i in range(200)]
-    p = [cca(*pair).p_values()[0] for pair in layers]
-    assert kstest(p, "uniform").pvalue > 0.001
 
 
 @pytest.mark.parametrize("function", [cca, lambda x, y: svcca(x, y, dims=4)])
@@ -250,12 +238,6 @@ def test_gradient_of_the_mean():
     x, y = correlated_pair(60)
     x.requires_grad_()
     assert torch.autograd.gradcheck(lambda z: cca(z, y).mean, (x,), atol=1e-6)
-    assert cca(x, y).p_values() == cca(x.detach(), y).p_values()
-
-
-def test_p_values_need_examples():
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="examples: expected more than"):
-        cca(gaussian(8, 7), gaussian(8, 7, seed=1)).p_values()
 
 
 @settings(max_examples=40, deadline=None)

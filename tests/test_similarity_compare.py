@@ -22,7 +22,7 @@ METRICS += ("ridge", "mutual_knn", "unit_matching")
 CASES = [(metric, {}) for metric in METRICS] + [
     ("svcca", {"dims": 3}),
     ("svcca", {"variance": 0.8, "squares": True}),
-    ("pwcca", {"symmetric": True}),
+    ("pwcca", {"missing": "zero"}),
     ("cka", {"unbiased": True}),
     ("cka", {"kernel": "rbf", "sigma": 0.7}),
     ("cka", {"angular": True}),
@@ -152,7 +152,7 @@ def test_policies_of_convolutional_layers():
     for conv, metric, options, expected in (
         ("positions", "cca", {}, cca(*rows).mean),
         ("flatten", "svcca", {"dims": 4}, svcca(*flat, dims=4).mean),
-        ("dft", "cca", {}, dft_cca(x, y).mean),
+        ("flatten", "dft_cca", {}, dft_cca(x, y).mean),
     ):
         found = compare({"x": x}, {"y": y}, metric, conv=conv, **options)
         assert found.values.item() == pytest.approx(expected.item(), abs=1e-12)
@@ -305,16 +305,15 @@ def test_to_frame():
 
 def test_plot():
     stages = {f"step {k}": network(k) for k in range(5)}
-    for found, limits in (
-        (compare(network(), metric="cka"), None),
-        (compare(stages, metric="procrustes"), (0, 1.5)),
-    ):
-        fig = found.plot(limits)
+    for found in (compare(network(), metric="cka"), compare(stages, metric="procrustes")):
+        fig = found.plot()
         *panels, scale = (ax for ax in fig.axes if ax.axison)
         kind = "a distance" if found.metric == "procrustes" else "a similarity"
         assert scale.get_ylabel() == f"{found.metric}, {kind}"
         assert [text.get_text() for text in panels[0].get_yticklabels()] == ["conv1", "conv2", "fc"]
-        assert {ax.images[0].get_clim() for ax in panels} == {limits or (0, 1)}
+        assert {ax.images[0].get_clim() for ax in panels} == {
+            (0, max(1, found.values.max().item()))
+        }
         for ax, values in zip(panels, found.values.view(-1, 3, 3), strict=True):
             np.testing.assert_array_equal(ax.images[0].get_array(), values)
         fig.draw_without_rendering()

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replication.similarity import cca, dft_cca, fourier
+from replication.similarity import cca, compare, dft_cca, fourier
 
 REFERENCE = np.load(Path(__file__).parent / "reference" / "fourier.npz")
 CASES = sorted({key.split("/")[0] for key in REFERENCE.files})
@@ -290,21 +290,20 @@ def test_as_many_channels_as_examples_warn_but_not_those_of_low_rank(channels):
 
 def test_independent_noise_lies_at_its_null():
     x, y = draw(300, 4, 6, 6), draw(300, 4, 6, 6, seed=1)
-    found = dft_cca(x, y, null=5, seed=3)
-    assert found.null.shape == (5,) and found.null.std() < 0.01
-    assert abs(found.mean - found.null.mean()) < 0.01 and found.mean < 0.15
-    assert np.array_equal(found.null, dft_cca(x, y, null=5, seed=3).null)
-    assert not np.array_equal(found.null, dft_cca(x, y, null=5, seed=4).null)
-    related = dft_cca(*pair(300), null=5)
-    assert related.mean > related.null.max() + 0.3
+    found = compare({"x": x}, {"y": y}, "dft_cca", null=5, seed=3)
+    assert found.maxima.shape == (5,) and found.maxima.std() < 0.01
+    assert abs(found.values - found.null) < 0.01 and found.values < 0.15
+    x, y = pair(300)
+    related = compare({"x": x}, {"y": y}, "dft_cca", null=5)
+    assert related.values > related.maxima.max() + 0.3
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_kind_dtype_and_layout(dtype):
     x, y = (torch.from_numpy(z).to(dtype).requires_grad_() for z in pair(200, 16, 12))
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    found = dft_cca(x, y, null=2)
-    for value in (found.correlations, found.mean, found.frequency_means, found.null):
+    found = dft_cca(x, y)
+    for value in (found.correlations, found.mean, found.frequency_means):
         assert value.dtype == wide and not value.requires_grad
     assert found.ranks.dtype == torch.int64
     exact = dft_cca(x.double(), y.double())
@@ -313,8 +312,8 @@ def test_kind_dtype_and_layout(dtype):
     last = dft_cca(x.detach().to(memory_format=torch.channels_last), y).correlations
     assert (last - found.correlations).abs().max() < (1e-12 if wide == torch.float64 else 1e-4)
     if dtype != torch.bfloat16:
-        values = dft_cca(x.detach().numpy(), y, null=2)
-        for value in (values.correlations, values.mean, values.frequency_means, values.null):
+        values = dft_cca(x.detach().numpy(), y)
+        for value in (values.correlations, values.mean, values.frequency_means):
             assert isinstance(value, np.ndarray) and value.dtype == str(wide).split(".")[1]
         assert np.array_equal(values.correlations, found.correlations.numpy())
 
@@ -329,7 +328,7 @@ def test_bad_input():
 def test_gpu_equals_cpu(dtype, bound):
     x, y = (torch.from_numpy(z.astype(dtype)) for z in pair(200, 16, 12, (8, 7)))
     for other in (y, y[..., :4], y.mean((2, 3))):
-        found, expected = dft_cca(x.cuda(), other.cuda(), null=1), dft_cca(x, other, null=1)
-        assert found.correlations.is_cuda and found.null.is_cuda
+        found, expected = dft_cca(x.cuda(), other.cuda()), dft_cca(x, other)
+        assert found.correlations.is_cuda
         assert (found.correlations.cpu() - expected.correlations).abs().max() < bound
         assert torch.equal(found.ranks.cpu(), expected.ranks)

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replication import similarity
-from replication.similarity import Accumulator, cca, cka, compare, procrustes
+from replication.similarity import Accumulator, cca, cka, compare
 
 METRICS = ("cca", "svcca", "pwcca", "cka", "procrustes", "regression")
 CASES = [(metric, {}) for metric in METRICS] + [
     ("svcca", {"dims": 3}),
     ("svcca", {"variance": 0.8, "squares": True}),
-    ("pwcca", {"symmetric": True}),
+    ("pwcca", {"missing": "zero"}),
     ("procrustes", {"angular": True}),
 ]
 
@@ -135,38 +135,6 @@ def test_warnings_are_those_in_memory(metric):
         assert {warning.filename for warning in caught} <= {__file__}
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
-def test_parts_combine_in_any_order_and_are_left_alone(order):
-    x, y = pair()
-    parts = [streamed(a, b, 30) for a, b in zip(x.split(110), y.split(110), strict=True)]
-    found = Accumulator()
-    for k in order:
-        before = pickle.dumps(parts[k])
-        found.merge(pickle.loads(before))  # as it comes from another process
-        found.merge(Accumulator())
-        assert pickle.dumps(parts[k]) == before
-    assert found.examples == 300
-    assert_same(found.result("cca"), cca(x, y))
-    first, second = streamed(x[:100], y[:100]), Accumulator()
-    second.merge(first)
-    second.update(x[100:], y[100:])
-    assert_same(first.result("cca"), cca(x[:100], y[:100]))
-    assert_same(second.result("procrustes"), procrustes(x, y))
-    found.merge(found)
-    assert_same(found.result("cca"), cca(torch.cat([x, x]), torch.cat([y, y])))
-
-
-def test_bad_merges():
-    found, turned = streamed(*pair()), Accumulator()
-    turned.update({"y": pair()[1], "x": pair()[0]})
-    for other in (streamed(pair()[0][:, :2], pair()[1]), turned):
-        with pytest.raises(ValueError, match=r"other: expected the widths .'x': 7, 'y': 5"):
-            found.merge(other)
-    with pytest.raises(ValueError, match="other: expected an Accumulator, found dict"):
-        found.merge({})
-    assert_same(found.result("cca"), cca(*pair()))
-
-
 def test_the_state_does_not_grow_and_holds_no_batch():
     x, y = pair()
     before = x.clone()
@@ -234,10 +202,9 @@ def test_directions_whiten_the_data(metric, n):
             getattr(found, name)
 
 
-def test_p_values_count_the_examples_and_arrays_give_arrays():
+def test_examples_are_counted_and_arrays_give_arrays():
     x, y = pair()
-    expected = cca(x, y).p_values()
-    assert streamed(x, y).result("cca").p_values() == pytest.approx(expected, rel=1e-6)
+    assert streamed(x, y).result("cca").examples == len(x)
     mixed = streamed((9 * x).int(), y.half()).result("cka")
     assert_same(mixed, cka((9 * x).int(), y.half().double()))
     arrays, grid = Accumulator(), Accumulator()
@@ -282,7 +249,7 @@ def test_the_gpu_agrees(metric, options):
     found = streamed(x[:100].cuda(), y[:100].cuda())
     with pytest.raises(ValueError, match="x: expected the device cuda:0, found cpu"):
         found.update(x, y)
-    found.merge(streamed(x[100:], y[100:]))
+    found.update(x[100:].cuda(), y[100:].cuda())
     found, expected = (a.result(metric, **options) for a in (found, streamed(x, y)))
     if hasattr(expected, "correlations"):
         found, expected = found.correlations, expected.correlations

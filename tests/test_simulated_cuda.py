@@ -23,7 +23,6 @@ from replication import (
     spectra,
     training,
 )
-from replication.directions import resets
 
 HERE = Path(__file__).parent
 there = pytest.mark.skipif(not simulated_cuda.ON, reason="holds on the simulated device only")
@@ -179,7 +178,7 @@ def trained(how, size, **more):
 def on_network(function, *arguments, width=8, **options):
     model = models.build("mlp", inputs=36, widths=(width,), classes=5, batch_norm=True).cuda()
     examples = {"images": pictures().cuda(), "labels": labels().cuda()}
-    if function in (activations.record, resets.recalibrate, sensitivity.spectral_norm):
+    if function in (activations.record, sensitivity.spectral_norm):
         return function(model, examples["images"], *arguments, **options)
     if function is training.evaluate:
         return function(
@@ -193,7 +192,6 @@ LOOPS = {
     "steps of fit_population": (lambda n: trained(training.fit_population, n), 40, 8),
     "batches of record": (lambda n: on_network(activations.record, batch_size=n), 64, 8),
     "batches of evaluate": (lambda n: on_network(training.evaluate, batch_size=n), 64, 8),
-    "batches of recalibrate": (lambda n: on_network(resets.recalibrate, batch_size=n), 64, 8),
     "batches of cumulative_ablation": (
         lambda n: on_network(directions.cumulative_ablation, "act1", 2, "mean", batch_size=n),
         64,

@@ -39,13 +39,14 @@ class Rule:
 
     statistic: str  #: what is computed for each independent unit (a trained network), in words
     smallest: float | None = None  #: effect of interest, None: a direction only; a share's bar
-    source: str = ""  #: where `smallest` comes from, e.g. "a tick of Fig. 3"
+    source: str = ""  #: where `smallest` or `none` comes from, e.g. "a tick of Fig. 3"
     test: str = "t"  #: "correlation", "sign", "permutation", "equivalence", "share", "every"
     #: (low, high), high None where open: "t" and "equivalence" work on its logit or log scale
     range: tuple[float, float | None] | None = None
     skewed: bool = False  #: known to be so: needs "sign" or a range with an open end
     paper: float | None = None  #: the paper's number of this statistic
     minimum: int = 0  #: the fewest units planned, where that is more than the test needs
+    none: float | None = None  #: of a direction: within ±this there is no effect, not reproduced
     turn: tuple[float, float] | None = None  # in files of former rules, whose values are turned
 
     def __post_init__(self):
@@ -60,7 +61,8 @@ class Rule:
             ("range", low < high, "(low, high) with low < high, or (low, None)"),
             ("range", self.test != "equivalence" or low < 0, "low < 0 for equivalence"),
             ("smallest", signed if small is None else 0 < small < high, "a number in its range"),
-            ("source", small is None or self.source, "where the smallest effect comes from"),
+            ("none", self.none is None or (small is None and self.none > 0), "> 0, no smallest"),
+            ("source", (small or self.none) is None or self.source, "where the number comes from"),
             ("test", not (self.skewed and symmetric), "sign, or a half-open range, where skewed"),
         ):
             if not ok:
@@ -76,7 +78,9 @@ class Rule:
         scale = "" if self.range is None else " (log scale)" if None in self.range else " (logit)"
         bar = f"{self.smallest:g} ({self.source})" if self.smallest else "0"
         fewest = f"; at least {max(FEWEST[self.test], self.minimum)} units" * (self.test != "every")
-        return f"{self.statistic}: {_TESTS[self.test][1].format(scale=scale, bar=bar)}{fewest}."
+        none = f"; within ±{self.none:g} ({self.source}) there is no effect" if self.none else ""
+        how = _TESTS[self.test][1].format(scale=scale, bar=bar)
+        return f"{self.statistic}: {how}{none}{fewest}."
 
 
 @dataclass(frozen=True)
@@ -161,8 +165,8 @@ def _decided(part: Part, estimate: Estimate) -> Part:
     below, above, small = estimate.below, estimate.above, part.rule.smallest
     power, bar = POWER, small or 0.0
     p, p_not = below(bar), above(0.0)
-    if small:
-        p_not = min(p_not, max(below(-small), above(small)))
+    if margin := small or part.rule.none:
+        p_not = min(p_not, max(below(-margin), above(margin)))
     if part.rule.test == "equivalence":
         p, p_not = max(below(-bar), above(bar)), min(below(bar), above(-bar))
         power, bar = (1 + POWER) / 2, 0.0  # both tests, where there is no effect

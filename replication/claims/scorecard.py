@@ -120,8 +120,12 @@ def adjusted(p: Sequence[float]) -> list[tuple[float, float]]:
     return list(zip(holm, stats.false_discovery_control(p), strict=True)) if len(p) else []
 
 
-def _line(row: Mapping[str, Any], axis: str, corrections: Sequence[float]) -> list[str]:
+def _line(
+    row: Mapping[str, Any], axis: str, corrections: Sequence[float], history: Sequence[str]
+) -> list[str]:
     """Return the cells of one claim."""
+    if row["profile"] not in EVIDENCE:
+        history = history[:1]
     evidence = [f"fidelity {row['fidelity']}", f"{row['units']} unit{'s' * (row['units'] != 1)}"]
     evidence += [row["profile"], row["dataset"] * (row["dataset"] not in row["scale"])]
     same = f", restates {row['restates']}" if row["restates"] else ""
@@ -136,15 +140,19 @@ def _line(row: Mapping[str, Any], axis: str, corrections: Sequence[float]) -> li
         _cell(*evidence, row["scale"], between="; "),
         "; ".join(f"{number:.2g}" for number in numbers),
         _cell(row["why"] * (row["verdict"] != claims.REPRODUCED)),
-        _cell(row["rule"], row["corrected"] and f"Corrected: {row['corrected']}"),
+        _cell(row["rule"], row["corrected"] and f"Corrected: {row['corrected']}", *history),
         f"[{_cell(row['notebook'])}](<../notebooks/{row['notebook']}.ipynb>)",
     ]
 
 
-def write(figures_folder: str | os.PathLike | None = None) -> Path:
+def write(
+    figures_folder: str | os.PathLike | None = None,
+    history: Mapping[str, Sequence[str]] | None = None,
+) -> Path:
     """Write ``SCORECARD.md`` and its axes into the figures folder, atomically; return its path.
 
-    It holds what `select` gives, the same claims in the same bytes. It raises what `collect` does.
+    It holds what `select` gives, the same claims in the same bytes, and what `history` says of each
+    by its id: of its rule, and of its evidence. It raises what `collect` does.
     """
     folder = paths.figures() if figures_folder is None else Path(figures_folder)
     rows = select(collect(folder))
@@ -159,7 +167,8 @@ def write(figures_folder: str | os.PathLike | None = None) -> Path:
         axis = f"{AXES}/" + re.sub(r"[^\w.-]", "_", f"{row['notebook']}_{row['id']}.svg")
         with rc_context(_SVG), atomic(folder / axis) as temporary:
             claims.draw(row).savefig(temporary, format="svg", metadata={"Date": None})
-        lines.setdefault(row["paper"], []).append(_line(row, axis, corrections.get(i, ())))
+        cells = _line(row, axis, corrections.get(i, ()), (history or {}).get(row["id"], ()))
+        lines.setdefault(row["paper"], []).append(cells)
     for paper, own in lines.items():
         text += [f"## {_cell(paper)}\n", _table(_HEADER, own)]
     with atomic(folder / FILE) as temporary:

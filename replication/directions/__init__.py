@@ -2,7 +2,8 @@
 
 A direction is a unit: a column of (examples, units), or a channel of (examples, channels, ...). The
 modules `probe`, `projection` and `resets` intervene on whole layers. An argument of another shape
-or range, or with NaN or infinity, is a `ValueError` that names it.
+or range, or with NaN or infinity, is a `ValueError` that names it. Examples assume ``import torch``
+and ``from replication.directions import *``.
 """
 
 from replication.directions import probe, projection, resets

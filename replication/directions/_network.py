@@ -11,13 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from replication import activations
 from replication._core import inputs, layouts, modules
 from replication._core.inputs import Array, as_inputs
 from replication._core.precision import full_precision
-from replication._core.progress import bar
 
 
 class Cut:
@@ -90,12 +88,10 @@ class Cut:
         return self.examples.new_zeros(*shape, len(self.examples))
 
     @contextmanager
-    def running(self, desc: str, curves: int, show: bool) -> Iterator[tqdm]:
-        """Put the model in eval mode without gradients, with a bar over batches times `curves`."""
-        total = -(-len(self.images) // self.rows) * curves
-        done = bar(show=show, total=total, desc=desc)
-        with activations.evaluating(self.model), torch.no_grad(), done:
-            yield done
+    def running(self) -> Iterator[None]:
+        """Put the model in eval mode without gradients."""
+        with activations.evaluating(self.model), torch.no_grad():
+            yield
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield the head's output (n, ...), labels (n,) and their indicators (n, classes)."""
@@ -145,20 +141,20 @@ class Perturbation:
 
 
 @full_precision()
-def unit_moments(network: Cut, reference: Array | None) -> list[tuple[Tensor, Tensor]]:
+def unit_moments(network: Cut) -> list[tuple[Tensor, Tensor]]:
     """Return each layer's mean and variance (divided by n) of every unit, (units,) float64.
 
-    Over examples (of `reference`, or the network's) and space; by batches (Chan et al. 1979).
+    Over examples and space; by batches (Chan et al. 1979).
     """
-    images = network.images if reference is None else as_inputs(reference, "reference")
 
     def of_batch(output: Tensor) -> Tensor:  # (n, units, ...) -> (1, 2, units)
         output = output[..., None].flatten(2)
         return torch.stack(torch.var_mean(output, (0, 2), correction=0))[None]
 
-    outputs = activations.record(network.model, images, network.layers, network.rows, of_batch)
+    images, layers = network.images, network.layers
+    outputs = activations.record(network.model, images, layers, network.rows, of_batch)
     moments: list[Any] = []
-    for name in network.layers:
+    for name in layers:
         count, mean, variance = 0, 0.0, 0.0
         for part, (new, centre) in zip(images.split(network.rows), outputs[name], strict=True):
             share = len(part) / (count + len(part))

@@ -95,9 +95,7 @@ def cumulative_ablation(
     *,
     counts: Sequence[int] | None = None,
     seed: int = 0,
-    reference: Array | None = None,
     batch_size: int | None = None,
-    progress: bool = False,
 ) -> AblationCurve:
     """Return the accuracy with the first k units of an order clamped, for k = 0 .. units.
 
@@ -113,49 +111,42 @@ def cumulative_ablation(
     layers : str or sequence of str
         Whose outputs to clamp, as in ``model.named_modules()``; several are ablated together.
     orders : int or (orders, units) integers
-        How many random orders to draw (the first do not depend on how many), or permutations of
-        0 .. units - 1, with the layers' units one after another.
+        How many random orders to draw by `seed` (the first do not depend on how many), or
+        permutations of 0 .. units - 1, with the layers' units one after another.
     clamp : "zero" or "mean"
-        To 0, or to the unit's mean over `reference` (and over space) in the whole network.
+        To 0, or to the unit's mean over `images` (and over space) in the whole network.
     counts : increasing integers in 0 .. units, at least two, optional
         The numbers k; by default all.
-    seed : int
-    reference : (M, ...) tensor or array, optional
-        Images for the means; `images` by default.
     batch_size : int, optional
         Rows of a forward pass, examples times copies, which bounds the memory. By default at most
         1024 within 16 MiB for the largest output of a layer (on a GPU, 16384 and 512 MiB).
-    progress : bool
 
     Raises
     ------
     ValueError
-        If an argument is none of the above, a layer does not exist, is called more than once in a
-        pass or does not give one tensor (N, units, ...), or the model does not give (N, classes).
+        Also if a layer does not exist, is called more than once in a pass or does not give one
+        tensor (N, units, ...), or the model does not give (N, classes).
 
     Examples
     --------
-    >>> import torch
-    >>> from replication import directions
     >>> net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
     >>> images = torch.randn(40, 5)
-    >>> curve = directions.cumulative_ablation(net, images, net(images).argmax(1), "1", orders=4)
+    >>> curve = cumulative_ablation(net, images, net(images).argmax(1), "1", orders=4)
     >>> tuple(curve.accuracy.shape), curve.accuracy[:, 0].tolist()  # from no unit to all eight
     ((4, 9), [1.0, 1.0, 1.0, 1.0])
     """
     network = Cut(model, images, labels, layers, batch_size)
-    values = _clamp_values(network, clamp, reference)
+    values = _clamp_values(network, clamp)
     permutations = _as_orders(orders, network.units, seed)
     numbers = _as_counts(counts, network.units)
     hits = network.zeros(len(permutations), len(numbers))
-    with network.running("ablation", len(permutations), progress) as done:
+    with network.running():
         clamped = Clamped(network, values)
         with clamped.hooked():
             for x, y, classes in network.batches():
                 curves = clamped.cumulative(x, y, permutations, numbers)
                 for total, right in zip(hits, curves, strict=True):
                     total += right.double() @ classes
-                    done.update()
     kind = inputs.like(images)
     return AblationCurve(
         accuracy=kind(hits.sum(2) / len(network.images)),
@@ -175,9 +166,7 @@ def unit_ablation(
     layers: str | Sequence[str],
     clamp: str = "zero",
     *,
-    reference: Array | None = None,
     batch_size: int | None = None,
-    progress: bool = False,
 ) -> UnitAblation:
     """Return accuracy, loss and accuracy by class with each unit of `layers` clamped alone.
 
@@ -186,19 +175,17 @@ def unit_ablation(
 
     Examples
     --------
-    >>> import torch
-    >>> from replication import directions
     >>> net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
     >>> images = torch.randn(40, 5)
-    >>> damage = directions.unit_ablation(net, images, net(images).argmax(1), "1")
+    >>> damage = unit_ablation(net, images, net(images).argmax(1), "1")
     >>> tuple(damage.accuracy.shape)  # one unit at a time
     (8,)
     """
     whole = Cut(model, images, labels, layers, batch_size)
-    values = _clamp_values(whole, clamp, reference)
+    values = _clamp_values(whole, clamp)
     totals: list[Tensor] = []  # hits and losses by class, the first without clamp
     methods = []
-    with whole.running("ablation", whole.units, progress) as done:
+    with whole.running():
         for name, value in zip(whole.layers, values, strict=True):
             network = Cut(model, images, labels, name, batch_size)
             clamped, total = Clamped(network, [value]), network.zeros(2, 1 + len(value))
@@ -206,7 +193,6 @@ def unit_ablation(
                 for x, y, classes in network.batches():
                     for start, outcomes in clamped.one_by_one(x, y):
                         total[:, start : start + outcomes.shape[1]] += outcomes @ classes
-                        done.update(outcomes.shape[1])
             totals.append(total if not totals else total[:, 1:])
             methods.append(clamped.method)
     kind, count = inputs.like(images), len(whole.images)
@@ -227,11 +213,11 @@ def unit_ablation(
     )
 
 
-def _clamp_values(network: Cut, clamp: str, reference: Array | None) -> list[Tensor]:
+def _clamp_values(network: Cut, clamp: str) -> list[Tensor]:
     """Return what each layer's units are set to, (units,)."""
     if inputs.as_choice(clamp, "clamp", ("zero", "mean")) == "zero":
         return [network.like.new_zeros(width) for width in network.widths]
-    return [mean.to(network.like) for mean, _ in unit_moments(network, reference)]
+    return [mean.to(network.like) for mean, _ in unit_moments(network)]
 
 
 def _as_orders(orders: int | Array, units: int, seed: int) -> Tensor:

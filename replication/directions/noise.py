@@ -33,36 +33,31 @@ def noise_curve(
     seed: int = 0,
     per: str = "std",
     *,
-    reference: Array | None = None,
     batch_size: int | None = None,
-    progress: bool = False,
 ) -> NoiseCurve:
     """Return the accuracy with Gaussian noise on all units, in proportion to each one's spread.
 
         x_u + a sigma_u e,    a = scale for per="std", a = sqrt(scale) for per="variance",
 
-    with sigma_u the standard deviation of unit u in the network without noise and e independent
-    standard normal numbers, one for each example and unit (and position of a feature map; Morcos et
-    al. 2018, section 2 and figure 2, which is per variance). All scales share the numbers e of a
-    draw, which depend on `seed`, the draw and the places of layer and example only.
+    with sigma_u the standard deviation of unit u (over `images` and space, divided by n) in the
+    network without noise and e independent standard normal numbers, one for each example and unit
+    (and position of a feature map; Morcos et al. 2018, section 2 and figure 2, which is per
+    variance). All scales share the numbers e of a draw, which depend on `seed`, the draw and the
+    places of layer and example only.
 
     Parameters
     ----------
-    model, images, labels, layers, batch_size, progress
+    model, images, labels, layers, batch_size
         As in `cumulative_ablation`; several layers are perturbed at once.
     scales : numbers >= 0
     draws, seed : int
     per : "std" or "variance"
-    reference : (M, ...) tensor or array, optional
-        Images for sigma_u (over examples and space, divided by n); `images` by default.
 
     Examples
     --------
-    >>> import torch
-    >>> from replication import directions
     >>> net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
     >>> images = torch.randn(40, 5)
-    >>> curve = directions.noise_curve(net, images, net(images).argmax(1), "1", [0.0, 9.0], draws=4)
+    >>> curve = noise_curve(net, images, net(images).argmax(1), "1", [0.0, 9.0], draws=4)
     >>> tuple(curve.accuracy.shape), bool((curve.accuracy[:, 0] == 1).all())  # no noise, no change
     ((4, 2), True)
     """
@@ -72,8 +67,8 @@ def noise_curve(
     if not amounts:
         raise ValueError("scales: expected at least one number, found none")
     network = Cut(model, images, labels, layers, batch_size)
-    moments = unit_moments(network, reference)
-    noise = _Noise(network, [variance.sqrt().to(network.like) for _, variance in moments])
+    spreads = [variance.sqrt().to(network.like) for _, variance in unit_moments(network)]
+    noise = _Noise(network, spreads)
     factors = network.like.new_tensor(amounts)
     factors = factors.sqrt() if per == "variance" else factors
     hits = network.zeros(draws, len(amounts))
@@ -81,7 +76,7 @@ def noise_curve(
         [inputs.generator(seed, f"noise/{draw}", place) for place in range(len(network.layers))]
         for draw in range(draws)
     ]
-    with network.running("noise", draws, progress) as done, noise.hooked():
+    with network.running(), noise.hooked():
         for x, y, classes in network.batches():
             for total, generators in zip(hits, sources, strict=True):
                 noise.draw(generators, len(x))
@@ -89,7 +84,6 @@ def noise_curve(
                 for noise.factors in factors.split(network.copies(x)):
                     right.append(noise.logits(x).argmax(-1) == y)
                 total += torch.cat(right).double() @ classes
-                done.update()
     kind = inputs.like(images)
     return NoiseCurve(
         accuracy=kind(hits.sum(2) / len(network.images)),

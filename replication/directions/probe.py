@@ -1,4 +1,4 @@
-"""What a layer carries: the accuracy of a linear probe, and a layer cut to principal components."""
+"""What a layer carries: the accuracy of a linear probe."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from replication._core import inputs
 from replication._core.inputs import Array, as_integer
 from replication._core.precision import full_precision
-from replication.similarity._linalg import as_layer, centred
+from replication.similarity._linalg import as_layer
 
 
 def linear_probe(
@@ -31,8 +31,6 @@ def linear_probe(
     train, test : (examples, features) tensors or arrays
     train_labels, test_labels : (examples,) integer tensors or arrays
         From 0, below 65,536. A class without training examples is never predicted correctly.
-    penalty : float >= 0
-    iterations : int >= 1
     """
     x, z = (as_layer(z, name).detach().double() for z, name in ((train, "train"), (test, "test")))
     if x.shape[1] != z.shape[1]:
@@ -67,39 +65,3 @@ def linear_probe(
         there = solution.detach().to(x.device)
         predicted = (z @ there[:-1] + there[-1]).argmax(1)
     return (predicted == truth).double().mean().item()
-
-
-def keep_components(x: Array, count: int, *others: Array) -> Array | tuple[Array, ...]:
-    """Return a layer cut to its first principal components, in its own coordinates.
-
-    With X - m = U S V^T centred and V_k the first k columns of V,
-
-        x -> m + (x - m) V_k V_k^T
-
-    (Ding, Denain & Steinhardt 2021, section 4: deletion of principal components). `others`, the
-    same features on other examples, take the same map.
-
-    Parameters
-    ----------
-    x, others : (examples, features) tensors or arrays
-    count : int
-        Components kept, from 0 to the number of features; more than the rank change nothing.
-
-    Returns
-    -------
-    The cut x, or a tuple of it and the cut `others` where there are some.
-    """
-    named = {"x": x} | {f"others[{index}]": other for index, other in enumerate(others)}
-    layers = {name: as_layer(layer, name) for name, layer in named.items()}
-    features, count = layers["x"].shape[1], as_integer(count, "count", 0)
-    if count > features:
-        raise ValueError(f"count: expected at most the {features} features, found {count}")
-    for name, layer in layers.items():
-        if layer.shape[1] != features:
-            raise ValueError(f"{name}: expected {features} features, found {layer.shape[1]}")
-    mean = layers["x"].mean(0)
-    with full_precision():
-        kept = torch.linalg.svd(centred(layers["x"]), full_matrices=False).Vh[:count]
-        cut = [mean + ((layer - mean) @ kept.mT) @ kept for layer in layers.values()]
-    cut = [inputs.like(given)(layer) for given, layer in zip(named.values(), cut, strict=True)]
-    return tuple(cut) if others else cut[0]

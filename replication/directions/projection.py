@@ -46,7 +46,6 @@ def onto_directions(x: Array, directions: Array) -> Projection:
 
     Parameters
     ----------
-    x : (examples, neurons) tensor or array
     directions : (neurons, k) tensor or array
         For example `CCAResult.x_directions[:, :k]`, or columns of the identity.
     """
@@ -69,10 +68,7 @@ def onto_directions(x: Array, directions: Array) -> Projection:
 
 
 def onto_neurons(x: Array, neurons: Sequence[int]) -> Projection:
-    """Return the projection that keeps some neurons and holds the others at their mean over x.
-
-    Raises `ValueError` as `onto_directions`, or if there is no such neuron.
-    """
+    """Return the projection that keeps some neurons and holds the others at their mean over x."""
     layer = as_layer(x, "x")
     width = layer.shape[1]
     index = [as_integer(neuron, "neurons", 0) for neuron in as_list(neurons, "neurons")]
@@ -84,10 +80,7 @@ def onto_neurons(x: Array, neurons: Sequence[int]) -> Projection:
 
 @contextmanager
 def projected(model: nn.Module, layers: Mapping[str, Projection]) -> Iterator[nn.Module]:
-    """Give `model` with the outputs of some layers projected, in every pass within the block.
-
-    Raises `ValueError` if there is no such layer.
-    """
+    """Give `model` with the outputs of some layers projected, in every pass within the block."""
     modules, hooks = dict(model.named_modules()), []
     for name, projection in layers.items():
         if name not in modules:

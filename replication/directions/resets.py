@@ -1,23 +1,17 @@
 """Reset layers of a trained network, and measure how far its weights went (Zhang et al. 2019).
 
 A reset gives some layers the weights of another state of the same network: the initial one
-(re-initialisation) or a fresh draw (re-randomisation). Statistics of batch normalisation further up
-no longer fit then: `recalibrate` measures them anew, so that only the layer itself is lost.
+(re-initialisation) or a fresh draw (re-randomisation).
 """
 
 import copy
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from replication._core.inputs import as_inputs, as_integer, as_model, as_names, as_tensor, nearest
-from replication._core.modules import NORMS, to_model, weight_of
-from replication._core.precision import full_precision
-from replication.activations import taking_integers
+from replication._core.inputs import as_model, as_names, as_tensor, nearest
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch normalisation
 
@@ -36,7 +30,6 @@ def reset(model: nn.Module, state: Mapping[str, Tensor], layers: Sequence[str]) 
 
     Parameters
     ----------
-    model : torch.nn.Module
     state : mapping
         A ``state_dict`` of the same architecture, on any device; else a `ValueError`.
     layers : sequence of str
@@ -44,11 +37,9 @@ def reset(model: nn.Module, state: Mapping[str, Tensor], layers: Sequence[str]) 
 
     Examples
     --------
-    >>> import torch
-    >>> from replication.directions import resets
     >>> from torch.nn import Linear, Sequential
     >>> net, other = (Sequential(Linear(5, 8), Linear(8, 3)) for _ in range(2))
-    >>> mixed = resets.reset(net, other.state_dict(), ["0"])
+    >>> mixed = reset(net, other.state_dict(), ["0"])
     >>> torch.equal(mixed[0].weight, other[0].weight), torch.equal(mixed[1].weight, net[1].weight)
     (True, True)
     """
@@ -78,49 +69,6 @@ def weight_distance(
     apart = torch.cat(apart)
     l2 = apart.norm().item()
     return Distance(l2, apart.abs().max().item(), l2 / len(apart) ** 0.5)
-
-
-@torch.no_grad()
-def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 512) -> nn.Module:
-    """Return a copy of `model`, in eval mode, with batch statistics measured anew on `images`.
-
-    One pass: the running mean and variance of every batch normalisation become the means over
-    batches, each normalised by its own statistics, as in training. Dropout is off.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    images : (N >= 2, ...) tensor or array
-    batch_size : int >= 2
-        Images a batch; the last batches share the rest evenly.
-    """
-    size = as_integer(batch_size, "batch_size", 2)
-    images = as_inputs(images, "images")
-    if images.ndim < 1 or len(images) < 2:
-        raise ValueError(f"images: expected at least 2, found shape {tuple(images.shape)}")
-    changed = copy.deepcopy(as_model(model)).eval()
-    norms = [m for m in changed.modules() if isinstance(m, NORMS) and m.track_running_stats]
-    if not norms:
-        return changed
-    momenta = [norm.momentum for norm in norms]
-    calls: Counter[nn.Module] = Counter()
-
-    def average(norm: Any, _: tuple) -> None:
-        calls[norm] += 1
-        norm.momentum = 1 / calls[norm]  # as None does, for which the host waits at every call
-
-    hooks = [norm.register_forward_pre_hook(average) for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.train()
-    weight = weight_of(changed, images)
-    with full_precision(), taking_integers(images):
-        for batch in images.tensor_split(-(-len(images) // size)):
-            changed(to_model(batch, weight))
-    for norm, momentum, hook in zip(norms, momenta, hooks, strict=True):
-        norm.momentum = momentum
-        hook.remove()
-    return changed.eval()
 
 
 def _entries(

@@ -1,7 +1,8 @@
 """How much a single unit says about the class: selectivity index and mutual information.
 
 Both take activations (examples, units), or feature maps (examples, channels, ...), which are
-averaged over space first (Morcos et al. 2018, section 2).
+averaged over space first (Morcos et al. 2018, section 2), and labels (examples,), integers of at
+least two different values.
 """
 
 from dataclasses import dataclass
@@ -28,11 +29,6 @@ class Selectivity:
     class_means: Array  #: (classes, units) mean activation by class, for the labels in `classes`
     classes: Array  #: (classes,) the labels that occur, sorted
 
-    @property
-    def dead_units(self) -> int:
-        """Number of dead units."""
-        return int(self.dead.sum())
-
 
 def class_selectivity(acts: Array, labels: Array) -> Selectivity:
     """Return how much more each unit responds to its preferred class than to the others.
@@ -45,18 +41,11 @@ def class_selectivity(acts: Array, labels: Array) -> Selectivity:
     the denominator is |mu_max| + |mu_rest|: the index stays in [0, 1], but is 1 as soon as
     mu_max >= 0 >= mu_rest and changes when a constant is added to the unit.
 
-    Parameters
-    ----------
-    acts : (examples, units) or (examples, channels, ...) tensor or array
-    labels : (examples,) integers, at least two different ones
-
     Examples
     --------
-    >>> import torch
-    >>> from replication import directions
     >>> labels = torch.arange(3).repeat(4)
     >>> acts = torch.stack([(labels == 0).double(), torch.ones(12, dtype=torch.float64)], 1)
-    >>> directions.class_selectivity(acts, labels).index.round(decimals=3).tolist()
+    >>> class_selectivity(acts, labels).index.round(decimals=3).tolist()
     [1.0, 0.0]
     """
     units, classes, codes = _examples(acts, labels)
@@ -91,23 +80,15 @@ def mutual_information(acts: Array, labels: Array, bins: int = 16) -> Array:
 
     with p the shares of the N examples, B the occupied bins, C the classes that occur and K the
     occupied pairs. To first order in 1/N this takes off what independent variables would show, so
-    that estimates near 0 come out on either side of it; a constant unit has exactly 0. Morcos et
-    al. 2018 do not name their estimator.
-
-    Parameters
-    ----------
-    acts, labels
-        As in `class_selectivity`.
-    bins : int >= 2
-        The correction holds for bins times classes well below the number of examples.
+    that estimates near 0 come out on either side of it, where bins times classes are well below the
+    number of examples; a constant unit has exactly 0. Morcos et al. 2018 do not name their
+    estimator.
 
     Examples
     --------
-    >>> import torch
-    >>> from replication import directions
     >>> labels = torch.arange(4).repeat(1000)
     >>> acts = torch.stack([labels.double(), torch.ones(4000, dtype=torch.float64)], 1)
-    >>> directions.mutual_information(acts, labels).round(decimals=2).tolist()  # in bits
+    >>> mutual_information(acts, labels).round(decimals=2).tolist()  # in bits
     [2.0, 0.0]
     """
     units, classes, codes = _examples(acts, labels)

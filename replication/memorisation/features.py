@@ -34,10 +34,8 @@ def random_conv_features(
     Parameters
     ----------
     images : (N, C, H, W) floating tensor or array
-    filters : int >= 1
     size : int
         Side of a patch, at most H and W.
-    seed : int >= 0
     source : (M, C, H', W') tensor or array, optional
         Training images to take patches from; `images` by default.
     grid : int
@@ -49,10 +47,7 @@ def random_conv_features(
 
     Examples
     --------
-    >>> import torch
-    >>> from replication import memorisation
-    >>> images = torch.rand(10, 3, 16, 16)
-    >>> features = memorisation.random_conv_features(images, filters=8, grid=2)
+    >>> features = random_conv_features(torch.rand(10, 3, 16, 16), filters=8, grid=2)
     >>> tuple(features.shape)  # each filter with both signs, at 2 x 2 places
     (10, 64)
     """
@@ -113,8 +108,6 @@ def gabor_features(
 
     Examples
     --------
-    >>> import torch
-    >>> from replication.memorisation.features import gabor_features
     >>> tuple(gabor_features(torch.rand(5, 1, 28, 28)).shape)  # 8 x 3 x 7 x 7
     (5, 1176)
     """

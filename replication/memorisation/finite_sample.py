@@ -35,9 +35,9 @@ class FiniteSampleNetwork:
 def finite_sample_network(images: Array, labels: Array, seed: int = 0) -> FiniteSampleNetwork:
     """Build a network with 2n + d weights that fits any labels of n distinct images.
 
-    Zhang et al. 2017, Theorem 1 (appendix C): a is random (standard normal); with the projections
-    z_1 < ... < z_n of the images and thresholds b_1 < z_1 <= b_2 < z_2 <= ... < z_n, the matrix
-    A_ij = max(z_i - b_j, 0) is triangular with positive diagonal, and w solves A w = y.
+    Zhang et al. 2017, Theorem 1 (appendix C): a is standard normal, drawn by `seed`; with the
+    projections z_1 < ... < z_n of the images and thresholds b_1 < z_1 <= b_2 < z_2 <= ... < z_n,
+    the matrix A_ij = max(z_i - b_j, 0) is triangular with positive diagonal, and w solves A w = y.
 
     With b_i = z_i - t (z_i - z_i-1), an error in one weight reaches the next multiplied by 1 - 1/t.
     We take t = 1, b_i = z_i-1, which gives the largest diagonal too; b_1 lies the mean gap below
@@ -51,21 +51,17 @@ def finite_sample_network(images: Array, labels: Array, seed: int = 0) -> Finite
         d numbers each, distinct.
     labels : (n,) tensor or array
         Class indices or any real numbers.
-    seed : int >= 0
-        Of the projection.
 
     Raises
     ------
     ValueError
         If two images are identical or have, to rounding, the same projection (another seed then
-        helps), and for input of the wrong kind or shape.
+        helps).
 
     Examples
     --------
-    >>> import torch
-    >>> from replication import memorisation
     >>> images, labels = torch.rand(50, 20, dtype=torch.float64), torch.randint(10, (50,))
-    >>> net = memorisation.finite_sample_network(images, labels)  # 2 n + d weights fit anything
+    >>> net = finite_sample_network(images, labels)  # 2 n + d weights fit anything
     >>> torch.allclose(net(images), labels.double(), atol=1e-6)
     True
     """
@@ -108,11 +104,9 @@ def deep_outputs(network: FiniteSampleNetwork, images: Kind, depth: int) -> Kind
 
     Examples
     --------
-    >>> import torch
-    >>> from replication.memorisation import finite_sample
     >>> images, labels = torch.rand(50, 20, dtype=torch.float64), torch.randint(10, (50,))
-    >>> network = finite_sample.finite_sample_network(images, labels)
-    >>> torch.allclose(finite_sample.deep_outputs(network, images, 5), labels.double(), atol=1e-5)
+    >>> network = finite_sample_network(images, labels)
+    >>> torch.allclose(deep_outputs(network, images, 5), labels.double(), atol=1e-5)
     True
     """
     rows = as_rows(images, "images")

@@ -6,18 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from replication._core import inputs
-from replication._core.inputs import Array, Kind, as_integer, as_number, as_tensor, like
+from replication._core.inputs import Array, Kind, as_integer, as_list, as_tensor, generator, like
 from replication._core.precision import full_precision
 from replication.memorisation._inputs import as_rows, as_targets
 
 
-def minimum_norm_solution(features: Kind, targets: Array, ridge: float = 0.0) -> Kind:
+def minimum_norm_solution(features: Kind, targets: Array) -> Kind:
     """Return the weights w of least norm among those that minimise |X w - y|^2.
 
-    w = V diag(s / (s^2 + ridge)) U^T y for X = U diag(s) V^T (Zhang et al. 2017, section 5; with a
-    ridge > 0, the minimiser of |X w - y|^2 + ridge |w|^2). Singular values up to max(n, p) eps
-    times the largest count as 0, so that rank deficiency does no harm.
+    w = V diag(1 / s) U^T y for X = U diag(s) V^T (Zhang et al. 2017, section 5). Singular values up
+    to max(n, p) eps times the largest count as 0, so that rank deficiency does no harm.
 
     Parameters
     ----------
@@ -25,7 +23,6 @@ def minimum_norm_solution(features: Kind, targets: Array, ridge: float = 0.0) ->
         X; further dimensions are flattened.
     targets : (n,) or (n, k) tensor or array
         y; integers (n,) are classes, one-hot (n, classes).
-    ridge : float >= 0
 
     Returns
     -------
@@ -33,18 +30,16 @@ def minimum_norm_solution(features: Kind, targets: Array, ridge: float = 0.0) ->
 
     Examples
     --------
-    >>> import torch
-    >>> from replication import memorisation
     >>> features = torch.randn(5, 20, dtype=torch.float64)  # fewer examples than features
     >>> targets = torch.randn(5, 1, dtype=torch.float64)
-    >>> weights = memorisation.minimum_norm_solution(features, targets)
+    >>> weights = minimum_norm_solution(features, targets)
     >>> torch.allclose(weights, torch.linalg.pinv(features) @ targets)
     True
     """
     x = as_rows(features, "features")
     y = as_targets(targets, x, "targets", one_hot=True)
     with full_precision():
-        return like(features)(_solve(*_decompose(x), y, as_number(ridge, "ridge")))
+        return like(features)(_solve(*_decompose(x), y))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +60,13 @@ def gradient_descent_path(
     targets: Array,
     steps: Sequence[int],
     batch_size: int | None = None,
-    learning_rate: float | None = None,
     start: Array | None = None,
     seed: int = 0,
 ) -> GradientDescentPath:
     """Follow (stochastic) gradient descent on least squares, from 0 unless told otherwise.
 
-    A step goes along -X_B^T (X_B w - y_B) / |B|. The weights stay in `start` plus the span of the
+    A step goes along -X_B^T (X_B w - y_B) / |B|, at a rate of 1 / (largest eigenvalue of X^T X / n)
+    or, for minibatches, 1 / max_i |x_i|^2. The weights stay in `start` plus the span of the
     examples; of all w with X w = y that set holds one, which is the solution of least norm if
     `start` is 0 (Zhang et al. 2017, section 5).
 
@@ -82,52 +77,39 @@ def gradient_descent_path(
     steps : sequence of int >= 0
         The numbers of steps after which to record.
     batch_size : int, optional
-        Examples a step, drawn with replacement; None for all of them, each once.
-    learning_rate : float, optional
-        By default 1 / (largest eigenvalue of X^T X / n); for minibatches 1 / max_i |x_i|^2.
+        Examples a step, drawn by `seed` with replacement; None for all of them, each once.
     start : tensor or array, optional
         Initial w, of the shape of the solution.
-    seed : int >= 0
-        Of the minibatches.
-
-    Raises
-    ------
-    ValueError
-        If the weights grow beyond all bounds.
 
     Examples
     --------
-    >>> import torch
-    >>> from replication import memorisation
     >>> features = torch.randn(5, 20, dtype=torch.float64)
     >>> targets = torch.randn(5, 1, dtype=torch.float64)
-    >>> path = memorisation.gradient_descent_path(features, targets, steps=[0, 100, 1000])
+    >>> path = gradient_descent_path(features, targets, steps=[0, 100, 1000])
     >>> bool(path.distance[-1] < 1e-3 * path.distance[0])  # to the solution of least norm
     True
     """
     x = as_rows(features, "features")
     y = as_targets(targets, x, "targets", one_hot=True)
-    record = sorted({as_integer(step, "steps", 0) for step in inputs.as_list(steps, "steps")})
+    record = sorted({as_integer(step, "steps", 0) for step in as_list(steps, "steps")})
     if not record:
         raise ValueError("steps: expected at least one number of steps, found none")
     if batch_size is not None:
         batch_size = as_integer(batch_size, "batch_size", 1)
-    source = inputs.generator(as_integer(seed, "seed", 0), "gradient_descent_path")
+    source = generator(as_integer(seed, "seed", 0), "gradient_descent_path")
     recorded: list[Tensor] = []
     with full_precision():
         u, s, vh = _decompose(x)
-        solution = _solve(u, s, vh, y, 0.0)
+        solution = _solve(u, s, vh, y)
         w = torch.zeros_like(solution) if start is None else as_tensor(start, "start").detach()
         if w.shape != solution.shape:
             found = tuple(w.shape)
             raise ValueError(f"start: expected the shape {tuple(solution.shape)}, found {found}")
         w = w.to(solution)
-        if learning_rate is None:
-            steepest = s[:1].square().sum() / len(x)
-            if batch_size is not None:
-                steepest = x.square().sum(1).max()
-            learning_rate = 1 / float(steepest) if steepest > 0 else 1.0
-        rate = as_number(learning_rate, "learning_rate", positive=True)
+        steepest = s[:1].square().sum() / len(x)
+        if batch_size is not None:
+            steepest = x.square().sum(1).max()
+        rate = 1 / float(steepest) if steepest > 0 else 1.0
         for step in range(record[-1] + 1):
             if step:
                 rows, aims = x, y
@@ -138,8 +120,6 @@ def gradient_descent_path(
             if step == record[len(recorded)]:
                 numbers = [(w - solution).norm(), (w - vh.mT @ (vh @ w)).norm()]
                 recorded.append(torch.stack([*numbers, (x @ w - y).abs().max()]))
-                if not recorded[-1].isfinite().all():
-                    raise ValueError(f"learning_rate: the weights grow for ever at {rate:g}")
     kind = like(features)
     distance, outside, residual = (kind(column) for column in torch.stack(recorded, 1))
     return GradientDescentPath(
@@ -158,7 +138,7 @@ def _decompose(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return u[:, :rank], s[:rank], vh[:rank]
 
 
-def _solve(u: Tensor, s: Tensor, vh: Tensor, y: Tensor, ridge: float) -> Tensor:
-    """Return V diag(s / (s^2 + ridge)) U^T y, (p,) or (p, k)."""
-    scale = s / (s.square() + ridge)
+def _solve(u: Tensor, s: Tensor, vh: Tensor, y: Tensor) -> Tensor:
+    """Return V diag(1 / s) U^T y, (p,) or (p, k)."""
+    scale = s / s.square()
     return vh.mT @ (scale.reshape(-1, *[1] * (y.ndim - 1)) * (u.mT @ y))

@@ -56,9 +56,9 @@ def unit(
     name: str,
     affine: nn.Linear | nn.Conv2d,
     index: int | str,
-    activation: str,
     batch_norm: bool = False,
     dropout: float = 0.0,
+    activation: str = "relu",
 ) -> dict[str, nn.Module]:
     """Return `affine` under its name, then ``bn, act, drop`` with `index`; what is off is absent.
 

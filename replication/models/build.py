@@ -10,7 +10,7 @@ from replication._core.inputs import as_choice, as_integer, derive_seed
 from replication.models._layers import activate, as_flag, dropout_layer, initialise, sequence, unit
 from replication.models.convnets import morcos_convnet, plain, svcca_convnet, tiny10
 from replication.models.inception import small_alexnet, small_inception
-from replication.models.resnet import resnet, resnet18
+from replication.models.resnet import resnet
 from replication.models.sequences import row_lstm, vit
 
 
@@ -27,12 +27,11 @@ def mlp(
 ) -> nn.Sequential:
     """Return a fully connected network: ``flatten, fc1, bn1, act1, drop1, ..., fcL``.
 
-    Inputs are ``(N, ...)`` with `inputs` numbers each; `bias` is that of all dense layers. Zhang et
-    al. 2017 (Table 1) have `inputs` 2352 and `widths` (512,) with 1,209,866 parameters, (512, 512,
-    512) with 1,735,178. Default: 407,050. `init`: ``"torch"``, or ``"he"`` for normal weights of
-    variance 2 / fan_in (He et al. 2015) with biases 0, as deep networks without biases need. With
-    `bias_sd` biases are normal of that standard deviation (0.001 in Hanin and Rolnick 2019).
-    Shared options: see `build`.
+    Inputs are ``(N, ...)`` with `inputs` numbers each; `activation` is one of `ACTIVATIONS`. Zhang
+    et al. 2017 (Table 1) have `inputs` 2352 and `widths` (512,) with 1,209,866 parameters, (512,
+    512, 512) with 1,735,178. Default: 407,050. `init`: ``"torch"``, or ``"he"`` for normal weights
+    of variance 2 / fan_in (He et al. 2015) with biases 0, as deep networks without biases need.
+    With `bias_sd` biases are normal of that standard deviation (0.001 in Hanin and Rolnick 2019).
     """
     sizes = [as_integer(inputs, "inputs", 1), *[as_integer(n, "widths", 1) for n in widths]]
     classes, bias = as_integer(classes, "classes", 1), as_flag(bias, "bias")
@@ -40,7 +39,7 @@ def mlp(
     layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
     for index, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
         dense = nn.Linear(fan_in, fan_out, bias=bias)
-        layers |= unit(f"fc{index}", dense, index, activation, batch_norm, dropout)
+        layers |= unit(f"fc{index}", dense, index, batch_norm, dropout, activation)
     network = sequence(layers | {f"fc{len(sizes)}": nn.Linear(sizes[-1], classes, bias=bias)})
     dense = [layer for layer in network if isinstance(layer, nn.Linear)]
     if as_choice(init, "init", ("torch", "he")) == "he":
@@ -93,7 +92,7 @@ def mnist_convnet(
 
 _FUNCTIONS = (
     *(mlp, mnist_convnet, small_alexnet, small_inception, morcos_convnet, svcca_convnet),
-    *(tiny10, plain, resnet, resnet18, row_lstm, vit),
+    *(tiny10, plain, resnet, row_lstm, vit),
 )
 MODELS: dict[str, Callable[..., nn.Module]] = {f.__name__: f for f in _FUNCTIONS}
 
@@ -112,8 +111,8 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, **option
     **options
         Go to the function of that name. Many networks take ``classes``; ``channels`` of the images
         and their side ``size``; ``width``, which multiplies all channels and hidden units (rounded,
-        at least 1); ``activation``, one of `ACTIVATIONS`; ``batch_norm``, before every activation;
-        and ``dropout``, a share in [0, 1), after every activation. Layers that are off are absent.
+        at least 1); ``batch_norm``, before every activation; and ``dropout``, a share in [0, 1),
+        after every activation. Layers that are off are absent.
     """
     function = MODELS[as_choice(name, "model", MODELS)]
     with torch.random.fork_rng(devices=[]):

@@ -6,15 +6,11 @@ from itertools import pairwise
 from torch import nn
 
 from replication._core.inputs import as_choice, as_integer
-from replication.models._layers import activate, initialise, pooled_readout, scaled, sequence, unit
+from replication.models._layers import initialise, pooled_readout, scaled, sequence, unit
 
 
 def svcca_convnet(
-    classes: int = 10,
-    channels: int = 3,
-    size: int = 32,
-    width: float = 1.0,
-    activation: str = "relu",
+    classes: int = 10, channels: int = 3, size: int = 32, width: float = 1.0
 ) -> nn.Sequential:
     """Return the CIFAR-10 convnet of Raghu et al. 2017 (SVCCA; footnote 1, Figures 2 and App. 3).
 
@@ -34,7 +30,7 @@ def svcca_convnet(
         layers[f"c{index}"] = nn.Conv2d(fan_in, fan_out, 3, padding=1)
         if index in blocks:
             layers[f"bn{blocks[index]}"] = nn.BatchNorm2d(fan_out)
-        layers[f"act{index}"] = activate(activation)
+        layers[f"act{index}"] = nn.ReLU()
         if index in blocks:
             layers[f"p{blocks[index]}"] = nn.MaxPool2d(2)
     layers["flatten"] = nn.Flatten()
@@ -42,7 +38,7 @@ def svcca_convnet(
     for index, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
         layers[f"fc{index}"] = nn.Linear(fan_in, fan_out)
         layers[f"bn{index + 2}"] = nn.BatchNorm1d(fan_out)
-        layers[f"act{index + 5}"] = activate(activation)
+        layers[f"act{index + 5}"] = nn.ReLU()
     return sequence(layers | {"logits": nn.Linear(sizes[-1], classes)})
 
 
@@ -50,7 +46,6 @@ def morcos_convnet(
     classes: int = 10,
     channels: int = 3,
     width: float = 1.0,
-    activation: str = "relu",
     batch_norm: bool = True,
     dropout: float = 0.0,
     init: str = "torch",
@@ -66,7 +61,7 @@ def morcos_convnet(
     maps = (64, 64, *3 * (128,), *3 * (256,), *3 * (512,))
     strides = (1, 1, *3 * (2, 1, 1))
     plan = [(units, 3, stride, 1) for units, stride in zip(maps, strides, strict=True)]
-    network = _plain(plan, classes, channels, width, activation, batch_norm, dropout)
+    network = _plain(plan, classes, channels, width, batch_norm, dropout)
     if as_choice(init, "init", ("torch", "he")) == "he":
         initialise(network, nn.init.kaiming_normal_, nn.Conv2d)
     return network
@@ -76,7 +71,6 @@ def tiny10(
     classes: int = 10,
     channels: int = 3,
     width: float = 1.0,
-    activation: str = "relu",
     batch_norm: bool = True,
     units: int | None = None,
 ) -> nn.Sequential:
@@ -91,7 +85,7 @@ def tiny10(
     if units is not None:
         maps = as_integer(units, "units", 1)
         plan = [(maps, kernel, stride, pad) for _, kernel, stride, pad in plan]
-    return _plain(plan, classes, channels, width, activation, batch_norm)
+    return _plain(plan, classes, channels, width, batch_norm)
 
 
 def plain(
@@ -99,7 +93,6 @@ def plain(
     classes: int = 10,
     channels: int = 3,
     width: float = 1.0,
-    activation: str = "relu",
     batch_norm: bool = True,
 ) -> nn.Sequential:
     """Return Plain-(8n + 2) of Kornblith et al. 2019 (Table E.2), with which depth is studied.
@@ -112,7 +105,7 @@ def plain(
     plan = [*(3 * n - 1) * [(96, 3, 1, 1)], (96, 3, 2, 1)]
     plan += [*(3 * n - 1) * [(192, 3, 1, 1)], (192, 3, 2, 1)]
     plan += [*(n - 1) * [(192, 3, 1, 1)], (192, 3, 1, 0), *n * [(192, 1, 1, 0)]]
-    return _plain(plan, classes, channels, width, activation, batch_norm)
+    return _plain(plan, classes, channels, width, batch_norm)
 
 
 def _plain(
@@ -120,7 +113,6 @@ def _plain(
     classes: int,
     channels: int,
     width: float,
-    activation: str,
     batch_norm: bool,
     dropout: float = 0.0,
 ) -> nn.Sequential:
@@ -130,6 +122,6 @@ def _plain(
     for index, (units, kernel, stride, padding) in enumerate(plan, start=1):
         fan_out = scaled(units, width)
         convolution = nn.Conv2d(fan_in, fan_out, kernel, stride, padding)
-        layers |= unit(f"conv{index}", convolution, index, activation, batch_norm, dropout)
+        layers |= unit(f"conv{index}", convolution, index, batch_norm, dropout)
         fan_in = fan_out
     return sequence(layers | pooled_readout(fan_in, classes))

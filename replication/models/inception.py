@@ -15,20 +15,14 @@ from replication.models._layers import (
 
 
 def small_alexnet(
-    classes: int = 10,
-    channels: int = 3,
-    size: int = 28,
-    width: float = 1.0,
-    activation: str = "relu",
-    batch_norm: bool = False,
-    dropout: float = 0.0,
+    classes: int = 10, channels: int = 3, size: int = 28, width: float = 1.0, dropout: float = 0.0
 ) -> nn.Sequential:
     """Return the small AlexNet of Zhang et al. 2017 (appendix A, Table 1): 1,387,786 parameters.
 
-    Layers: ``conv1, bn1, act1, pool1, norm1, conv2, bn2, act2, pool2, norm2, flatten, fc1, bn3,
-    act3, drop1, fc2, bn4, act4, drop2, fc3``, where ``norm`` is local response normalisation. The
-    paper has neither batch normalisation nor dropout here, which comes after the hidden dense
-    layers only. `size` is 28 after the paper's crop, 32 for whole CIFAR-10 images.
+    Layers: ``conv1, act1, pool1, norm1, conv2, act2, pool2, norm2, flatten, fc1, act3, drop1, fc2,
+    act4, drop2, fc3``, where ``norm`` is local response normalisation. Dropout, which the paper has
+    not, comes after the hidden dense layers. `size` is 28 after the paper's crop, 32 for whole
+    CIFAR-10 images.
 
     The parameter count fixes 64 channels and 7x7 positions before ``fc1``. Ours: zero padding of 2
     and pooling padded by 1; the normalisation's constants, which are those of the TensorFlow
@@ -39,7 +33,7 @@ def small_alexnet(
     layers: dict[str, nn.Module] = {}
     for index, fan_in in enumerate((as_integer(channels, "channels", 1), maps), start=1):
         convolution = nn.Conv2d(fan_in, maps, 5, padding=2)
-        layers |= unit(f"conv{index}", convolution, index, activation, batch_norm)
+        layers |= unit(f"conv{index}", convolution, index)
         layers[f"pool{index}"] = nn.MaxPool2d(3, 2, padding=1)
         layers[f"norm{index}"] = nn.LocalResponseNorm(9, alpha=0.001, beta=0.75, k=1.0)
         side = (side + 1) // 2
@@ -47,8 +41,7 @@ def small_alexnet(
     fan_in = maps * side**2
     for index, units in enumerate((384, 192), start=1):
         dense = nn.Linear(fan_in, scaled(units, width))
-        layers |= unit(f"fc{index}", dense, index + 2, activation, batch_norm)
-        layers |= dropout_layer(dropout, f"drop{index}")
+        layers |= unit(f"fc{index}", dense, index + 2) | dropout_layer(dropout, f"drop{index}")
         fan_in = dense.out_features
     return sequence(layers | {"fc3": nn.Linear(fan_in, as_integer(classes, "classes", 1))})
 
@@ -57,7 +50,6 @@ def small_inception(
     classes: int = 10,
     channels: int = 3,
     width: float = 1.0,
-    activation: str = "relu",
     batch_norm: bool = True,
     dropout: float = 0.0,
 ) -> nn.Sequential:
@@ -82,10 +74,10 @@ def small_inception(
 
     def convolution(fan_in: int, fan_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
         affine = nn.Conv2d(fan_in, fan_out, kernel, stride, padding=kernel // 2)
-        return sequence(unit("conv", affine, "", activation, batch_norm))
+        return sequence(unit("conv", affine, "", batch_norm))
 
     first = nn.Conv2d(as_integer(channels, "channels", 1), scaled(96, width), 3, padding=1)
-    layers: dict[str, nn.Module] = unit("conv1", first, 1, activation, batch_norm)
+    layers: dict[str, nn.Module] = unit("conv1", first, 1, batch_norm)
     fan_in = first.out_channels
     stages = (
         *(("inc1", 32, 32), ("inc2", 32, 48), ("down1", 80)),

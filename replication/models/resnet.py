@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from replication._core.inputs import as_integer
-from replication.models._layers import activate, as_flag, pooled_readout, scaled, sequence
+from replication.models._layers import as_flag, pooled_readout, scaled, sequence
 
 
 class PaddedShortcut(nn.Module):
@@ -23,33 +23,21 @@ class PaddedShortcut(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: act2(bn2(conv2(act1(bn1(conv1(x))))) + shortcut(x)).
 
-    There is a module ``shortcut`` only where the stride or the number of channels changes: 1x1
-    convolution and batch normalisation with `projection`, else `PaddedShortcut`.
+    There is a module ``shortcut`` only where the stride or the number of channels changes.
     """
 
-    def __init__(
-        self,
-        fan_in: int,
-        fan_out: int,
-        stride: int,
-        activation: str,
-        projection: bool,
-        batch_norm: bool = True,
-    ) -> None:
+    def __init__(self, fan_in: int, fan_out: int, stride: int, batch_norm: bool) -> None:
         super().__init__()
         norm, bias = nn.BatchNorm2d if batch_norm else nn.Identity, not batch_norm
         self.conv1 = nn.Conv2d(fan_in, fan_out, 3, stride, padding=1, bias=bias)
         self.bn1 = norm(fan_out)
-        self.act1 = activate(activation)
+        self.act1 = nn.ReLU()
         self.conv2 = nn.Conv2d(fan_out, fan_out, 3, padding=1, bias=bias)
         self.bn2 = norm(fan_out)
         self.changes = stride > 1 or fan_in != fan_out
-        if self.changes and projection:
-            conv = nn.Conv2d(fan_in, fan_out, 1, stride, bias=False)
-            self.shortcut: nn.Module = sequence({"conv": conv, "bn": nn.BatchNorm2d(fan_out)})
-        elif self.changes:
+        if self.changes:
             self.shortcut = PaddedShortcut(stride, fan_out - fan_in)
-        self.act2 = activate(activation)
+        self.act2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, fan_out, H / stride, W / stride) of (N, fan_in, H, W)."""
@@ -63,7 +51,6 @@ def resnet(
     classes: int = 10,
     channels: int = 3,
     width: float = 1.0,
-    activation: str = "relu",
     batch_norm: bool = True,
 ) -> nn.Sequential:
     """Return the CIFAR-10 residual network of He et al. 2016 (section 4.2), of 6n + 2 layers.
@@ -77,48 +64,17 @@ def resnet(
     blocks, rest = divmod(as_integer(depth, "depth", 8) - 2, 6)
     if rest:
         raise ValueError(f"depth: expected 6n + 2, such as 8, 14 or 20, found {depth}")
-    stages, norm = (16, 32, 64), as_flag(batch_norm, "batch_norm")
-    return _stages(stages, blocks, classes, channels, width, activation, False, norm)
-
-
-def resnet18(
-    classes: int = 10, channels: int = 3, width: float = 1.0, activation: str = "relu"
-) -> nn.Sequential:
-    """Return ResNet-18 of He et al. 2016 (Table 1) with a first layer for small images.
-
-    That is 3x3 with stride 1 in place of 7x7 with stride 2 and max pooling (not of the paper).
-    Layers as in `resnet`, ``block1_1`` to ``block4_2``, with projection shortcuts (option B:
-    ``conv, bn``). Images of any size. Default: 11,173,962 parameters.
-    """
-    stages = (64, 128, 256, 512)
-    return _stages(stages, 2, classes, channels, width, activation, projection=True)
-
-
-def _stages(
-    stages: tuple[int, ...],
-    blocks: int,
-    classes: int,
-    channels: int,
-    width: float,
-    activation: str,
-    projection: bool,
-    batch_norm: bool = True,
-) -> nn.Sequential:
-    """Return `blocks` residual blocks for each number of channels in `stages`, and a read-out."""
-    fan_in = scaled(stages[0], width)
+    colours, fan_in = as_integer(channels, "channels", 1), scaled(16, width)
+    bias = not as_flag(batch_norm, "batch_norm")
     layers: dict[str, nn.Module] = {
-        "conv1": nn.Conv2d(
-            as_integer(channels, "channels", 1), fan_in, 3, padding=1, bias=not batch_norm
-        ),
+        "conv1": nn.Conv2d(colours, fan_in, 3, padding=1, bias=bias),
         "bn1": nn.BatchNorm2d(fan_in) if batch_norm else nn.Identity(),
-        "act1": activate(activation),
+        "act1": nn.ReLU(),
     }
-    for stage, units in enumerate(stages, start=1):
+    for stage, units in enumerate((16, 32, 64), start=1):
         fan_out = scaled(units, width)
         for block in range(1, blocks + 1):
             stride = 2 if stage > 1 and block == 1 else 1
-            layers[f"block{stage}_{block}"] = ResidualBlock(
-                fan_in, fan_out, stride, activation, projection, batch_norm
-            )
+            layers[f"block{stage}_{block}"] = ResidualBlock(fan_in, fan_out, stride, batch_norm)
             fan_in = fan_out
     return sequence(layers | pooled_readout(fan_in, classes))

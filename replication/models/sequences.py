@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from replication._core.inputs import as_integer, as_number
+from replication._core.inputs import as_integer
 from replication.models._layers import sequence
 
 
@@ -139,7 +139,6 @@ def vit(
     width: int = 64,
     depth: int = 6,
     heads: int = 4,
-    mlp_ratio: float = 2.0,
 ) -> nn.Sequential:
     """Return a small vision transformer (Dosovitskiy et al. 2021, section 3.1), pre-norm.
 
@@ -148,10 +147,10 @@ def vit(
     are ``norm, qkv, project``, in the second ``norm, fc1, act, fc2``, whose last outputs are what
     the sublayer adds. Tokens are ``(N, 1 + patches, width)``, the class token first:
     ``record(..., reduction=lambda x: x[:, 0] if x.ndim == 3 else x)`` keeps that one. Default:
-    208,970 parameters. Ours: the sizes, no dropout.
+    208,970 parameters. Ours: the sizes, twice the `width` hidden in the MLPs, no dropout.
 
     `patch`, the side of a patch, divides `size`; `heads` divides `width`, the units of a token;
-    `depth` counts blocks; `mlp_ratio` is hidden units of the MLP a unit of `width`.
+    `depth` counts blocks.
     """
     size, patch = as_integer(size, "size", 1), as_integer(patch, "patch", 1)
     width, heads = as_integer(width, "width", 1), as_integer(heads, "heads", 1)
@@ -159,13 +158,12 @@ def vit(
         raise ValueError(f"patch: expected a divisor of size {size}, found {patch}")
     if width % heads:
         raise ValueError(f"heads: expected a divisor of width {width}, found {heads}")
-    hidden = max(1, round(width * as_number(mlp_ratio, "mlp_ratio", positive=True)))
     layers: dict[str, nn.Module] = {
         "patches": nn.Conv2d(as_integer(channels, "channels", 1), width, patch, patch),
         "tokens": Tokens((size // patch) ** 2, width),
     }
     for index in range(1, as_integer(depth, "depth", 1) + 1):
         layers[f"attention{index}"] = Attention(width, heads)
-        layers[f"mlp{index}"] = MLPSublayer(width, hidden)
+        layers[f"mlp{index}"] = MLPSublayer(width, 2 * width)
     readout = nn.Linear(width, as_integer(classes, "classes", 1))
     return sequence(layers | {"norm": nn.LayerNorm(width), "first": Select(0), "fc": readout})

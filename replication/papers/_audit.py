@@ -84,6 +84,21 @@ def audit() -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def told() -> dict[str, tuple[str, str]]:
+    """Return by claim the commit of its rule, and when its notebook was measured, in words.
+
+    Nothing where there is no history. `claims.scorecard` shows it.
+    """
+    try:
+        table = audit()
+    except ValueError:
+        return {}
+    table = table[table.committed != ""]
+    rules = "rule of " + table["rule of"] + ", " + table.committed.str[:10]
+    spans = "measured " + table["measured from"].str[:10] + " to " + table.to.str[:10]
+    return dict(zip(table.index, zip(rules, spans, strict=True), strict=True))
+
+
 def _blame() -> dict[str, tuple[str, datetime]]:
     """Return the commit that last changed each line of the register, and its time, by claim."""
     command = ["git", "blame", "--line-porcelain", REGISTER]

@@ -19,6 +19,7 @@ from replication._core import paths, profiles
 from replication._core.files import atomic, read_json, temporary_for, write_json
 from replication._core.processes import KEPT_MEMORY
 from replication.claims import scorecard
+from replication.papers import _audit
 
 PACKAGE = Path(__file__).resolve().parent.parent
 # What of a cell's metadata is the author's; all else is left there by the tools that ran it.
@@ -79,7 +80,7 @@ def run(
             bar.update()
     try:
         if _changes_scorecard(profile):
-            scorecard.write()
+            scorecard.write(history=_audit.told())
     except (ValueError, OSError) as error:
         failed.append(f"the scorecard ({error})")
     if failed:

@@ -31,7 +31,7 @@ from replication import (
 )
 from replication._core import paths
 from replication._core.profiles import EVIDENCE
-from replication.claims import Claim, Gate, Rule
+from replication.claims import Claim, Gate, Rule, inference
 from replication.papers.experiment import Experiment, by_profile
 
 NOTEBOOK = "09_inner_measures"
@@ -256,6 +256,27 @@ def taus(table: pd.DataFrame) -> pd.DataFrame:
                     tau = kendalltau(sign * known[kind], -known.gap).statistic
                     rows.append((kind, arm, name, seed, 0.0 if math.isnan(tau) else tau))
     return pd.DataFrame(rows, columns=["measure", "arm", "architecture", "seed", "tau"])
+
+
+def across(table: pd.DataFrame) -> pd.DataFrame:
+    """Return Kendall's tau-b as `taus` does, over the networks of all architectures of a seed."""
+    return taus(table.assign(architecture="all")).drop(columns="architecture")
+
+
+def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """Return by measure and arm the median tau, its 95% interval, the units, and tau `across`.
+
+    Units are architectures and seeds (across them seeds). The interval is the sign test's, which
+    needs six of them.
+    """
+    rows = []
+    for (arm, measure), own in taus(table).groupby(["arm", "measure"], sort=False).tau:
+        low, high = inference.sign(own.to_numpy()).interval if len(own) >= 6 else (math.nan,) * 2
+        rows.append((arm, measure, own.median(), low, high, len(own)))
+    columns = ["arm", "measure", "tau", "low", "high", "units"]
+    within = pd.DataFrame(rows, columns=columns).set_index(columns[:2])
+    within["tau across"] = across(table).groupby(columns[:2]).tau.median()
+    return within.reindex(pd.MultiIndex.from_product([ARMS, SIGNS], names=columns[:2]))
 
 
 def held_out(found: pd.DataFrame, measures: Sequence[str]) -> pd.Series:

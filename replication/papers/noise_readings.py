@@ -143,6 +143,24 @@ def effects(table: pd.DataFrame, choices: Iterable[str] = CHOICES) -> pd.DataFra
     return pd.concat(rows).groupby(universe, as_index=False).effect.mean()
 
 
+def gains(table: pd.DataFrame, choices: Iterable[str] = CHOICES) -> pd.DataFrame:
+    """Return how much the energies grew from epoch 1 to the last, ln, mean of both convolutions.
+
+    "beside": of what lies beside the first component, the noise that a layer lets through;
+    "energy": of all. As 1 - EV_1 is the one over the other, its ln grows by "fall", their
+    difference. A row a universe, read as the rules do, mean of seeds; `table` is as in `effects`.
+    """
+    rows = table[(table.reading == "as the rules") & table.layer.isin(["relu1", "relu2"])]
+    rows = rows[rows.epoch.isin([1, table.epoch.max()])]
+    energy = rows.s1**2 / rows["squares 1"]
+    rows = rows.assign(energy=np.log(energy), beside=np.log(energy * (1 - rows["squares 1"])))
+    keys = [*choices, "seed", "layer"]
+    wide = rows.pivot(index=keys, columns="epoch", values=["beside", "energy"])
+    grown = wide.xs(table.epoch.max(), axis=1, level=1) - wide.xs(1, axis=1, level=1)
+    found = grown.groupby([*choices]).mean().reset_index()
+    return found.assign(fall=found.beside - found.energy)
+
+
 def by_choice(universes: pd.DataFrame, choices: Sequence[str]) -> pd.DataFrame:
     """Return for each choice its share of the variance between universes, and whose sign they have.
 

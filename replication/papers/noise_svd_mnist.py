@@ -321,7 +321,7 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
     }
 
     def ratios(part: Mapping, width: int) -> dict[str, float]:
-        """Return ours over the post's: all of MNIST, a network of 32 channels, 20 epochs."""
+        """Return ours over what stands for the post's sizes, which it does not name."""
         ours = {"images": part["images"] / 60_000, "width": width / 32}
         ours |= {"networks": min(1.0, part["seeds"] / 5)}  # five planned a recipe
         return ours | {"training": min(1.0, part["epochs"] / 20)}

@@ -433,8 +433,9 @@ _TABLE = {  # id: experiment, statement, rules, figure, gate, corrected, why
         "what holds for areas but not relative to the start is due to the initial weights"),
     "V4": ("frozen resnets",
         "Freezing layers from the bottom up improves test accuracy",
-        _rules(None, "", *(f"{net}: final test accuracy frozen minus not, by seed" for net in
-               ("convnet", "ResNet"))),
+        tuple(Rule(f"{net}: final test accuracy frozen minus not, by seed, over the standard "
+                   "deviation of those not frozen", source="a spread between seeds", none=1)
+              for net in ("convnet", "ResNet")),
         "Fig. 5", FITTED, "the paper claims a gain, in both nets",
         "a gain needs a base that overfits; longer training at a constant rate would test it"),
     "V5": ("architectures",
@@ -491,10 +492,11 @@ def statistics(tables: Mapping[str, pd.DataFrame]) -> dict[str, list[list[float]
         return np.transpose([statistic(own) for _, own in tables[name].groupby("seed")]).tolist()
 
     restricted = units("restriction", _restriction, 8)
-    gains = [
-        (ended(tables, f"frozen {net}") - ended(tables, net)).test_accuracy.dropna().tolist()
-        for net in ("convnets", "resnets")
-    ]
+    gains = []
+    for net in ("convnets", "resnets"):
+        base = ended(tables, net).test_accuracy
+        gain = (ended(tables, f"frozen {net}").test_accuracy - base) / (base.std() or math.nan)
+        gains.append(gain.dropna().tolist())
     return {
         "V1": restricted[:2],
         "V2": units("toy", _toy, 2),

@@ -1,8 +1,9 @@
-"""Procrustes, regression R2 and RSA: the indices that CCA and CKA are compared with."""
+"""The indices that CCA and CKA are compared with: Procrustes, regression, distances, matchings."""
 
 import math
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from replication._core.inputs import Array, as_choice, as_integer, like
@@ -13,24 +14,16 @@ DISTANCES = ("correlation", "euclidean")
 
 
 def procrustes(x: Array, y: Array, angular: bool = False) -> Array:
-    """Return the Procrustes distance of two layers: 0 for equal ones, 2 for orthogonal ones.
+    """Return the Procrustes distance of two layers, from 0 for equal to 2 for orthogonal ones.
 
     With A and B the layers centred and divided by their Frobenius norms, the narrower one padded
     with zero columns, Q orthogonal and |.|_* the sum of singular values (Ding et al. 2021, sec. 2),
 
         d = min_Q |A Q - B|_F^2 = 2 - 2 |A^T B|_*.
 
-    It ignores orthogonal maps, isotropic scaling and translation. Differentiable, the angle except
-    where it is 0.
-
-    Parameters
-    ----------
-    x, y : (examples, features) tensor or array
-    angular : bool, return the angle arccos |A^T B|_*, a metric (Williams et al. 2021)
-
-    Returns
-    -------
-    0-d tensor or NumPy float in [0, 2], or in [0, pi/2] radians
+    With `angular` it is the angle arccos |A^T B|_* in [0, pi/2] radians, a metric (Williams et al.
+    2021). It ignores orthogonal maps, isotropic scaling and translation. Differentiable, the angle
+    except where it is 0.
 
     Examples
     --------
@@ -40,31 +33,22 @@ def procrustes(x: Array, y: Array, angular: bool = False) -> Array:
     """
     first, second = as_pair(x, y)
     with full_precision():
-        a = normalised(first, narrow=True)
-        b = a if torch.equal(first, second) else normalised(second, narrow=True)
+        a, b = (normalised(z, narrow=True) for z in (first, second))
         distance = distance_of(a, b, angular)
     warn({"x": int(a.any()), "y": int(b.any())})
     return like(x)(distance)[()]
 
 
 def linear_regression_r2(x: Array, y: Array) -> Array:
-    """Return the share of y's variance that a linear map of x explains, a similarity.
+    """Return the share of y's variance that a linear map of x explains, in [0, 1].
 
     With Q an orthonormal basis of the centred columns of x, and Y centred,
 
         R2 = 1 - |Y - Q Q^T Y|_F^2 / |Y|_F^2.
 
     It ignores invertible affine maps of x, but of y only similarities. The R2_LR(X, Y) of Kornblith
-    et al. 2019, section 3, is this function of (Y, X).
-
-    Parameters
-    ----------
-    x, y : (examples, features) tensor or array
-
-    Returns
-    -------
-    0-d tensor or NumPy float in [0, 1]
-        1 with a UserWarning for an x of rank examples - 1, whatever y is.
+    et al. 2019, section 3, is this function of (Y, X). For an x of rank examples - 1 it is 1, with
+    a UserWarning, whatever y is.
 
     Examples
     --------
@@ -89,20 +73,15 @@ def ridge_r2(x: Array, y: Array, folds: int = 5, seed: int = 0) -> Array:
     1 - sum |y_i - p_i|^2 / sum |y_i - m_i|^2, where prediction p_i and mean m_i are of the folds
     without example i. The penalty, of 13 from 1e-6 to 1e6 times x's largest squared singular value,
     is the one of least error by leaving one out within these (Golub, Heath & Wahba 1979).
-    For x it ignores orthogonal maps, isotropic scaling and translation, for y too. Unlike
+    Of x and y it ignores orthogonal maps, isotropic scaling and translation. Unlike
     `linear_regression_r2` it says something with more features than examples; of equal layers it is
-    a little below 1.
+    a little below 1, of unrelated ones about 0 or a little below it.
 
     Parameters
     ----------
-    x, y : (examples, features) tensor or array
     folds : int
         Parts that the examples, permuted by `seed`, fall into; equal ones up to the last, and so
         fewer where there are few examples: of 12 examples 5 folds are 4 of 3.
-
-    Returns
-    -------
-    0-d tensor or NumPy float, at most 1; about 0, or a little below it, for unrelated layers
 
     Examples
     --------
@@ -119,23 +98,14 @@ def ridge_r2(x: Array, y: Array, folds: int = 5, seed: int = 0) -> Array:
 
 
 def rsa(x: Array, y: Array, distance: str = "correlation") -> Array:
-    """Return the representational similarity of two layers.
+    """Return the representational similarity of two layers, in [-1, 1].
 
     Spearman's correlation, ties sharing their mean rank, between the distances of all pairs of
-    examples in x and those in y (Kriegeskorte et al. 2008). With "euclidean" distances it ignores
-    orthogonal maps, isotropic scaling and translation; with "correlation" distances, 1 - r over the
-    features (1 where all features of an example are equal), per example a positive scale and a
-    common shift, but not rotations. Not differentiable.
-
-    Parameters
-    ----------
-    x, y : (examples, features) tensor or array
-    distance : "correlation" or "euclidean"
-
-    Returns
-    -------
-    0-d tensor or NumPy float in [-1, 1]
-        0 with a UserWarning where all distances of a layer are equal, as of 2 examples.
+    examples in x and those in y (Kriegeskorte et al. 2008); 0 with a UserWarning where all of a
+    layer are equal, as of 2 examples. With "euclidean" distances it ignores orthogonal maps,
+    isotropic scaling and translation; with "correlation" distances, 1 - r over the features (1
+    where all features of an example are equal), per example a positive scale and a common shift,
+    but not rotations. Not differentiable.
 
     Examples
     --------
@@ -148,6 +118,49 @@ def rsa(x: Array, y: Array, distance: str = "correlation") -> Array:
     a, b = distance_ranks(first, distance), distance_ranks(second, distance)
     warn({"x": int(a.any()), "y": int(b.any())})
     return like(x)(rank_correlation(a, b).to(first.dtype))[()]
+
+
+def mutual_knn(x: Array, y: Array, k: int = 10) -> Array:
+    """Return the mean share of an example's k nearest neighbours in x that it also has in y.
+
+    Neighbours by Euclidean distance, so that it ignores orthogonal maps, isotropic scaling and
+    translation; of layers with rows of length 1 it is the index of Huh et al. 2024, section 3. In
+    [0, 1], of unrelated layers about k / (examples - 1). Of examples at equal distance the first
+    counts, which rounding decides. Not differentiable.
+
+    Examples
+    --------
+    >>> x = torch.randn(50, 10, dtype=torch.float64)
+    >>> float(mutual_knn(x, 3 * x.flip(1) + 1, k=5))
+    1.0
+    """
+    first, second = as_pair(x, y)
+    with full_precision():
+        a, b = neighbours(first, k), neighbours(second, k)
+        warn({"x": int(a[0, 0] >= 0), "y": int(b[0, 0] >= 0)})
+        return like(x)(shared(a, b).to(first.dtype))[()]
+
+
+def unit_matching(x: Array, y: Array) -> Array:
+    """Return the mean correlation of matched units, each of the narrower layer with another's.
+
+    The matching has the largest sum of correlations (Li et al. 2015, bipartite; solved by SciPy on
+    the CPU). Constant units are left out. In [-1, 1], below 0 where most units oppose one another.
+    It ignores permutations, scaling by positive numbers and translation of units, but no rotation.
+    Not differentiable.
+
+    Examples
+    --------
+    >>> x = torch.randn(50, 10, dtype=torch.float64)
+    >>> round(float(unit_matching(x, 3 * x.flip(1) + 1)), 6)
+    1.0
+    """
+    first, second = as_pair(x, y)
+    with full_precision():
+        a, b = standardised(first), standardised(second)
+        value = matched(a, b)
+    warn({"x": a.shape[1], "y": b.shape[1]})
+    return like(x)(value.to(first.dtype))[()]
 
 
 def normalised(x: Tensor, narrow: bool = False) -> Tensor:
@@ -168,7 +181,7 @@ def distance_of(a: Tensor, b: Tensor, angular: bool = False) -> Tensor:
 
     Below 0.1 from the residual A Q - B, and the angle by arcsin, as near 0 neither loses digits.
     """
-    if a is b:
+    if a is b or torch.equal(a, b):
         # Zero with the right gradient; a constant layer has norm 0.
         distance = (a - b).square().sum() + 2 * (~a.any())
     else:
@@ -249,3 +262,38 @@ def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
     """Return the correlation of two `distance_ranks`; 0 where one is all ties."""
     scale = (a.square().sum() * b.square().sum()).sqrt()
     return ((a * b).sum() / scale.where(scale > 0, 1)).clamp(-1, 1)
+
+
+def neighbours(x: Tensor, k: int = 10) -> Tensor:
+    """Return each example's k nearest others, int64 (examples, k); -1 of a constant layer."""
+    if as_integer(k, "k", 1) >= len(x):
+        raise ValueError(f"k: expected fewer than the {len(x)} examples, found {k}")
+    x = centred(x.detach())
+    x = torch.ldexp(x, -torch.frexp(x.abs().amax()).exponent)  # a power of 2 rounds nothing
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    distances.fill_diagonal_(torch.inf)
+    nearest = distances.sort(stable=True).indices[:, :k]
+    return nearest if x.any() else torch.full_like(nearest, -1)
+
+
+def shared(a: Tensor, b: Tensor) -> Tensor:
+    """Return the share of equal `neighbours`, 0-d float64; 0 where a layer is constant."""
+    both = (a[:, :, None] == b[:, None, :]) & (a >= 0)[:, :, None]
+    return both.sum(dtype=torch.float64) / a.numel()
+
+
+def standardised(x: Tensor) -> Tensor:
+    """Return the units that are not constant, of mean 0 and norm 1, (examples, units)."""
+    x = centred(x.detach())
+    x = x[:, x.any(0)]
+    x = x / x.abs().amax(0, keepdim=True)
+    return x / torch.linalg.vector_norm(x, dim=0, keepdim=True)
+
+
+def matched(a: Tensor, b: Tensor) -> Tensor:
+    """Return the mean correlation of best matched `standardised` units; 0 if there are none."""
+    if a is b or not a.numel() or not b.numel() or torch.equal(a, b):
+        return a.new_tensor(float(a.numel() > 0 and b.numel() > 0))
+    r = a.mT @ b
+    rows, columns = linear_sum_assignment(r.cpu().numpy(), maximize=True)
+    return r[rows, columns].mean().clamp(-1, 1)

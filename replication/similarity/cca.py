@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from replication._core.inputs import Array, as_choice, as_integer, like
@@ -64,24 +63,6 @@ class CCAResult:
         """(examples, k) canonical variates of y."""
         return self._variates(1)
 
-    def p_values(self) -> list[float]:
-        """Return, for i = 0 .. k - 1, the probability of rho_{i+1}, ... under independence.
-
-        -(n - 1 - (p + q + 1) / 2) sum_{j > i} ln(1 - rho_j^2), with p, q the ranks, is chi-squared
-        with (p - i)(q - i) degrees of freedom if the layers are Gaussian and only i correlations
-        are not 0 (Bartlett 1947). A ValueError where the first factor is not positive.
-        """
-        p, q = self.ranks
-        factor = self.examples - 1 - (p + q + 1) / 2
-        if factor <= 0:
-            least = f"more than {(p + q + 3) / 2:g} for ranks {self.ranks}"
-            raise ValueError(f"examples: expected {least}, found {self.examples}")
-        rho = torch.as_tensor(self.correlations).detach().cpu().double()
-        # -inf, and p = 0, from a correlation of 1
-        terms = torch.log1p(-rho.square()).flip(0).cumsum(0).flip(0).numpy()
-        i = torch.arange(len(terms)).numpy()
-        return stats.chi2.sf(-factor * terms, (p - i) * (q - i)).tolist()
-
     def _variates(self, side: int) -> Array:
         space, rotation = self._sides[side]
         if len(space.basis) != self.examples:
@@ -104,7 +85,6 @@ def cca(x: Array, y: Array, *, null: int = 0, seed: int = 0) -> CCAResult:
 
     Parameters
     ----------
-    x, y : (examples, neurons) tensor or array
     null, seed : int, permutations for `CCAResult.null` and what they are drawn by
 
     Warns
@@ -142,7 +122,7 @@ def svcca(
 
     Parameters
     ----------
-    x, y, null, seed : as in `cca`
+    null, seed : as in `cca`
     variance : float in (0, 1]
     dims : int, m itself, cut to the rank
     squares : bool, s_i^2 in place of the paper's s_i: the usual share of variance
@@ -160,7 +140,7 @@ def svcca(
         return correlate(a, b, like(x), null, seed)
 
 
-def pwcca(x: Array, y: Array, *, symmetric: bool = False, missing: str = "drop") -> Array:
+def pwcca(x: Array, y: Array, *, missing: str = "drop") -> Array:
     """Return the projection-weighted mean canonical correlation, a similarity in [0, 1].
 
         sum_i alpha_i rho_i / sum_i alpha_i,   alpha_i = sum_j |<h_i, z_j>|
@@ -173,8 +153,6 @@ def pwcca(x: Array, y: Array, *, symmetric: bool = False, missing: str = "drop")
 
     Parameters
     ----------
-    x, y : (examples, neurons) tensor or array
-    symmetric : bool, return the mean of the two
     missing : "drop" or "zero"
         Directions of x beyond the rank of y, without a partner: left out of both sums, or (Ding et
         al. 2021) with correlation 0, along principal axes, where their code leaves it to the SVD.
@@ -190,7 +168,7 @@ def pwcca(x: Array, y: Array, *, symmetric: bool = False, missing: str = "drop")
     first, second = as_pair(x, y)
     with full_precision():
         spaces = subspace(first), subspace(second)
-        value = weighted(*spaces, symmetric, missing)
+        value = weighted(*spaces, missing)
     warn({"x": spaces[0].rank, "y": spaces[1].rank}, len(first), correlated=[("x", "y")])
     return like(x)(value)
 
@@ -238,22 +216,18 @@ def mean_correlation(x: Subspace | Whitening, y: Subspace | Whitening) -> Tensor
     return (rho.sum() / max(1, len(rho))).to(x.basis.dtype)
 
 
-def weighted(x: Subspace, y: Subspace, symmetric: bool = False, missing: str = "drop") -> Tensor:
+def weighted(x: Subspace, y: Subspace, missing: str = "drop") -> Tensor:
     """Return PWCCA of two layers already reduced to subspaces."""
-    u, s, vh = torch.linalg.svd(x.basis.mT @ y.basis, full_matrices=missing == "zero")
+    u, s, _ = torch.linalg.svd(x.basis.mT @ y.basis, full_matrices=missing == "zero")
     rho = as_correlations(s)
-    means = []
-    for space, rotation in ((x, u), (y, vh.mT))[: 1 + symmetric]:
-        # <h_i, z_j> without the examples: the variates are basis @ rotation.
-        scale = space.scale / space.scale.max()
-        products = (rotation.mT @ space.coordinates) * scale
-        if len(products) > len(rho):  # any basis of the rest would do: that of principal axes
-            _, sizes, axes = torch.linalg.svd(products[len(rho) :], full_matrices=False)
-            products = torch.cat([products[: len(rho)], sizes[:, None] * axes])
-        alpha = products.abs().sum(1)
-        total = alpha.sum()
-        means.append((alpha[: len(rho)] * rho).sum() / total.where(total > 0, 1))
-    return torch.stack(means).mean()
+    # <h_i, z_j> without the examples: the variates are basis @ rotation.
+    products = (u.mT @ x.coordinates) * (x.scale / x.scale.max())
+    if len(products) > len(rho):  # any basis of the rest would do: that of principal axes
+        _, sizes, axes = torch.linalg.svd(products[len(rho) :], full_matrices=False)
+        products = torch.cat([products[: len(rho)], sizes[:, None] * axes])
+    alpha = products.abs().sum(1)
+    total = alpha.sum()
+    return (alpha[: len(rho)] * rho).sum() / total.where(total > 0, 1)
 
 
 def as_correlations(singular_values: Tensor) -> Tensor:

@@ -93,14 +93,12 @@ def cka(
 
     Parameters
     ----------
-    x, y : (examples, features) tensor or array
     kernel : "linear" or "rbf"
         RBF: K_ij = exp(-|x_i - x_j|^2 / (2 (sigma m)^2)), m the median distance of two different
         examples (where most distances are 0, the median of the others).
     unbiased : bool
         HSIC_1 (Song et al. 2012, eq. 5) in place of HSIC_0: about 0 for unrelated layers however
         few the examples, of which there must be 4.
-    sigma : float, the RBF kernel's width in units of m
     confounder : (examples, features) tensor or array, optional
         Usually the flattened input: its kernel matrix C is regressed out of both layers',
         K - (<K, C> / <C, C>) C (Cui et al. 2022), negative eigenvalues kept as in their code.
@@ -110,10 +108,9 @@ def cka(
 
     Returns
     -------
-    0-d tensor or NumPy float
-        In [0, 1], or in [-1, 1] with `unbiased` or a confounder; of `angular` the angle of that. 0
-        with a UserWarning also for a layer that equals the confounder, or with `unbiased` has only
-        a single example apart.
+    In [0, 1], or in [-1, 1] with `unbiased` or a confounder; of `angular` the angle of that. 0 with
+    a UserWarning also for a layer that equals the confounder, or with `unbiased` has only a single
+    example apart.
 
     Warns
     -----

@@ -18,31 +18,11 @@ from replication._core.inputs import Array, as_choice, as_integer, as_labels, li
 from replication._core.precision import full_precision
 from replication._core.progress import bar
 from replication.activations import flatten, spatial_mean
-from replication.similarity._linalg import (
-    Subspace,
-    Whitening,
-    as_layer,
-    permutation,
-    principal_subspace,
-    promoted,
-    require_alike,
-    subspace,
-    warn,
-    whitening,
-)
-from replication.similarity.baselines import (
-    DISTANCES,
-    distance_of,
-    distance_ranks,
-    explained,
-    normalised,
-    predicted,
-    rank_correlation,
-)
+from replication.similarity import _linalg, baselines
+from replication.similarity._linalg import Subspace, Whitening, as_layer
 from replication.similarity.cca import MISSING, CCAResult, mean_correlation, weighted
 from replication.similarity.cka import Prepared, check_kernel, index, prepare, product, shuffled
 from replication.similarity.fourier import FourierCCAResult, Spectrum, correlate_spectra, spectrum
-from replication.similarity.matching import matched, neighbours, shared, standardised
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,20 +57,18 @@ def _of_bases(reduce: Callable, pair: Callable, symmetric: bool = True) -> Metri
 
 
 def _cca(tolerance: float | None = None) -> Metric:
-    return _of_bases(partial(whitening, tolerance=tolerance), mean_correlation)
+    return _of_bases(partial(_linalg.whitening, tolerance=tolerance), mean_correlation)
 
 
 def _svcca(variance: float = 0.99, dims: int | None = None, squares: bool = False) -> Metric:
-    cut = partial(principal_subspace, variance=variance, dims=dims, squares=squares)
+    cut = partial(_linalg.principal_subspace, variance=variance, dims=dims, squares=squares)
     return _of_bases(cut, mean_correlation)
 
 
-def _pwcca(
-    symmetric: bool = False, missing: str = "drop", tolerance: float | None = None
-) -> Metric:
+def _pwcca(missing: str = "drop", tolerance: float | None = None) -> Metric:
     as_choice(missing, "missing", MISSING)
-    pair = partial(weighted, symmetric=symmetric, missing=missing)
-    return _of_bases(partial(subspace, tolerance=tolerance), pair, symmetric)
+    pair = partial(weighted, missing=missing)
+    return _of_bases(partial(_linalg.subspace, tolerance=tolerance), pair, symmetric=False)
 
 
 def _cka(
@@ -99,8 +77,8 @@ def _cka(
     check_kernel(kernel, sigma)
 
     def pair(a: Prepared, b: Prepared) -> Tensor:
-        shared = a.square if a is b else product(a, b)
-        value = index(shared, a.square, b.square, -1.0 if unbiased else 0.0)
+        both = a.square if a is b else product(a, b)
+        value = index(both, a.square, b.square, -1.0 if unbiased else 0.0)
         return value.arccos() if angular else value
 
     def reorder(layer: Prepared, order: Tensor) -> Prepared:
@@ -114,16 +92,14 @@ def _cka(
 
 
 def _procrustes(angular: bool = False) -> Metric:
-    def pair(a: Tensor, b: Tensor) -> Tensor:
-        return distance_of(a, a if torch.equal(a, b) else b, angular)
-
-    return Metric(partial(normalised, narrow=True), pair, kind="distance")
+    pair = partial(baselines.distance_of, angular=angular)
+    return Metric(partial(baselines.normalised, narrow=True), pair, kind="distance")
 
 
 def _regression(tolerance: float | None = None) -> Metric:
     return Metric(
-        lambda layer: (subspace(layer, tolerance).basis, normalised(layer)),
-        lambda a, b: explained(a[0], b[1]),
+        lambda layer: (_linalg.subspace(layer, tolerance).basis, baselines.normalised(layer)),
+        lambda a, b: baselines.explained(a[0], b[1]),
         symmetric=False,
         rank=lambda reduced: reduced[0].shape[1],
         reorder=lambda reduced, order: tuple(part[order] for part in reduced),
@@ -131,7 +107,7 @@ def _regression(tolerance: float | None = None) -> Metric:
 
 
 def _rsa(distance: str = "correlation") -> Metric:
-    as_choice(distance, "distance", DISTANCES)
+    as_choice(distance, "distance", baselines.DISTANCES)
 
     def reorder(ranks: Tensor, order: Tensor) -> Tensor:
         i, j = torch.triu_indices(len(order), len(order), 1, device=ranks.device)
@@ -139,11 +115,13 @@ def _rsa(distance: str = "correlation") -> Metric:
         square[i, j] = square[j, i] = ranks
         return square[order[i], order[j]]
 
-    return Metric(partial(distance_ranks, distance=distance), rank_correlation, reorder=reorder)
+    ranks = partial(baselines.distance_ranks, distance=distance)
+    return Metric(ranks, baselines.rank_correlation, reorder=reorder)
 
 
 def _ridge(folds: int = 5, seed: int = 0) -> Metric:
-    return Metric(normalised, partial(predicted, folds=folds, seed=seed), symmetric=False)
+    pair = partial(baselines.predicted, folds=folds, seed=seed)
+    return Metric(baselines.normalised, pair, symmetric=False)
 
 
 def _mutual_knn(k: int = 10) -> Metric:
@@ -151,14 +129,12 @@ def _mutual_knn(k: int = 10) -> Metric:
         return order.argsort()[near[order]] if near[0, 0] >= 0 else near
 
     rank = lambda near: int(near[0, 0] >= 0)  # noqa: E731
-    return Metric(partial(neighbours, k=k), shared, rank=rank, reorder=reorder)
+    return Metric(partial(baselines.neighbours, k=k), baselines.shared, rank=rank, reorder=reorder)
 
 
 def _unit_matching() -> Metric:
-    def pair(a: Tensor, b: Tensor) -> Tensor:
-        return matched(a, a if torch.equal(a, b) else b)
-
-    return Metric(standardised, pair, rank=lambda layer: int(layer.numel() > 0))
+    rank = lambda layer: int(layer.numel() > 0)  # noqa: E731
+    return Metric(baselines.standardised, baselines.matched, rank=rank)
 
 
 def _dft_cca() -> Metric:
@@ -238,14 +214,14 @@ class SimilarityGrid:
             frame["null"] = _flat(self.null)
         return frame
 
-    def plot(self, limits: tuple[float, float] | None = None) -> "Figure":
+    def plot(self) -> "Figure":
         """Return a figure: a heatmap, or one a checkpoint, on one colour scale; bright is alike."""
         import matplotlib.pyplot as plt  # here, as the numerics do without what draws
 
         from replication import plotting
 
         values = _flat(self.values).reshape(-1, len(self.rows), len(self.columns))
-        low, high = limits or (min(0.0, np.nanmin(values)), max(1.0, np.nanmax(values)))
+        low, high = min(0.0, np.nanmin(values)), max(1.0, np.nanmax(values))
         count, single, across = len(values), len(values) == 1, min(4, len(values))
         down = math.ceil(count / across)
         size = (plotting.COLUMN, 2.8) if single else (plotting.PAGE, 0.7 + 1.6 * down)
@@ -294,11 +270,10 @@ def compare(
         "cca", "svcca", "pwcca", "cka", "procrustes", "regression", "rsa", "dft_cca", "ridge",
         "mutual_knn", "unit_matching", or a function of two (examples, neurons) tensors that returns
         a number or a CCAResult; a distance if it is nearer to 0 than to 1 for a layer and itself.
-    conv : "spatial_mean", "positions", "flatten" or "dft"
-        What becomes of convolutional layers: channels averaged over space (Morcos et al. 2018b);
-        every position an example (Raghu et al. 2017, for one layer in two networks; the sizes must
-        agree); every position a neuron; or, for ``metric="cca"``, DFT-CCA (Raghu et al. 2017, for
-        different layers), which is also the metric ``"dft_cca"``.
+    conv : "spatial_mean", "positions" or "flatten"
+        What becomes of convolutional layers, but for "dft_cca": channels averaged over space
+        (Morcos et al. 2018b); every position an example (Raghu et al. 2017, for one layer in two
+        networks; the sizes must agree); or every position a neuron.
     null, seed : int, as in `cca`
     within : (examples,) integers, optional
         Permutations stay within examples of equal ones: of labels, so that the null keeps what
@@ -315,8 +290,6 @@ def compare(
     >>> bool((grid.null < 0.2).all())  # what unrelated layers would give
     True
     """
-    if conv == "dft" and metric in ("cca", "dft_cca"):
-        metric, conv = "dft_cca", "spatial_mean"
     policy = CONV[as_choice(conv, "conv", CONV)]
     chosen = find(metric, options)
     as_integer(null, "null", 0)
@@ -337,10 +310,10 @@ def compare(
             )
     layers = {name: layer for part in (*lefts, right) for name, layer in part.items()}
     by_position = conv == "positions" and metric != "dft_cca"
-    require_alike(layers, by_position)
+    _linalg.require_alike(layers, by_position)
     first = next(iter(layers.values()))
     positions = math.prod(first.shape[2:]) if by_position else 1
-    dtype = promoted(layers.values())
+    dtype = _linalg.promoted(layers.values())
 
     def reduced(part: Mapping[str, Tensor]) -> dict[str, Any]:
         kept = 2 if metric != "dft_cca" else 4
@@ -348,11 +321,10 @@ def compare(
         return {name: chosen.reduce(x.to(dtype)) for name, x in flat.items()}
 
     groups = None if within is None else as_labels(within, len(first), "within").cpu()
-    draws = [
-        permutation(len(first), draw, seed, groups)[:, None] * positions for draw in range(null)
-    ]
+    draws = (_linalg.permutation(len(first), draw, seed, groups) for draw in range(null))
     # The rows of one example stay together.
-    orders = [(draw + torch.arange(positions)).flatten().to(first.device) for draw in draws]
+    moved = [positions * draw[:, None] + torch.arange(positions) for draw in draws]
+    orders = [places.flatten().to(first.device) for places in moved]
     values, baseline, maxima, examples = [], [], [], len(first) * positions
     noted: dict[str, Any] = {}
     steps = (1 + null) * len(lefts) * len(rows)
@@ -442,4 +414,4 @@ def warn_once(metric: Metric, noted: Mapping, examples: int, compared: Iterable)
     highest = chances[-1] * chances[-2 if len(chances) > 1 else -1]
     ranks = {name: rank for name, (rank, _) in noted.items()}
     crowd = [pair for pair in compared if metric.correlates and pair[0] != pair[1]]
-    warn(ranks, examples, highest, 4, crowd)
+    _linalg.warn(ranks, examples, highest, 4, crowd)

@@ -7,9 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from replication._core.inputs import Array, as_integer, like
+from replication._core.inputs import Array, like
 from replication._core.precision import full_precision
-from replication.similarity._linalg import as_pair, centred, norm_product, permutation, warn
+from replication.similarity._linalg import as_pair, centred, norm_product, warn
 from replication.similarity.cca import as_correlations
 
 CHUNK = 2**24  # bytes of the pieces in which layers are transformed, whitened and correlated
@@ -23,7 +23,6 @@ class FourierCCAResult:
     ranks: Array  #: (height, width) integers, the smaller of the two layers' ranks
     mean: Array  #: sum of the correlations over that of the ranks: dead channels change nothing
     frequency_means: Array  #: (height, width), the same for each frequency; 0 where its rank is 0
-    null: Array | None = None  #: (permutations,), `mean` for y with its examples permuted
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,10 @@ class Spectrum:
     conjugate: Tensor  # (height, width): whether its conjugate is
 
 
-def dft_cca(x: Array, y: Array, *, null: int = 0, seed: int = 0) -> FourierCCAResult:
+def dft_cca(x: Array, y: Array) -> FourierCCAResult:
     """Return the canonical correlations of two convolutional layers at each frequency.
 
+    Layers are (examples, channels, height, width), or dense (examples, neurons), of size 1 x 1.
     With X_f (examples, channels) the two-dimensional discrete Fourier transform of x over space at
     frequency f, centred over examples, and Q_{x,f} an orthonormal basis of its columns, they are
 
@@ -47,14 +47,9 @@ def dft_cca(x: Array, y: Array, *, null: int = 0, seed: int = 0) -> FourierCCARe
     (Raghu et al. 2017, section 4). They are those of all channels x height x width neurons where
     convolutions wrap around and the examples are closed under translation, else an approximation.
     Layers of different sizes are compared at the frequencies -n/2 <= f < n/2 of the smaller size n
-    along each axis, as the published code does; a dense layer has size 1 x 1. A frequency where all
-    amplitudes, relative to the rms of the channel's spectrum, are below max(examples, channels,
-    height x width) eps has rank 0. Not differentiable.
-
-    Parameters
-    ----------
-    x, y : (examples, channels, height, width) or (examples, neurons) tensor or array
-    null, seed : int, as in `cca`
+    along each axis, as the published code does. A frequency where all amplitudes, relative to the
+    rms of the channel's spectrum, are below max(examples, channels, height x width) eps has rank 0.
+    Not differentiable.
 
     Examples
     --------
@@ -65,7 +60,7 @@ def dft_cca(x: Array, y: Array, *, null: int = 0, seed: int = 0) -> FourierCCARe
     layers = as_pair(x, y, maps=True)
     with full_precision():
         a, b = map(spectrum, layers)
-        result = correlate_spectra(a, b, like(x), null, seed)
+        result = correlate_spectra(a, b, like(x))
     ranks = {"x": int(a.ranks.max()), "y": int(b.ranks.max())}
     warn(ranks, len(layers[0]), correlated=[("x", "y")])
     return result
@@ -94,32 +89,20 @@ def spectrum(x: Tensor) -> Spectrum:
 
 
 def correlate_spectra(
-    a: Spectrum,
-    b: Spectrum,
-    kind: Callable[[Tensor], Array] = lambda result: result,
-    null: int = 0,
-    seed: int = 0,
+    a: Spectrum, b: Spectrum, kind: Callable[[Tensor], Array] = lambda result: result
 ) -> FourierCCAResult:
     """Return `dft_cca` of the layers a and b are of, whatever their sizes, without warnings."""
-    as_integer(null, "null", 0)
     h, w = map(min, a.index.shape, b.index.shape)
     (i, i_flipped), (j, j_flipped) = (_crop(side, h, w) for side in (a, b))
     # Both layers' f and both layers' -f have the same correlations: conjugate x only, or neither.
     pairs, back = torch.stack([i, j, i_flipped ^ j_flipped]).unique(dim=1, return_inverse=True)
     ranks = torch.minimum(a.ranks[pairs[0]], b.ranks[pairs[1]])[back]
-    total = ranks.sum().clamp(min=1)
     rho = _singular_values(a.bases, b.bases, pairs)[back, : int(ranks.max())]
-    means = []
-    for draw in range(null):
-        order = permutation(a.bases.shape[1], draw, seed).to(rho.device)
-        shuffled = _singular_values(a.bases, b.bases, pairs, order)
-        means.append(shuffled[back].sum() / total)
     return FourierCCAResult(
         correlations=kind(rho.unflatten(0, (h, w))),
         ranks=kind(ranks.view(h, w)),
-        mean=kind(rho.sum() / total),
+        mean=kind(rho.sum() / ranks.sum().clamp(min=1)),
         frequency_means=kind((rho.sum(1) / ranks.clamp(min=1)).view(h, w)),
-        null=kind(torch.stack(means)) if means else None,
     )
 
 
@@ -169,8 +152,8 @@ def _crop(side: Spectrum, h: int, w: int) -> tuple[Tensor, Tensor]:
     return side.index[rows, columns].flatten(), side.conjugate[rows, columns].flatten()
 
 
-def _singular_values(x: Tensor, y: Tensor, pairs: Tensor, order: Tensor | None = None) -> Tensor:
-    """Return (P, r) correlations of x[i], conjugated where flipped, and y[j][order].
+def _singular_values(x: Tensor, y: Tensor, pairs: Tensor) -> Tensor:
+    """Return (P, r) correlations of x[i], conjugated where flipped, and y[j].
 
     `pairs` (3, P) holds i, j and flipped.
     """
@@ -180,7 +163,6 @@ def _singular_values(x: Tensor, y: Tensor, pairs: Tensor, order: Tensor | None =
         products = []
         for i, j, flipped in piece.T.tolist():
             left, right = x[i].to(dtype), y[j].to(dtype)
-            right = right if order is None else right[order]
             products.append((left.mT if flipped else left.mH) @ right)
         correlations.append(as_correlations(torch.linalg.svdvals(torch.stack(products))))
     return torch.cat(correlations)

@@ -1,6 +1,5 @@
 """Similarity of layers whose examples do not fit in memory."""
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -52,10 +51,9 @@ class Accumulator:
     def update(self, x: Layers, y: Array | None = None) -> None:
         """Take in a batch: two layers, or a mapping of names to layers of the same examples.
 
-        Convolutional layers (examples, channels, height, width) are averaged over space.
-
-        A ValueError as of all indices, for squares that leave float64, and for other names, widths
-        or device than before; nothing of the batch is then taken in.
+        Convolutional layers (examples, channels, height, width) are averaged over space. A
+        ValueError as of all indices, for squares that leave float64, and for other names, widths or
+        device than before; nothing of the batch is then taken in.
         """
         batch: Any = {"x": x, "y": y} if y is not None else x
         if not isinstance(batch, Mapping) or not batch:
@@ -80,31 +78,13 @@ class Accumulator:
             sample = next(iter(batch.values()))
             self._sample = np.empty(0) if isinstance(sample, np.ndarray) else torch.empty(0)
             self.widths, self._paired = widths, y is not None
-        self._add(len(joint), mean, scatter)
-
-    def merge(self, other: "Accumulator") -> None:
-        """Take in all that `other` has seen; a ValueError if its layers or widths differ."""
-        if not isinstance(other, Accumulator):
-            raise ValueError(f"other: expected an Accumulator, found {type(other).__name__}")
-        if not self.examples:
-            vars(self).update(copy.deepcopy(vars(other)))
-        elif other.examples:
-            if list(other.widths.items()) != list(self.widths.items()):
-                raise ValueError(f"other: expected the widths {self.widths}, found {other.widths}")
-            mean, scatter = (z.to(self._mean.device) for z in (other._mean, other._scatter))
-            self._add(other.examples, mean, scatter)
-
-    def _add(self, examples: int, mean: Tensor, scatter: Tensor) -> None:
-        """Combine two means (D,) and two scatter matrices (D, D)."""
-        if self.examples == 0:
-            self.examples, self._mean, self._scatter = examples, mean, scatter
-            return
-        total = self.examples + examples
-        shift = mean - self._mean
-        self._scatter += scatter
-        self._scatter.addr_(shift, shift, alpha=self.examples * examples / total)
-        self._mean = self._mean + shift * (examples / total)
-        self.examples = total
+            self._mean, self._scatter = mean, scatter
+        else:
+            total, shift = self.examples + len(joint), mean - self._mean
+            self._scatter += scatter
+            self._scatter.addr_(shift, shift, alpha=self.examples * len(joint) / total)
+            self._mean = self._mean + shift * (len(joint) / total)
+        self.examples += len(joint)
 
     def products(self, first: str, second: str) -> Tensor:
         """Return X^T Y (neurons, neurons) of two centred layers, float64, by their names."""
@@ -136,10 +116,7 @@ class Accumulator:
     def result(self, metric: str = "svcca", **options) -> Array | CCAResult | SimilarityGrid:
         """Return what the function of that name does, without variates; of mappings, the grid.
 
-        Parameters
-        ----------
-        metric : "cca", "svcca", "pwcca", "cka" (linear, biased), "procrustes" or "regression"
-        options : what it takes
+        For "cca", "svcca", "pwcca", "cka" (linear, biased), "procrustes" and "regression".
         """
         other = options.get("kernel", "linear") != "linear" or options.get("unbiased", False)
         if metric not in METRICS or other:
@@ -181,11 +158,8 @@ def minibatch_cka(
         Two layers, each (examples, features), or two mappings of names to layers: then all pairs.
         At least 4 examples where unbiased; read once.
     unbiased : bool
-        HSIC_1, which estimates the same number whatever the batches' size; HSIC_0 does not.
-
-    Returns
-    -------
-    0-d tensor, NumPy float or SimilarityGrid in [-1, 1], biased in [0, 1]
+        HSIC_1, in [-1, 1], which estimates the same number whatever the batches' size; HSIC_0, in
+        [0, 1], does not.
 
     Examples
     --------

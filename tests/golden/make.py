@@ -21,6 +21,8 @@ from replication import (
     spectra,
     training,
 )
+from replication.memorisation import blocked
+from replication.memorisation.features import gabor_features
 
 FOLDER = Path(__file__).parent
 
@@ -86,8 +88,19 @@ def directions_numbers():
 def memorisation_numbers():
     made = split()
     x, y = made.train.images.flatten(1), made.train.labels
-    solution = memorisation.gaussian_kernel_interpolation(x[:40], y[:40], x[40:], 5.0)
-    return {"predictions": solution.predictions[:5], "norms": solution.norms}
+    least, path = memorisation.minimum_norm_solution(x, y), [0, 10, 50]
+    stochastic = memorisation.gradient_descent_path(x, y, path, batch_size=5)
+    kernel = blocked.gaussian(blocked.squared_distances(x.split(9, 1), 40), 40)
+    interpolant = blocked.interpolate(kernel[:40], normal(40, 2))
+    network = memorisation.finite_sample_network(x, y)
+    return {
+        "least norm": least[:5],
+        "descent": stochastic.distance,
+        "kernel": interpolant(kernel[40:])[:5],
+        "network": network(x[:5] + 0.1),
+        "features": memorisation.random_conv_features(made.train.images[:2], 3, size=3)[:, ::4],
+        "Gabor": gabor_features(made.train.images[:2], grid=1),
+    }
 
 
 def spectra_numbers():
@@ -114,7 +127,7 @@ def data_numbers():
 def models_numbers():
     sizes = {"mnist_convnet": 28, "small_alexnet": 28, "small_inception": 28}
     numbers = {}
-    for name in sorted(set(models.MODELS) - {"mlp", "resnet18", "row_lstm"}):
+    for name in sorted(set(models.MODELS) - {"mlp", "row_lstm"}):
         model = models.build(name, 0, torch.float64)
         channels = 1 if name == "mnist_convnet" else 3
         side = sizes.get(name, 32)

@@ -227,7 +227,6 @@ def test_a_caller_s_autocast_changes_nothing(name):
 
 PARTS = {"memory": 1, "batch_size": 2, "images_per_batch": 1}  # as small as can be
 IN_PARTS = [name for name, entry in TABLE.items() if PARTS.keys() & entry.given.keys()]
-IN_PARTS.remove("directions.resets.recalibrate")  # which passes batches as training does
 
 
 @pytest.mark.parametrize("name", IN_PARTS)

@@ -353,9 +353,10 @@ def test_wrong_outputs_of_a_model_are_refused(name, wrong):
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_models_are_left_as_they_were_whatever_the_mode_of_gradients(name, mode):
     arguments = TABLE[name].arguments()
-    expected, model = TABLE[name].call(**arguments), arguments["model"]
+    model = arguments["model"]
     model[1].eval()
     modes = [module.training for module in model.modules()]
+    expected = TABLE[name].call(**arguments)
     with mode():
         found = TABLE[name].call(**arguments)
     same(found, expected, 1e-12)

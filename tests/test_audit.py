@@ -7,7 +7,7 @@ import pytest
 
 from replication import papers, sweeps
 from replication._core import paths
-from replication.claims import Claim, Rule
+from replication.claims import Claim, Rule, scorecard
 from replication.papers import _audit, _evidence
 
 NAME = "01_made_up"
@@ -29,6 +29,14 @@ def test_no_claim_is_called_confirmatory_whose_rule_is_younger_than_its_evidence
     if told.stdout.strip() != "false":
         pytest.skip("no whole history here")
     assert said and (_audit.audit().loc[said, "status"] == "confirmatory").all()
+
+
+def test_the_scorecard_has_verdicts_by_the_rules_of_the_code_only():
+    """After a rule was changed its notebook is run again at full, or at quick for the pilot."""
+    now = {claim.id: claim.sentences for _, claim in _audit.claims()}
+    rows = scorecard.select(scorecard.collect())
+    assert [row["id"] for row in rows if row["rule"] != now.get(row["id"])] == []
+    assert {row["id"] for row in rows} == now.keys()
 
 
 @pytest.fixture

@@ -111,6 +111,15 @@ def test_rectified_ties_are_no_regions():
     assert region_map(model, *corners, 51, margin=0, layers=["0"]).count == 4
 
 
+def test_mirrored_inputs_of_a_window_are_equal_whatever_their_rounding():
+    corners = torch.empty(3, 1, 6, 6).double()
+    convolution = nn.Conv2d(1, 2, 3, bias=False).double()
+    for symmetric in (corners, convolution.weight.data):
+        symmetric[:] = gaussian(*symmetric.shape, seed=1)
+        symmetric += symmetric.flip(3)
+    assert_equal_on_a_grid(nn.Sequential(convolution, nn.MaxPool2d(4)), corners, 100)
+
+
 @pytest.mark.parametrize("pool_each", [False, True])
 def test_a_convnet_with_max_pooling(pool_each):
     model = models.build("mnist_convnet", 0, channels=(2, 3), pool_each=pool_each)

@@ -9,6 +9,7 @@ import torch
 from _random_networks import dense, gaussian, scaled_mlp
 from torch import nn
 
+from replication import models
 from replication.sensitivity import plane_regions, region_map
 
 CORNERS = torch.tensor([[-1.0, -1], [1, -1], [-1, 1]], dtype=torch.float64)
@@ -64,12 +65,10 @@ def test_through_one_point_and_along_the_edge():
     assert found.count == 8 and found.certified
 
 
-@pytest.mark.parametrize("activation", ["relu", "relu6", "hardtanh", "hardsigmoid"])
-@pytest.mark.parametrize("widths", [(20,), (7, 7, 7)])
-def test_the_grid_meets_all_regions_that_are_not_too_small(activation, widths):
-    model, resolution = network(1, widths=widths, activation=activation), 150
-    exact = plane_regions(model, *CORNERS)
-    drawn = region_map(model, *CORNERS, resolution)
+def assert_equal_on_a_grid(model, corners, resolution):
+    """Assert that polygons and the codes of a grid match one to one, but for small polygons."""
+    exact = plane_regions(model, *corners)
+    drawn = region_map(model, *corners, resolution)
     assert exact.certified and exact.extent == drawn.extent
     points, ids = grid(exact, resolution).flip(1), drawn.ids.flatten()
     owners = torch.full_like(ids, -1)
@@ -83,6 +82,48 @@ def test_the_grid_meets_all_regions_that_are_not_too_small(activation, widths):
     widest = [area(p) for i, p in enumerate(exact.polygons) if i not in set(pairs[:, 0].tolist())]
     assert max(widest, default=0) < 20 * step**2
     assert 0.8 * exact.count < drawn.count <= exact.count
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6", "hardtanh", "hardsigmoid"])
+@pytest.mark.parametrize("widths", [(20,), (7, 7, 7)])
+def test_the_grid_meets_all_regions_that_are_not_too_small(activation, widths):
+    assert_equal_on_a_grid(network(1, widths=widths, activation=activation), CORNERS, 150)
+
+
+@pytest.mark.parametrize(
+    ("constant", "areas"), [((0, 0), [1, 1.5, 1.5]), ((0.5, -1), [0.875, 0.875, 2.25])]
+)
+def test_a_window_has_a_cell_for_each_largest_input(constant, areas):
+    corners = torch.cat([CORNERS, torch.tensor(constant).double().expand(3, 2)], 1)
+    found = plane_regions(nn.MaxPool2d(2), *corners.view(3, 1, 2, 2), margin=0)
+    assert found.certified and sorted(round(area(p), 12) for p in found.polygons) == areas
+
+
+def test_rectified_ties_are_no_regions():
+    corners = torch.cat([CORNERS, -torch.ones(3, 2)], 1).view(3, 1, 2, 2)
+    model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))
+    found = plane_regions(model, *corners, margin=0)
+    assert sorted(round(area(p), 12) for p in found.polygons) == [0.5, 0.5, 1, 1, 1]
+    assert found.count == region_map(model, *corners, 51, margin=0).count == 5
+    assert region_map(model, *corners, 51, margin=0, layers=["0"]).count == 4
+
+
+def test_mirrored_inputs_of_a_window_are_equal_whatever_their_rounding():
+    corners = torch.empty(3, 1, 6, 6).double()
+    convolution = nn.Conv2d(1, 2, 3, bias=False).double()
+    for symmetric in (corners, convolution.weight.data):
+        symmetric[:] = gaussian(*symmetric.shape, seed=1)
+        symmetric += symmetric.flip(3)
+    assert_equal_on_a_grid(nn.Sequential(convolution, nn.MaxPool2d(4)), corners, 100)
+
+
+@pytest.mark.parametrize("pool_each", [False, True])
+def test_a_convnet_with_max_pooling(pool_each):
+    model = models.build("mnist_convnet", 0, channels=(2, 3), pool_each=pool_each)
+    images = torch.full((3, 1, 28, 28), -0.4)  # all windows of the background are tied
+    images[:, :, 8:20, 8:20] = gaussian(3, 1, 12, 12, dtype=torch.float32)
+    corners = images[:1] + 0.02 * (images - images[:1])
+    assert_equal_on_a_grid(model, corners, 100)
 
 
 def test_convolutions_and_the_given_polygon():
@@ -136,7 +177,6 @@ def test_a_map_of_some_layers_is_coarser():
 
 
 A, B, C = CORNERS
-POOL = {"model": nn.MaxPool2d(2)} | dict(zip("abc", gaussian(3, 1, 2, 2), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +187,6 @@ POOL = {"model": nn.MaxPool2d(2)} | dict(zip("abc", gaussian(3, 1, 2, 2), strict
         (region_map, {"c": C[:1]}, "a, b, c: expected one shape"),
         (region_map, {"model": network(0, inputs=3)}, "a: examples of shape"),
         (region_map, {"layers": ["act3"]}, "layers: found 'act3'; did you mean"),
-        (plane_regions, POOL, "is max pooling"),
     ],
 )
 def test_bad_input(function, options, message):

@@ -51,10 +51,10 @@ class RegionMap:
 class PlaneRegions:
     """All activation regions in a convex polygon on a plane.
 
-    `count` is the number of different activity codes of the pieces, `polygons` their corners
-    (corners, 2) float64, counter-clockwise, and `area_error` how far their areas are from adding up
-    to the polygon's, relative to it. `points` are as in `RegionMap`, and `extent` is the box around
-    the polygon.
+    `count` is the number of different activity codes of the pieces, with the largest inputs of max
+    pooling as in `OutputCurve`, `polygons` their corners (corners, 2) float64, counter-clockwise,
+    and `area_error` how far their areas are from adding up to the polygon's, relative to it.
+    `points` are as in `RegionMap`, and `extent` is the box around the polygon.
     """
 
     count: int
@@ -83,7 +83,8 @@ def region_map(
     """Return the activation regions on the plane through three inputs, on a grid, in float64.
 
     Two points have the same number if and only if every unit is in the same state (Novak et al.
-    2018, figure 3, draws the boundaries in between).
+    2018, figure 3, draws the boundaries in between) and every window of max pooling has the same
+    largest input, the first of those that are equal.
 
     Parameters
     ----------
@@ -96,7 +97,7 @@ def region_map(
     margin : float
         Left free around the three points on every side, in sizes of their box.
     layers : sequence of str, optional
-        Activation layers to look at, by default all.
+        Activation and max-pooling layers to look at, by default all.
 
     Examples
     --------
@@ -113,7 +114,7 @@ def region_map(
     plane, extent = plane_through(a, b, c, margin)
     with plain_evaluation(model):
         program = trace(model, plane.origin, torch.float64, "a")
-        names = program.activations
+        names = [*program.activations, *program.pools]
         chosen = names if layers is None else [as_choice(each, "layers", names) for each in layers]
         plane = plane.to(program.device)
         steps = (torch.arange(resolution, device=program.device).double() + 0.5) / resolution
@@ -121,9 +122,9 @@ def region_map(
         different, numbers = [], []  # codes of every chunk, and which of them its points have
         for chunk in torch.cartesian_prod(y, x).flip(1).split(program.rows(memory)):
             codes = [torch.zeros(len(chunk), 1, dtype=torch.int64, device=chunk.device)]
-            for step, states in program.states(plane.inputs(chunk)):
+            for step, states in program.codes(plane.inputs(chunk)):
                 if step.name in chosen:
-                    codes.append(pack(states, len(step.pieces)))
+                    codes.append(pack(states, step.choices))
             unique, number = torch.cat(codes, 1).unique(dim=0, return_inverse=True)
             different.append(unique)
             numbers.append(number)
@@ -148,13 +149,14 @@ def plane_regions(
 
     Exactly, in float64: the polygon is cut along every unit's boundary, a straight line in each
     piece that the layers before have cut it into (Hanin and Rolnick 2019, figures of regions in a
-    plane). Their number grows with the square of that of neurons: for small networks. The cuts are
-    made on the CPU, wherever the model is.
+    plane), and by max pooling into a cell for each input that is the largest somewhere. Their
+    number grows with the square of that of neurons: for small networks. The cuts are made on the
+    CPU, wherever the model is.
 
     Parameters
     ----------
     model, a, b, c, margin, memory
-        As in `region_map`, but max pooling is a ValueError.
+        As in `region_map`.
     polygon : (corners, 2) tensor or array, optional
         Convex, in the plane's coordinates, in which `RegionMap` has the points. By default the
         rectangle that `region_map` draws.
@@ -180,9 +182,6 @@ def plane_regions(
         extent = box(corners.amin(0), corners.amax(0))
     with plain_evaluation(model):
         program = trace(model, plane.origin, torch.float64, "a")
-        if program.pools:
-            found = f"{program.pools[0]!r} is max pooling"
-            raise ValueError(f"model: {found}; expected none on a plane")
         plane, corners = plane.to(program.device), corners.cpu()
         middle = corners.new_tensor([extent[0] + extent[1], extent[2] + extent[3]]) / 2
         half = corners.new_tensor([extent[1] - extent[0], extent[3] - extent[2]]) / 2

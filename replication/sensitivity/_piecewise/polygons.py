@@ -1,7 +1,8 @@
 """A plane through three inputs, and a convex polygon on it, cut by every unit's kinks.
 
 In each piece all units are affine, u x + v y + w, and so are those of the next layer once the piece
-is cut where one of them crosses a kink. Pieces stay convex.
+is cut where one of them crosses a kink, or where another input becomes the largest of a window of
+max pooling. Pieces stay convex.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from replication.sensitivity._piecewise.program import (
     ROUNDING,
     Activation,
     Affine,
+    MaxPool,
     Program,
     after,
 )
@@ -90,7 +92,7 @@ class Polygons:
     """Convex polygons: `number` (n,) of `corners` (n, most, 2), counter-clockwise.
 
     The last corner is repeated where there are fewer than most. `codes` (n, words) are the states
-    of all units so far, packed.
+    of all units and windows so far, packed.
     """
 
     corners: Tensor
@@ -116,7 +118,7 @@ class Polygons:
 
 def pack(states: Tensor, count: int) -> Tensor:
     """Return states (rows, units), of which there are `count`, as integers (rows, words)."""
-    bits = states > 0 if count == 2 else torch.cat([states > 0, states > 1], 1)
+    bits = torch.cat([states > state for state in range(max(1, count - 1))], 1)
     words = -(-bits.shape[1] // 62)
     padded = bits.new_zeros(len(bits), 62 * words)
     padded[:, : bits.shape[1]] = bits
@@ -127,10 +129,10 @@ def pack(states: Tensor, count: int) -> Tensor:
 def pieces_of(
     program: Program, polygons: Polygons, live: dict[int, Planes], limit: int, first: int = 0
 ) -> Iterator[Polygons]:
-    """Yield the pieces of polygons in [-1, 1]^2 in which no unit changes state.
+    """Yield the pieces of polygons in [-1, 1]^2 in which no unit or window changes state.
 
-    By the steps from number `first` on, affine or activations, of which `live` has all slots that
-    they read; `limit` polygons at a time. Polygons are on the CPU, what `live` has on any device.
+    By the steps from number `first` on, of which `live` has all slots that they read; `limit`
+    polygons at a time. Polygons are on the CPU, what `live` has on any device.
     """
     for index in range(first, len(program.steps)):
         step = program.steps[index]
@@ -141,17 +143,26 @@ def pieces_of(
             value = torch.cat([moved.unflatten(0, (-1, 2)), constant[:, None]], 1)
             live = after(live, step, (value, torch.stack(sizes).amax(0)))
             continue
-        assert isinstance(step, Activation)  # `plane_regions` refuses pools
         z, size = live[step.sources[0]]
-        pieces, parent, states = _cut(step, polygons, z.flatten(2), size)
-        largest = z.flatten(2).abs().sum(1).amax(1)
+        shape = step.forward(z[:1, 2]).shape[1:]
+        if isinstance(step, Activation):
+            z = z.flatten(2)
+            pieces, parent, states = _cut(step, polygons, z, size)
+            size = z.abs().sum(1).amax(1)
+        else:
+            z = _inputs(step, z)
+            pieces, parent, states = _cells(step, polygons, z, size)
         for block in torch.arange(len(pieces)).split(limit):
-            origin = parent[block].to(z.device)
+            origin, state = parent[block].to(z.device), states[block].to(z.device)
             inside = {slot: (value[origin], terms[origin]) for slot, (value, terms) in live.items()}
-            slope, intercept = step.coefficients(states[block].to(z.device))
-            value = z.flatten(2)[origin] * slope[:, None]
-            value[:, 2] += intercept
-            inside = after(inside, step, (value.view(-1, *z.shape[1:]), largest[origin]))
+            if isinstance(step, Activation):
+                slope, intercept = step.coefficients(state)
+                value = z[origin] * slope[:, None]
+                value[:, 2] += intercept
+            else:
+                chosen = state[:, None, :, None].expand(-1, 3, -1, 1)
+                value = z[origin].gather(3, chosen)
+            inside = after(inside, step, (value.view(-1, 3, *shape), size[origin]))
             yield from pieces_of(program, pieces[block], inside, limit, index + 1)
         return
     yield polygons
@@ -195,8 +206,52 @@ def _cut(
             lower[:, unit] = number
             states = torch.cat([states, lower])
             states[split, unit] = number + 1
-    codes = torch.cat([pieces.codes, pack(states, len(step.pieces))], 1)
+    codes = torch.cat([pieces.codes, pack(states, step.choices)], 1)
     return Polygons(pieces.corners, pieces.number, codes), parent, states
+
+
+def _cells(
+    step: MaxPool, polygons: Polygons, z: Tensor, size: Tensor
+) -> tuple[Polygons, Tensor, Tensor]:
+    """Return the same for max pooling: the state of a window is the number of its largest input.
+
+    From the coefficients z (polygons, 3, W, k). Of inputs that are equal in all of a piece it is
+    the first one. A polygon is replaced by one cell, which is convex, for each input that is the
+    largest somewhere in it.
+    """
+    parent = torch.arange(len(polygons))
+    slack = ROUNDING * torch.finfo(z.dtype).eps * (torch.outer(size, step.scale) + step.offset)
+    slack, z = slack.cpu(), z.cpu()
+    heights = torch.einsum("pcwk,pmc->pmwk", z[:, :2], polygons.corners) + z[:, None, 2]
+    everywhere = (heights >= (heights.amax(3) - slack[:, None])[..., None]).all(1)
+    pieces, states = polygons, everywhere.byte().argmax(2)
+    crossed = ~everywhere.any(2)
+    for window in crossed.any(0).nonzero()[:, 0].tolist():
+        whole = crossed[parent, window].nonzero()[:, 0].repeat_interleave(z.shape[3])
+        state = torch.arange(z.shape[3]).repeat(len(whole) // z.shape[3])
+        cells = pieces[whole]
+        for other in range(z.shape[3]):
+            origin = parent[whole]
+            lead = z[origin, :, window, state] - z[origin, :, window, other]
+            height = (cells.corners * lead[:, None, :2]).sum(2) + lead[:, 2:]
+            height = height.where(height.abs() > slack[origin, window, None], 0)
+            kept = (height.amax(1) > 0) | ((height.amin(1) == 0) & (state <= other))
+            whole, state, cells = whole[kept], state[kept], _part(cells[kept], height[kept])
+        more = whole == whole.roll(1)  # cells of one polygon follow one another
+        more[0] = False
+        pieces = _replaced(pieces, whole[~more], cells[~more], cells[more])
+        new = states[whole[more]]
+        new[:, window], states[whole[~more], window] = state[more], state[~more]
+        states, parent = torch.cat([states, new]), torch.cat([parent, parent[whole[more]]])
+    codes = torch.cat([pieces.codes, pack(states, step.choices)], 1)
+    return Polygons(pieces.corners, pieces.number, codes), parent, states
+
+
+def _inputs(step: MaxPool, z: Tensor) -> Tensor:
+    """Return coefficients z (polygons, 3, ...) by windows, (polygons, 3, W, k)."""
+    lines = step.candidates(z.flatten(0, 1)).unflatten(0, (-1, 3))
+    lines[:, :2].masked_fill_(step.windows == z[0, 0].numel(), 0)  # the filler is low everywhere
+    return lines
 
 
 def _part(polygons: Polygons, height: Tensor) -> Polygons:

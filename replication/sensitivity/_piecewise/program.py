@@ -55,6 +55,11 @@ class Activation(Step):
     scale: Tensor = UNKNOWN
     offset: Tensor = UNKNOWN
 
+    @property
+    def choices(self) -> int:
+        """How many states there are."""
+        return len(self.pieces)
+
     def behind(self, z: Tensor, number: int) -> Tensor:
         """Return whether units are behind a threshold; on the second they are, on the first not."""
         threshold = self.thresholds[number]
@@ -92,6 +97,11 @@ class MaxPool(Step):
     scale: Tensor = UNKNOWN
     offset: Tensor = UNKNOWN
 
+    @property
+    def choices(self) -> int:
+        """How many states a window has: the numbers of its inputs."""
+        return self.windows.shape[1]
+
     def candidates(self, x: Tensor) -> Tensor:
         """Return the input (rows, ...) by windows, (rows, W, k), a low number as filler."""
         filler = x.new_full((len(x), 1), -torch.finfo(x.dtype).max / 4)
@@ -102,6 +112,13 @@ class MaxPool(Step):
         rounding = ROUNDING * torch.finfo(candidates.dtype).eps
         slack = rounding * torch.addcmul(self.offset, magnitude[:, None], self.scale)
         return candidates >= (candidates.amax(2) - slack)[..., None]
+
+    def states(self, x: Tensor, magnitude: Tensor) -> Tensor:
+        """Return which input of x (rows, ...) is the largest of each window, the first of equals.
+
+        Equal up to rounding, as of two that are the same function either may come out larger.
+        """
+        return self.attains(self.candidates(x), magnitude).byte().argmax(2)
 
 
 AnyStep = Affine | Activation | MaxPool
@@ -159,3 +176,16 @@ class Program:
             if isinstance(step, Activation):
                 yield step, step.states(inputs[0].flatten(1))
             live = after(live, step, step.forward(*inputs))
+
+    def codes(self, x: Tensor) -> Iterator[tuple[Activation | MaxPool, Tensor]]:
+        """Yield as `states` does, and max pooling with the states (n, W) of its windows."""
+        live = {0: (x, x.flatten(1).abs().amax(1))}
+        for step in self.steps:
+            values, sizes = zip(*[live[slot] for slot in step.sources], strict=True)
+            size = torch.stack(sizes).amax(0)
+            if isinstance(step, Activation):
+                yield step, step.states(values[0].flatten(1))
+                size = values[0].flatten(1).abs().amax(1)
+            elif isinstance(step, MaxPool):
+                yield step, step.states(values[0], size)
+            live = after(live, step, (step.forward(*values), size))

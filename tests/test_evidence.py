@@ -100,7 +100,12 @@ def test_evidence_grows_by_what_another_machine_or_profile_has_measured():
         paths.runs().rename(paths.data() / f"elsewhere{number}")
     for experiments in both:
         assert papers.results(experiments, NAME, "full").loc["values"].seed.nunique() == 2
-    assert _evidence.collect(NAME, plan(4)).loc["measure", "results"] == 4
+    path = paths.evidence() / NAME / "measure.parquet"
+    before = path.read_bytes()
+    for order in (specs, specs[::-1]):
+        experiments = {"values": papers.Experiment(measure, order)}
+        assert _evidence.collect(NAME, experiments).loc["measure", "results"] == 4
+        assert path.read_bytes() == before
 
 
 def test_a_result_that_comes_again_and_one_that_does_not(monkeypatch, capsys):

@@ -56,7 +56,7 @@ def collect(
         counts["rows"] += len(table)
     wanted = {_store.key(fn.__name__, code, spec) for spec in specs}
     tables += [t for key, t in before.items() if key not in wanted and t["code"][0].as_py() == code]
-    if tables and tables != list(before.values()):
+    if tables and {t["key"][0].as_py(): t for t in tables} != before:  # in whatever order
         with atomic(path) as temporary:
             whole = pa.concat_tables(tables, promote_options="permissive")
             pq.write_table(whole, temporary, compression="zstd", compression_level=15)

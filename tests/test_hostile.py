@@ -105,8 +105,10 @@ def sources():
 
 
 def test_nothing_here_unpickles():
-    found = {(path.name, door) for path, text in sources() for door in doors(text)}
-    assert found == set()
+    # One file of a published package is read, with torch's reader that runs no code.
+    safe = 'torch.load(files[0], map_location="cpu", weights_only=True)'
+    texts = ((path, text.replace(safe, "None")) for path, text in sources())
+    assert {(path.name, door) for path, text in texts for door in doors(text)} == set()
     assert len(list(sources())) > 100
 
 

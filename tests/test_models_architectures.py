@@ -33,7 +33,6 @@ COUNTS = [
     ("plain", {}, 1_372_234),
     ("svcca_convnet", {}, 2_335_786),
     ("resnet", {"depth": 20}, 269_722),
-    ("resnet18", {}, 11_173_962),
     ("row_lstm", {}, 214_282),
     ("row_lstm", {"units": 6, "layers": 3, "channels": 3, "size": 10}, 1_654),
     ("vit", {}, 208_970),

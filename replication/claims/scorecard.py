@@ -124,15 +124,16 @@ def _line(
     row: Mapping[str, Any], axis: str, corrections: Sequence[float], history: Sequence[str]
 ) -> list[str]:
     """Return the cells of one claim."""
+    status = row["status"]
     if row["profile"] not in EVIDENCE:
-        history = history[:1]
+        history, status = history[:1], "exploratory"
     evidence = [f"fidelity {row['fidelity']}", f"{row['units']} unit{'s' * (row['units'] != 1)}"]
     evidence += [row["profile"], row["dataset"] * (row["dataset"] not in row["scale"])]
     same = f", restates {row['restates']}" if row["restates"] else ""
     numbers = [] if row["p"] is None else [row["p"], *corrections]
     return [
         _cell(row["id"]),
-        _cell(row["statement"], f"{row['kind']}, {row['status']}{same}", row["figure"]),
+        _cell(row["statement"], f"{row['kind']}, {status}{same}", row["figure"]),
         _cell(row["paper_value"]),
         _cell(claims.ours(row), row["note"]),
         f"![]({axis})",

@@ -10,6 +10,7 @@ import copy
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
 
@@ -333,6 +334,7 @@ CLAIMS = (
     *_chosen("G3", "G4", LABELS, _FITS),
     *_chosen("G5", "G6", RECIPES, _DIFFER),
 )
+CLAIMS = tuple(replace(claim, status="confirmatory") for claim in CLAIMS)  # rules came first
 
 
 def statistics(table: pd.DataFrame) -> dict[str, list]:

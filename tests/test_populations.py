@@ -133,6 +133,31 @@ def test_a_mapped_member_is_the_network_trained_alone(options, monkeypatch):
     assert_as_alone(specs, monkeypatch)
 
 
+@pytest.mark.parametrize(
+    "how, model",
+    [
+        ("products", MLP),
+        ("products", MLP | {"batch_norm": True, "dropout": 0.3, "bias": False}),
+        ("vmap", {"batch_norm": False}),
+        ("vmap", {}),
+    ],
+)
+def test_members_in_bfloat16_are_trained_in_bfloat16(how, model, monkeypatch):
+    name = "mlp" if how == "products" else "convnet"
+    shared = {"model": name, "model_options": model, "dtype": "float32", "epochs": 8}
+    specs = [make(**shared, precision="bfloat16", seed=seed) for seed in (1, 2)]
+    alone, whole = [fit(s) for s in specs], fit(make(**shared, seed=1))
+    forbid_steps(monkeypatch)
+    monkeypatch.setattr(programs, "strategy", lambda *_: how)
+    monkeypatch.setattr(programs, "members_at_once", lambda *_: 2)
+    start, alone, whole, member = (
+        torch.cat([value.flatten() for value in run.state(epoch).values()])
+        for run, epoch in ((alone[0], 0), (alone[0], 8), (whole, 8), (population(specs)[0], 8))
+    )
+    assert (member - whole).norm() > (alone - whole).norm() / 5  # mapped, biases are float32
+    assert (member - alone).norm() < 0.02 * (alone - start).norm()
+
+
 VARIED = [
     {"epochs": 9.4, "evaluate_every": 2},
     {"epochs": 6, "evaluate_every": 0.2, "evaluation_images": 20},

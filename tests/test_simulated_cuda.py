@@ -211,12 +211,13 @@ def test_the_host_does_not_wait_in_a_loop(function, arguments, loop, lengths):
 
 @there
 @pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("how", [training.fit, training.fit_population])
-def test_training_waits_and_sends_random_draws_and_rates_once_an_epoch(how):
+def test_training_waits_and_sends_random_draws_and_rates_once_an_epoch(how, precision):
     counts = []
     for size in (40, 8):  # of a minibatch
         with simulated_cuda.counted() as found:
-            trained(how, size)
+            trained(how, size, precision=precision)
         counts.append([found.waits])
         with simulated_cuda.counted() as found:
             options = {"weight_decay": 1e-3}

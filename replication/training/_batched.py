@@ -132,6 +132,8 @@ def forward(
 def _normalised(
     name: str, layer: nn.BatchNorm1d, weights: Mapping[str, Tensor], x: Tensor, training: bool
 ) -> Tensor:
+    given = x.dtype  # bfloat16 under autocast, of which statistics are taken in float32
+    x = x.to(weights[f"{name}.running_mean"].dtype)
     if training:
         assert layer.momentum is not None  # as `_are_all` has it
         examples = x.shape[1]
@@ -147,7 +149,7 @@ def _normalised(
     x = (x - mean) * torch.rsqrt(variance + layer.eps)
     if layer.affine:
         x = x * weights[f"{name}.weight"][:, None] + weights[f"{name}.bias"][:, None]
-    return x
+    return x.to(given)
 
 
 class _Masked(nn.Module):

@@ -34,7 +34,7 @@ def fit_population(
 ) -> list[Run]:
     """Train the networks that `specs` describe on `split`, those that can be as one program.
 
-    Networks that share architecture, optimiser, batch size and dtype are trained as one; seed,
+    Networks that share architecture, optimiser, batch size and precision are trained as one; seed,
     labels, learning rate and its schedule, weight decay, augmentation, length and stopping rule are
     each network's own. Where that is no faster, one follows another. A network is what `fit` makes
     of its specification, but for rounding.
@@ -101,8 +101,9 @@ def members_at_once(model: nn.Module, spec: Spec, members: int, device: torch.de
         known = _batched.has_rule(optimizer(model.parameters(), lr=1, **spec.optimizer_options))
     except (TypeError, ValueError):
         known = False  # the member says what is wrong with its options
-    alone = not known or spec.precision != "float32" or spec.freeze
-    if alone or strategy(model, members, device) == "solo":
+    # On a CPU bfloat16 pays where the arithmetic is long, and there one follows another anyway.
+    short = spec.precision != "float32" and device.type == "cpu"
+    if not known or short or spec.freeze or strategy(model, members, device) == "solo":
         return 1
     weights = sum(parameter.numel() for parameter in model.parameters())
     # On a CPU, what a step goes through (weights, gradients, state) should fit the cache.
@@ -252,7 +253,8 @@ def _train(
     if how == "vmap":
         masked = _batched.with_masks(new_model(members[0].spec, device))
         program = partial(_batched.vmapped, masked)
-    by_hand = how == "products" and _batched.has_gradients(model)
+    half = members[0].training.precision == "bfloat16"
+    by_hand = how == "products" and not half and _batched.has_gradients(model)
     kept = time.monotonic()
     with deterministic():
         while True:
@@ -293,8 +295,11 @@ def _advance(
         gradients = _batched.gradients(model, stack.weights, images, labels, masks)
     else:
         leaves = {name: weight.detach().requires_grad_() for name, weight in trained.items()}
-        logits = program({**stack.weights, **leaves}, images, masks, True)
-        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+        half = first.precision == "bfloat16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+            logits = program({**stack.weights, **leaves}, images, masks, True)
+        logits = logits.to(images.dtype).flatten(0, 1)
+        losses = F.cross_entropy(logits, labels.flatten(), reduction="sum")
         by_leaf = torch.autograd.grad(losses / labels.shape[1], list(leaves.values()))
         gradients = dict(zip(leaves, by_leaf, strict=True))
     groups = [training.optimizer.param_groups[0] for training in stack.trainings]

@@ -243,10 +243,12 @@ def test_pairs_and_population_are_planned_as_the_protocol_has_them():
     base, *others = specs[: len(paper.CHANGES)]
     apart = [{k for k in base if base[k] != spec[k]} - {"training", "factor"} for spec in others]
     assert apart == [{"labels"}, {"augmented"}, {"activation"}, {"batch", "steps", "at"}]
-    assert len({s["seed"] for s in specs}) == len(specs) / len(paper.CHANGES) >= paper.PAIRS
+    by_factor = pd.DataFrame(specs).groupby("factor").seed.agg(["count", "nunique"])
+    assert (by_factor["count"] == by_factor["nunique"]).all()  # a pair has a seed of its own
+    assert by_factor["count"].min() >= paper.PAIRS
     many = experiments["population"].specs
-    assert all(paper.work(spec) <= 5e13 for spec in many)
-    assert sum(s["labels"] == TRUE for s in many) == 300
+    assert all(paper.work(spec) <= 1e13 for spec in many)
+    assert sum(s["labels"] == TRUE for s in many) == 0.9 * len(many)
     assert {s["activation"] for s in many} == set(paper.CHOICES["activation"])
 
 

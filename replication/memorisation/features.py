@@ -126,10 +126,9 @@ def gabor_features(
         waves = [phase.cos(), phase.sin()]
         waves = [window * (w - (window * w).sum((1, 2), keepdim=True)) for w in waves]
         weight = torch.cat(waves)[:, None].to(grey)
-        with full_precision():
-            maps = [F.conv2d(part, weight, padding=reach) for part in grey.split(1000)]
-        for part in maps:
-            real, imaginary = part.chunk(2, 1)
+        for part in grey.split(1000):  # the maps of all images would take gigabytes
+            with full_precision():
+                real, imaginary = F.conv2d(part, weight, padding=reach).chunk(2, 1)
             found.append(F.adaptive_avg_pool2d(torch.hypot(real, imaginary), grid).flatten(1))
     pieces = len(found) // len(wavelengths)
     rows = [torch.cat(found[i * pieces : (i + 1) * pieces]) for i in range(len(wavelengths))]

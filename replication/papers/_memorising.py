@@ -108,7 +108,8 @@ def named_net(
     seen = [float(e) for e in net.pop("seen")]
     if curve:
         points = round(math.log2(steps * epochs) * curve) + 1
-        seen = sorted({round(2 ** (k / curve)) / steps for k in range(points)})
+        first = 4 * curve if steps > 100 else 0  # the first 16 of many steps change nothing
+        seen = sorted({round(2 ** (k / curve)) / steps for k in range(first, points)})
     clean = net["level"] == 0 and not corrupted and stop == ENOUGH
     net["training"] = {
         "model": {ALEXNET: "small_alexnet", INCEPTION: "small_inception"}.get(name, "mlp"),

@@ -43,11 +43,12 @@ def network_spec(
 ) -> dict:
     """Return a network's settings; ``training`` is all of what `training.Spec` takes.
 
-    `choice` may have activation, optimizer, rate, batch, labels, augmented, and ``at``, the steps
-    after which the weights are kept besides the last.
+    `choice` may have activation, optimizer, rate, schedule, batch, labels, augmented, ``at``, the
+    steps after which the weights are kept besides the last, and ``rows``, of the history.
     """
     usual: dict[str, Any] = {"activation": "relu", "optimizer": "momentum", "rate": 0.005}
-    own = usual | {"batch": 128, "labels": TRUE, "augmented": False, "at": [steps]} | choice
+    own = usual | {"batch": 128, "labels": TRUE, "augmented": False, "at": [steps]}
+    own |= {"schedule": "constant", "rows": 1} | choice
     own["batch"] = min(own["batch"], images[0])
     inputs, epoch = 3072 if "cifar" in name else 784, math.ceil(images[0] / own["batch"])
     options = {"inputs": inputs, "widths": [width] * depth, "activation": own["activation"]}
@@ -58,9 +59,10 @@ def network_spec(
         "optimizer": kind,
         "optimizer_options": details,
         "learning_rate": own["rate"],
+        "schedule": own["schedule"],
         "batch_size": own["batch"],
         "epochs": steps / epoch,
-        "evaluate_every": steps / epoch,
+        "evaluate_every": steps / epoch / own["rows"],
         "checkpoints": [step / epoch for step in own["at"]],
         "label_corruption": float(own["labels"] == RANDOM),
         "augment": AUGMENT if own["augmented"] else {},

@@ -48,6 +48,8 @@ def training_spec(own: Mapping) -> training.Spec:
     options = {"batch_norm": own["batch_norm"], "dropout": own["dropout"]}
     options |= {k: own[k] for k in ("width", "channels") if "channels" in own}
     options |= {} if "channels" in own else {"widths": [own["width"]] * 2}
+    if "channels" in own and not own["batch_norm"]:  # torch's own leaves 11 such layers without
+        options["init"] = "he"  # a gradient: logits of images differ by 3e-6 at the start
     epochs, readings = own["epochs"], own["readings"]
     return training.Spec(
         model=own["model"],
@@ -61,7 +63,9 @@ def training_spec(own: Mapping) -> training.Spec:
         keep_marginal=True,
         checkpoints=tuple(i / readings for i in range(readings * epochs + 1) if readings),
         stop_at_train_accuracy=own["stop"],
-        evaluate_every=max(1, epochs // 60) if own["stop"] else epochs,
+        evaluate_every=max(1, epochs // (20 if "channels" in own else 60))
+        if own["stop"]
+        else epochs,
         evaluation_images=own["evaluated"],
         seed=own["seed"],
         precision=own["precision"],
@@ -120,7 +124,7 @@ def ablate(spec: Mapping, device: str = "auto") -> dict:
 
     Its accuracies and losses at epoch `at` (None: the last), ``auc`` and the curve (``share``,
     ``accuracy``) clamped to 0; with `means` also to means; with `noise`, variances over a unit's
-    own, the accuracy at each. No curve of a network that diverged.
+    own, the accuracy at each, on the units of all layers. No curve of a network that diverged.
     """
     own, split = spec["net"], split_of(spec["net"], device)
     run, layers = network(own, device), ablated_layers(own)
@@ -142,7 +146,8 @@ def ablate(spec: Mapping, device: str = "auto") -> dict:
         row |= {"share": (curve.counts / curve.counts[-1]).tolist()}
     if spec["noise"]:
         options = spec["noise"], spec["draws"], own["seed"], "variance"
-        noisy = directions.noise_curve(model, shown, labels, layers, *options).accuracy
+        every = [name for name, _ in model.named_children() if name.startswith("act")]
+        noisy = directions.noise_curve(model, shown, labels, every, *options).accuracy
         row |= {"noisy": noisy.mean(0).tolist(), "noise_mean": noisy.mean().item()}
     return row
 

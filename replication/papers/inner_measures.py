@@ -90,7 +90,7 @@ def architectures(scale: Mapping) -> dict[str, tuple[str, str, dict]]:
         "MLP on MNIST": ("mnist", "mlp", {"inputs": 784, "widths": 2 * [units]}),
         "convnet on MNIST": ("mnist", "mnist_convnet", {"channels": maps}),
         "MLP on CIFAR-10": ("cifar10", "mlp", {"inputs": 3072, "widths": 2 * [units]}),
-        "Tiny-10 on CIFAR-10": ("cifar10", "tiny10", {"width": 0.25}),
+        "convnet on CIFAR-10": ("cifar10", "morcos_convnet", {"width": 1 / 8}),
     }
 
 
@@ -292,7 +292,10 @@ def held_out(found: pd.DataFrame, measures: Sequence[str]) -> pd.Series:
 
 _THIRD = (1 / 3, "ours: two pairs of networks in order for each that is not", "sign")
 _FITS = Gate("share of networks on corrupted labels that fitted them", least=0.8)
-_DIFFER = Gate("range of the gap over recipes, mean of architectures and seeds", least=0.02)
+_DIFFER = Gate(
+    "range of the gap over recipes that fit, mean of architectures and seeds", least=0.02
+)
+_ROOM = Gate("share of architectures and seeds whose best baseline has tau below 1", least=0.5)
 _TAU = "Kendall's tau with minus the gap, by architecture and seed"
 
 
@@ -300,7 +303,7 @@ def _each(arm: str) -> tuple[Rule, ...]:
     return tuple(Rule(f"{name}, {arm}: {_TAU}", *_THIRD) for name in INNER)
 
 
-def _chosen(best: str, better: str, arm: str, gate: Gate) -> tuple[Claim, Claim]:
+def _chosen(best: str, better: str, arm: str, gate: Gate, room: Gate) -> tuple[Claim, Claim]:
     """Return the two claims on measures that are chosen on other architectures."""
     return (
         Claim(
@@ -312,7 +315,8 @@ def _chosen(best: str, better: str, arm: str, gate: Gate) -> tuple[Claim, Claim]
         Claim(
             *(better, "ours", f"Inner measures order {arm} better than baselines do"),
             Rule(f"the same, of the inner measure minus of the baseline, {arm}", test="sign"),
-            gate=gate,
+            gate=room,
+            corrected="" if room is gate else "a baseline at tau 1 leaves nothing to be better at",
             why="norms and steps may tell it all; measures at equal steps would test it",
         ),
     )
@@ -331,10 +335,12 @@ CLAIMS = (
         gate=_DIFFER,
         why="recipes differ little in their gap; more images or a wider grid would test it",
     ),
-    *_chosen("G3", "G4", LABELS, _FITS),
-    *_chosen("G5", "G6", RECIPES, _DIFFER),
+    *_chosen("G3", "G4", LABELS, _FITS, _ROOM),
+    *_chosen("G5", "G6", RECIPES, _DIFFER, _DIFFER),
 )
-CLAIMS = tuple(replace(claim, status="confirmatory") for claim in CLAIMS)  # rules came first
+CLAIMS = tuple(  # of these two the rules came first
+    replace(claim, status="confirmatory") if claim.id in ("G1", "G3") else claim for claim in CLAIMS
+)
 
 
 def statistics(table: pd.DataFrame) -> dict[str, list]:
@@ -356,11 +362,16 @@ def statistics(table: pd.DataFrame) -> dict[str, list]:
 
 def gates(table: pd.DataFrame) -> dict[str, float]:
     """Return what the gates of the claims look at."""
-    share = differ = math.nan
+    share = differ = room = math.nan
     if LABELS in table.index:
         share = float((table.loc[LABELS].train_accuracy >= FITTED).mean())
+        found = taus(table)
+        base = held_out(found[found.arm == LABELS], [*BASELINES])
+        room = float((base < 1).mean()) if len(base) else math.nan
     if RECIPES in table.index:
         own = table.loc[RECIPES]
+        own = own[own.train_accuracy >= FITTED]
         gaps = own.gap.groupby([own.architecture, own.net.map(lambda net: net["seed"])])
         differ = float((gaps.max() - gaps.min()).mean())
-    return dict.fromkeys(("G1", "G3", "G4"), share) | dict.fromkeys(("G2", "G5", "G6"), differ)
+    known = dict.fromkeys(("G1", "G3"), share) | dict.fromkeys(("G2", "G5", "G6"), differ)
+    return known | {"G4": room}

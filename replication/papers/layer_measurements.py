@@ -139,8 +139,10 @@ def stages(scale: Mapping) -> list[int]:
 def solved(scale: Mapping, dataset: str) -> list[dict]:
     """Return networks of one hidden layer: all layers by SGD or full batches, or the last alone."""
     (images, _), steps, nets = scale["images"], scale["steps"], []
-    for seed, width, method in product(range(scale["seeds"]), scale["widths"], METHODS):
-        if method != FULL or width == FULL_BATCH:
+    widths = [*scale["widths"], *scale["features"]]
+    for seed, width, method in product(range(scale["seeds"]), widths, METHODS):
+        asked = width == FULL_BATCH if method == FULL else width in scale["widths"]
+        if asked or method == LAST:
             batch = images if method == FULL else _batch(images)
             an_epoch = -(-images // batch)
             kept = sorted({round(2 ** (k / 2)) for k in range(2 * int(math.log2(steps)) + 1)})

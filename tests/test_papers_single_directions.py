@@ -187,6 +187,17 @@ def test_a_part_of_the_measurements_decides_what_it_can(name):
     assert known == expected - {"S6"}  # which needs two of them
 
 
+def test_c2_stands_beside_on_the_other_data_sets():
+    rows = world()["ordered"].assign(data="cifar10")
+    found = paper.second_cases({"ordered elsewhere": rows})
+    means = [np.mean(part) for part in paper.statistics({"ordered": rows})["C2"]]
+    assert found.claim.tolist() == 4 * ["C2"] and found.value.tolist() == pytest.approx(means)
+    nets = [spec["net"] for spec in paper.plan("full")["ordered elsewhere"].specs]
+    assert {net["data"] for net in nets} == {"fashion_mnist", "cifar10"}
+    recipe = measured.training_spec(nets[-1])
+    assert models.build(recipe.model, **recipe.model_options).fc1.in_features == 3072
+
+
 def test_columns_of_other_experiments_leave_types_as_they_were():
     net = {"seed": 0, "images": [60, 60]}
     parts = {

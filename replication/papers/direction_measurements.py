@@ -48,6 +48,7 @@ def training_spec(own: Mapping) -> training.Spec:
     options = {"batch_norm": own["batch_norm"], "dropout": own["dropout"]}
     options |= {k: own[k] for k in ("width", "channels") if "channels" in own}
     options |= {} if "channels" in own else {"widths": [own["width"]] * 2}
+    options |= {"inputs": own["inputs"]} if "inputs" in own else {}
     if "channels" in own and not own["batch_norm"]:  # torch's own leaves 11 such layers without
         options["init"] = "he"  # a gradient: logits of images differ by 3e-6 at the start
     epochs, readings = own["epochs"], own["readings"]

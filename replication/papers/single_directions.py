@@ -165,6 +165,12 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
     narrow = nets("units", digits, {})
     add("units", units, "units", narrow, tested=scales["reading"]["tested"])
     add("ordered", ordered, "units", narrow, tested=scales["reading"]["tested"], **reading)
+    if not small and dataset == "auto":  # Amjad et al. take three data sets
+        others = nets("units", {"data": "fashion_mnist"}, {})
+        colours = {"data": "cifar10", "inputs": 3072}  # as many as so narrow networks can fit
+        others += nets("units", colours, {}, images=[10_000, 10_000])
+        how = {"tested": scales["reading"]["tested"]} | reading
+        add("ordered elsewhere", ordered, "units", others, **how)
     often = scales["training"]["readings"]
     followed = {"readings": often, "evaluated": min(10_000, scales["training"]["images"][0])}
     ablations("training", "training", nets("training", digits, {}, schedule="constant", **followed))
@@ -467,6 +473,10 @@ def second_cases(groups: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     if "units" in groups:
         by_seed = [unit_statistics(own)["C1"] for _, own in fitted(groups["units"]).groupby("seed")]
         found |= {("C1", "MLP"): [first for first, _ in by_seed]}
+    if "ordered elsewhere" in groups:
+        for name, rows in fitted(groups["ordered elsewhere"]).groupby("data"):
+            parts = parts_by_seed(rows, layered, 4)
+            found |= {("C2", f"{name}, part {i}"): part for i, part in enumerate(parts, 1)}
     if "convnet dropout" in groups:
         parts = parts_by_seed(groups["convnet dropout"], dropout_statistics, 4)
         found |= {("S5", f"convnet, part {i}"): part for i, part in enumerate(parts[:3], 1)}

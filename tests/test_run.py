@@ -127,6 +127,17 @@ def test_networks_come_one_after_the_other_with_all_that_is_measured_of_each():
     assert [len(part["d"].specs) for part in _run.stages(several, 1)] == [2, 2, 1]
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_where_specs_name_no_network_experiments_come_one_after_the_other(at_once):
+    seeds = [{"seed": seed} for seed in range(4)]
+    specs = {"networks": seeds, "pairs": [{"of": 4, "on": part} for part in "ab"], "more": seeds}
+    plan = {title: Experiment(len, own) for title, own in specs.items()}
+    found = [
+        (t, s) for part in _run.stages(plan, at_once) for t, e in part.items() for s in e.specs
+    ]
+    assert found == [(title, spec) for title, own in specs.items() for spec in own]
+
+
 @pytest.mark.slow
 def test_workers_keep_networks_in_training_where_the_run_says(start, tmp_path):
     paper = tmp_path / "made_up_paper.py"

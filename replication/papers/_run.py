@@ -1,9 +1,10 @@
 """``python -m replication run``: what notebooks train and measure, without Jupyter.
 
 Network after network is trained and measured in full, so that a machine that is lost takes little
-with it. All results are kept below ``data/runs/``, one small file a spec, and training at least
-every half minute: a run may be killed at any moment and the same command goes on. Those of the full
-and the paper profile are brought into ``data/evidence/`` after each network, to be committed.
+with it; where specs name no network, experiment after experiment. All results are kept below
+``data/runs/``, one small file a spec, and training at least every half minute: a run may be killed
+at any moment and the same command goes on. Those of the full and the paper profile are brought into
+``data/evidence/`` after each network, to be committed.
 """
 
 import importlib.util
@@ -150,6 +151,8 @@ def stages(experiments: Mapping[str, Experiment], at_once: int) -> Iterator[dict
 
     Networks come in the order of the first experiment that has them, and then of their seeds. Specs
     without an entry ``network`` are of their ``net``, the last of ``nets``, and the largest seed.
+    Those that name none are measured experiment after experiment, as one may need networks of all
+    seeds that another trains.
     """
     parts: dict[Any, dict[str, list]] = {}
     order: dict[str, tuple[int, int]] = {}
@@ -158,7 +161,7 @@ def stages(experiments: Mapping[str, Experiment], at_once: int) -> Iterator[dict
         for first in range(0, len(experiment.specs), size):
             specs = experiment.specs[first : first + size]
             seed = max(seed for spec in specs for seed in _seeds(spec))
-            last = specs[0].get("net", specs[0].get("nets", [None])[-1])
+            last = specs[0].get("net", specs[0].get("nets", [title])[-1])
             network = specs[0].get("network", json.dumps([last, seed]))
             order.setdefault(network, (number, seed))
             parts.setdefault(network, {}).setdefault(title, []).extend(specs)

@@ -503,9 +503,11 @@ _TABLE = (  # id, statement, rules, figure, the paper's value, gate, why, why th
      _half("the lesser of cosine and Euclidean minus CCA distance to the last state, alpha > 0"),
      "Fig. A2", "curves", None, "a strong sigmoid is no linear map; smaller alpha would tell", ""),
     ("P9", "Cosine and Euclidean distance show neither P1 nor P2",
-     (_bars(f"{_LATE}{_MEM}, by PWCCA minus by the control that shows more"),
-      _bars("P2's statistic, by PWCCA minus by that control")), "Figs. A5, A6", "curves", _FITS,
-     "controls see mean activations, which differ too; centred ones would test it", ""),
+     (_bars(f"{_LATE}{_MEM}, by PWCCA minus by the control that shows more on average"),
+      _bars("P2's statistic, by PWCCA minus by the control that shows more of it on average")),
+     "Figs. A5, A6", "curves", _FITS,
+     "controls see mean activations, which differ too; centred ones would test it",
+     "the control that shows more was chosen anew for each seed, which favours controls"),
     ("P10", "Mean CCA and SVCCA overestimate early distances, and mean CCA misses that networks "
      "which generalise get closer in the last layers",
      (_bars(f"{_EARLY}{_GEN}mean CCA minus PWCCA"), _bars(f"{_EARLY}{_GEN}SVCCA minus PWCCA"),
@@ -592,9 +594,10 @@ def _groups(rows: pd.DataFrame) -> dict[str, list]:
     falls = below - over(rows, "train", LAST[-1:])
     falls = falls.rsub(falls[MAIN], axis=0)  # PWCCA's more than others
     above, misses = contrast(excess, TRUE, "") / spread(early)[MAIN], contrast(falls, TRUE, "")
+    control = max(CONTROLS, key=lambda name: gaps[name].mean())  # once: noise is not picked
     values = {
         "P1": [gaps[MAIN], mixed[MAIN] / spread(late)[MAIN], first[MAIN]],
-        "P9": [gaps[MAIN] - gaps[[*CONTROLS]].max(axis=1)],
+        "P9": [gaps[MAIN] - gaps[control]],
         "P10": [above["mean CCA"], above["SVCCA"], misses["mean CCA"] / spread(late)[MAIN]],
     }
     if set(rows.probe) == {"train", "test"}:
@@ -632,7 +635,8 @@ def _widths(rows: pd.DataFrame) -> dict[str, list]:
         sd = math.sqrt(pairs[pairs.trained].groupby("width").distance.var().mean())
         falls[metric] = jackknife(pairs, _fall)
         in_sd[metric] = falls[metric] / sd
-    more = in_sd["PWCCA"] - np.maximum(*(in_sd[name] for name in CONTROLS))
+    control = max(CONTROLS, key=lambda name: in_sd[name].mean())
+    more = in_sd["PWCCA"] - in_sd[control]
     return {"P2": [falls["PWCCA"]], "P3": [closeness(rows)], "P9": [more]}
 
 

@@ -227,7 +227,19 @@ def test_text_windows_are_followed_by_their_next_character():
     assert all(a in (b, "?") for a, b in zip(shown, text, strict=False))
 
 
-def test_full_plan_needs_no_data_and_its_code_is_known(monkeypatch):
+def test_toys_are_nearer_to_each_other_than_to_the_unrelated():
+    spec = {"points": 500, "dimensions": 20, "signal": 15, "noise": 0.1, "seed": 0}
+    rows = pd.DataFrame(paper.toy(spec))
+    assert set(rows.metric) >= {"mean CCA", "SVCCA", "PWCCA"}
+    assert (rows.distance < 0.4).all() and (rows.null > 0.7).all()
+    spec = {"units": 8, "examples": 400, "steps": 5, "alpha": 1.0, "seed": 0}
+    *_, last = rows = pd.DataFrame(paper.rotate(spec)).to_dict("records")
+    for metric in ("CCA", *CONTROLS):
+        assert last[metric] == pytest.approx(0, abs=1e-6) and last[f"{metric}, null"] > 0.01
+    assert min(row["CCA, null"] for row in rows) > 0.8
+
+
+def test_full_plan_needs_no_data_its_code_is_known_and_training_comes_first(monkeypatch):
     monkeypatch.setattr(paper.data, "load", None)
     experiments = paper.plan("full")
     assert all(sweeps.fingerprint(e.measure) for e in experiments.values())

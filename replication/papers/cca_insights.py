@@ -411,10 +411,17 @@ def toy(spec: dict, device: str = "auto") -> list[dict]:
     signal, turn, *noise = (torch.randn(s, generator=source, dtype=torch.float64) for s in shapes)
     shared = signal, signal @ torch.linalg.qr(turn).Q
     x, y = (torch.cat([z, spec["noise"] * e], 1) for z, e in zip(shared, noise, strict=True))
-    values = {"mean CCA": similarity.cca(x, y).mean, "PWCCA": similarity.pwcca(x, y)}
-    values |= {"SVCCA": similarity.svcca(x, y).mean}
-    values |= {"SVCCA, squares": similarity.svcca(x, y, squares=True).mean}
-    return [{"metric": name, "distance": 1 - float(value)} for name, value in values.items()]
+    metrics = {
+        "mean CCA": lambda y: similarity.cca(x, y).mean,
+        "PWCCA": lambda y: similarity.pwcca(x, y),
+        "SVCCA": lambda y: similarity.svcca(x, y).mean,
+        "SVCCA, squares": lambda y: similarity.svcca(x, y, squares=True).mean,
+    }
+    pairs = {"distance": y, "null": y[torch.randperm(points, generator=source)]}
+    return [
+        {"metric": name} | {column: 1 - float(metric(z)) for column, z in pairs.items()}
+        for name, metric in metrics.items()
+    ]
 
 
 def rotate(spec: dict, device: str = "auto") -> list[dict]:
@@ -430,10 +437,13 @@ def rotate(spec: dict, device: str = "auto") -> list[dict]:
         h = h @ turn.mT
         if spec["alpha"]:
             h = h + spec["alpha"] * (h @ v.mT).sigmoid() + bias
-    rows = []
+    metrics = CONTROLS | {"CCA": lambda x, y: 1 - similarity.cca(x, y).mean}
+    end, rows = states[steps], []
+    mixed = end[torch.randperm(len(end), generator=source)]
     for step, now in states.items():
-        row = {"step": step, "CCA": 1 - similarity.cca(now, states[steps]).mean.item()}
-        rows.append(row | {n: d(now, states[steps]).item() for n, d in CONTROLS.items()})
+        row = {name: distance(now, end).item() for name, distance in metrics.items()}
+        null = {f"{name}, null": d(now, mixed).item() for name, d in metrics.items()}
+        rows.append({"step": step} | row | null)
     return rows
 
 

@@ -36,8 +36,7 @@ RUNS = (  # share of the time, notebook, profile, titles of experiments
     (2, "02", "paper", "convnets", "convnet units"),  # 11 layers at full width
     (2, "02", "full", "population"),  # 200 networks
     (2, "08", "full", "convnet"),  # as VGG, of 11 layers
-    (2, "06", "full", "wide networks", "wide groups", "wide directions"),
-    (1, "06", "full", "population networks", "population"),  # 200 networks
+    (1, "06", "full", "population"),  # of those 200 networks of 02
 )
 DRY = ((1, "07", "smoke", "plain", "plain probes"), (1, "01", "smoke", "five kinds", "losses"))
 

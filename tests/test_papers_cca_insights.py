@@ -11,6 +11,7 @@ from _settling import verdicts
 from numpy.testing import assert_allclose
 
 from replication import claims, sweeps
+from replication.papers import _run, single_directions
 from replication.papers import cca_insights as paper
 from replication.papers.cca_insights import CLAIMS, CONTROLS, MAIN, MIXED, PERMUTED, SOFTMAX, TRUE
 
@@ -48,24 +49,23 @@ HOLDS = {  # the numbers of a world in which every claim holds
 MEMBERS = list(product((TRUE, PERMUTED), SEEDS))
 PAIRS = [(a[0] if a[0] == b[0] else MIXED, (a[1], b[1])) for a, b in combinations(MEMBERS, 2)]
 NETS = [(kind, pair, *rest) for (kind, pair), *rest in product(
-    PAIRS, LAYERS, (MAIN, "SVCCA", "mean CCA", *CONTROLS), ("train", "test"), (1,))]  # fmt: skip
+    PAIRS, LAYERS, (MAIN, "SVCCA", "mean CCA", *CONTROLS), ("train", "test"))]  # fmt: skip
 WIDE = product(WIDTHS, (True, False), ("PWCCA", *CONTROLS), combinations(SEEDS, 2))
 METRICS, CASE = ("PWCCA", "SVCCA", "mean CCA"), ("characters",)
 TABLES = {  # experiment: columns, their values, and columns by number and what it is made of
-    "groups": ("kind pair layer metric probe width", NETS,
+    "groups": ("kind pair layer metric probe", NETS,
                {"distance": "distance metric kind layer probe"}),
     "widths": ("width trained metric pair", list(WIDE),
                {"distance": "width width trained metric", "accuracy": "accuracy width"}),
-    "networks": ("labels seed width", [(*m, 1) for m in MEMBERS],
-                 {"train_accuracy": "fitted labels"}),
+    "networks": ("labels seed", MEMBERS, {"train_accuracy": "fitted labels"}),
     "recurrent": ("seed layer share data", list(product(SEEDS, (1, 2, 3), SHARES, CASE)),
                   {"PWCCA": "layer layer share"}),
     "toy": ("seed signal noise metric", list(product(SEEDS, (20, 199), (0.1, 0.3), METRICS)),
             {"distance": "toy metric"}),
     "rotation": ("seed alpha step steps", list(product(SEEDS, (0, 1), (0, 9), (9,))),
                  {"CCA": "CCA step", "cosine": "control step", "Euclidean": "control step"}),
-    "directions": ("seed layer share early width",
-                   list(product(SEEDS, (9, 10, 11), SHARES, (math.nan, 0.05, 0.1), (1,))),
+    "directions": ("seed layer share early",
+                   list(product(SEEDS, (9, 10, 11), SHARES, (math.nan, 0.05, 0.1))),
                    {"most": "most share", "least": "least share", "accuracy": "final share",
                     "below": "below share"}),
     "population": ("population rate network", list(product(range(3), range(1, 5), range(6))),
@@ -233,10 +233,11 @@ def test_toys_are_nearer_to_each_other_than_to_the_unrelated():
     assert set(rows.metric) >= {"mean CCA", "SVCCA", "PWCCA"}
     assert (rows.distance < 0.4).all() and (rows.null > 0.7).all()
     spec = {"units": 8, "examples": 400, "steps": 5, "alpha": 1.0, "seed": 0}
-    *_, last = rows = pd.DataFrame(paper.rotate(spec)).to_dict("records")
+    rows = pd.DataFrame(paper.rotate(spec))
+    assert (rows["CCA, null"] > 0.8).all()
     for metric in ("CCA", *CONTROLS):
-        assert last[metric] == pytest.approx(0, abs=1e-6) and last[f"{metric}, null"] > 0.01
-    assert min(row["CCA, null"] for row in rows) > 0.8
+        assert rows[metric].iloc[-1] == pytest.approx(0, abs=1e-6)
+        assert rows[f"{metric}, null"].iloc[-1] > 0.01
 
 
 def test_full_plan_needs_no_data_its_code_is_known_and_training_comes_first(monkeypatch):
@@ -245,3 +246,61 @@ def test_full_plan_needs_no_data_its_code_is_known_and_training_comes_first(monk
     assert all(sweeps.fingerprint(e.measure) for e in experiments.values())
     spec = experiments["groups"].specs[0]
     assert 20 * 512 * spec["width"] <= spec["images"][1]  # images a filter
+    order = [title for part in _run.stages(experiments, 2) for title in part]
+    for before, after in (("networks", "groups"), ("width networks", "widths")):
+        last = len(order) - 1 - order[::-1].index(before)
+        assert last < order.index(after)
+
+
+def recipes(experiments):
+    """Return the recipes of all networks that the plan trains itself, by experiment."""
+    specs = {title: experiment.specs for title, experiment in experiments.items()}
+    return {t: [s["recipe"] for s in own] for t, own in specs.items() if "recipe" in own[0]}
+
+
+def test_directions_are_followed_at_a_constant_rate_in_networks_of_their_own():
+    experiments = paper.plan("full")
+    groups, followed = experiments["networks"].specs, experiments["directions"].specs
+    assert {r["schedule"] for r in recipes(experiments)["networks"]} == {"cosine"}
+    assert {r["schedule"] for r in recipes(experiments)["directions"]} == {"constant"}
+    assert len(groups) == 20 and len(followed) == 5
+    assert not any(spec["followed"] for spec in groups)
+    assert {*followed[0]["chosen at"], 0.5, 1} < {*followed[0]["followed"]}
+
+
+def test_only_what_becomes_evidence_may_be_trained_in_bfloat16():
+    for profile, precision in (("full", "auto"), ("paper", "auto"), ("smoke", "float32")):
+        experiments = paper.plan(profile, "auto" if profile != "smoke" else "mnist5k")
+        found = recipes(experiments)
+        assert {r["precision"] for part in found.values() for r in part} == {precision}
+        assert {*found, "population"} == {*experiments} - {"toy", "rotation"}
+
+
+def test_populations_are_blocks_of_the_seeds_of_notebook_02(monkeypatch):
+    specs, theirs = paper.plan("full")["population"].specs, single_directions.plan("full")
+    members = [member for spec in specs for member in spec["members"]]
+    known = [
+        {name: spec[name] for name in ("net", "network")} for spec in theirs["population"].specs
+    ]
+    assert members == known and len(members) == 200
+    seeds = [{member["net"]["seed"] for member in spec["members"]} for spec in specs]
+    assert len(specs) == 5 and sum(map(len, seeds)) == len(set.union(*seeds)) == 40
+    for spec in specs:
+        assert len({member["net"]["rate"] for member in spec["members"]}) == 5
+    monkeypatch.setattr(paper.training.spec, "VERSION", 99)
+    assert paper.plan("full")["population"].specs[0] != specs[0]  # by the networks' keys
+
+
+def test_a_population_is_trained_once_for_both_notebooks(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPLICATION_ROOT", str(tmp_path))
+    first = single_directions.plan("smoke", "mnist5k", "cpu")["population"]
+    for spec in first.specs:
+        first.measure(spec, device="cpu")
+    trained = sorted((tmp_path / "data" / "runs" / "networks").iterdir())
+    (spec,) = paper.plan("smoke", "mnist5k", "cpu")["population"].specs
+    rows = pd.DataFrame(paper.populate(spec, "cpu"))
+    assert sorted((tmp_path / "data" / "runs" / "networks").iterdir()) == trained
+    assert len(rows) == len(trained) == 5 and rows.rate.nunique() == 5
+    distances = np.array(rows.distances.tolist())
+    assert_allclose(distances, distances.T)
+    assert (distances.diagonal() < 1e-3).all() and (distances + np.eye(5) > 1e-3).all()

@@ -49,7 +49,7 @@ def test_time_is_divided_by_shares_and_what_is_left_goes_to_those_after_and_the_
 def test_the_order_is_that_of_value_and_all_titles_exist(monkeypatch):
     monkeypatch.setattr(experiment, "_at_hand", lambda dataset: False)  # no images are decoded
     names = [step.name for step in rented.steps(Path("out"), dry=False)]
-    runs = ("07-full", "01-paper", "02-paper", "02-full", "08-full", "06-full", "06-full")
+    runs = ("07-full", "01-paper", "02-paper", "02-full", "08-full", "06-full")
     assert names == ["tests", "benchmarks", *(f"run{n}-{run}" for n, run in enumerate(runs, 1))]
     for _, notebook, profile, *titles in (*rented.RUNS, *rented.DRY):
         (path,) = _figures.select([notebook])

@@ -1,8 +1,8 @@
 """Morcos, Raghu and Bengio 2018: what canonical correlations tell about networks.
 
 Settles P1 to P12. Distances are 1 minus a similarity, of spatial means of feature maps after the
-nonlinearity. Of groups of several widths the widest that are measured settle the claims. Pairs
-share networks: a statistic over pairs has one value a seed by the jackknife, which allows for that.
+nonlinearity. Pairs share networks: a statistic over pairs has one value a seed by the jackknife,
+which allows for that. The population is notebook 02's.
 """
 
 import functools
@@ -27,35 +27,32 @@ from replication._core.inputs import generator
 from replication._core.profiles import EVIDENCE
 from replication.claims import Claim, Gate, Rule
 from replication.directions import cumulative_ablation
-from replication.papers import Experiment, cifar10, runs
+from replication.papers import Experiment, cifar10, runs, single_directions
+from replication.papers.direction_measurements import named, network, split_of
 from replication.papers.experiment import by_profile
 
 NOTEBOOK = "06_cca_insights"
 _FEW, _SIGNALS = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1), (20, 50, 70, 80, 100, 120, 140, 160, 180, 199)
 _MANY = (0, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
 _PAPERS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0)
-_WIDTHS, _ALL, _TEN = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), (50_000, 10_000), (10_000, 10_000)
+_WIDTHS, _ALL, _TEN = (1 / 16, 1 / 8, 1 / 4, 1 / 2), (50_000, 10_000), (10_000, 10_000)
 SETTINGS = by_profile(
     {  # smoke, quick, full, and the paper's where it is stated; images: training and test
         "groups": {
             "images": ((100, 60), (250, 200), (20_000, 10_000), _ALL),
             "epochs": (2, 6, 60, 100),
-            "widths": ((1 / 32,), (1 / 16,), (1 / 4, 1 / 2), (1.0,)),  # over the paper's
-            "networks": (3, 3, 5, 5),  # on true labels, and as many on permuted ones
-            "followed": (_FEW, _FEW, _MANY, _MANY),  # shares of training
+            "width": (1 / 32, 1 / 16, 1 / 4, 1.0),  # over the paper's
+            "networks": (3, 3, 10, 10),  # on true labels, and as many on permuted ones (paper: 5)
+        },
+        "directions": {  # of more networks like those on true labels, at a constant rate
+            "networks": (3, 3, 5, 5),
+            "followed": (_FEW, _FEW, _MANY, _MANY),  # shares of training; of the recurrent ones too
         },
         "widths": {
             "images": ((100, 60), (200, 200), _TEN, _ALL),
             "epochs": (1, 5, 30, 100),
             "widths": ((1 / 32, 1 / 16), (1 / 32, 1 / 16, 1 / 8), _WIDTHS, _PAPERS),
             "networks": (3, 3, 5, 5),
-        },
-        "population": {  # the paper: one of 200; rates and images are not stated
-            "images": ((60, 60), (100, 100), _TEN, _ALL),
-            "epochs": (1, 3, 30, 100),
-            "widths": ((1 / 32,), (1 / 32,), (1 / 8,), (1.0,)),
-            "networks": (1, 1, 8, 8),  # of each learning rate, in each population
-            "populations": (3, 3, 5, 5),
         },
         "recurrent": {  # the paper: language models on Penn Treebank, of 3 layers too
             "characters": ((100, 40), (200, 60), (40_000, 500), (40_000, 500)),  # windows
@@ -73,7 +70,7 @@ SETTINGS = by_profile(
     }
 )
 RECIPE = {"optimizer": "Adam", "learning_rate": 1e-3, "batch_size": 32}  # the paper's
-RATES = (3e-4, 6e-4, 1.2e-3, 2.5e-3, 5e-3)  # of the population
+POPULATIONS = 5  # at most: blocks of the seeds of notebook 02's networks (the paper: one of 200)
 SYMBOLS, LENGTH = 48, 32  # the commonest characters, the last for others; of a window
 CONV, LSTM = [f"act{i}" for i in range(1, 12)], ["lstm1", "lstm2", "lstm3"]
 FIRST, LAST, SOFTMAX = (1, 2, 3), (9, 10, 11), 12  # layers by number
@@ -87,28 +84,31 @@ MAIN = "PWCCA, 99%"  # after SVCCA's cut: the paper's threshold is not stated
 
 
 def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str, Experiment]:
-    """Return the notebook's experiments by name, in the order of the issue; wide ones last."""
+    """Return the notebook's experiments by name; those that compare networks follow these."""
     scales, experiments = SETTINGS[profile], {}
     name, channels, digits = "cifar10", 3, "mnist"
     if profile not in EVIDENCE or dataset not in ("auto", name):  # else nothing need be there
         split = cifar10(profile, dataset, scales["groups"]["images"])
         name, channels = split.name, split.train.images.shape[1]
         digits = data.load(dataset, subset=scales["recurrent"]["rows"]).name
-    own = {"data": name, "channels": channels, "shrink": 1 if profile in EVIDENCE else 4}
-    own |= {"labels": TRUE, "followed": []}
-    schedule = {"schedule": "constant" if profile == "paper" else "cosine"}
+    source = {"data": name, "channels": channels, "shrink": 1 if profile in EVIDENCE else 4}
+    common = RECIPE | {"precision": "auto" if profile in EVIDENCE else "float32"}
+    constant = {"schedule": "constant"}
+    schedule = constant if profile == "paper" else {"schedule": "cosine"}
 
-    def network(part: str, width: float) -> dict:
+    def convnet(part: str, width: float, schedule: Mapping = schedule) -> dict:
         images, epochs = scales[part]["images"], scales[part]["epochs"]
-        recipe = RECIPE | schedule | {"model": "morcos_convnet", "epochs": epochs}
+        recipe = common | schedule | {"model": "morcos_convnet", "epochs": epochs}
         recipe |= {"evaluate_every": max(1, epochs / 10), "evaluation_images": min(5000, images[0])}
-        return own | {"images": list(images), "recipe": recipe, "width": width}
+        own = source | {"labels": TRUE, "followed": [], "images": list(images)}
+        return own | {"recipe": recipe, "width": width}
 
     def add(name: str, measure: Callable, specs: Sequence[dict], nets: float = 1, base=(1, 100)):
         scale, largest = {"networks": nets}, specs[-1]
-        if "recipe" in largest:
+        largest = largest["members"][-1]["net"] if name == "population" else largest
+        if epochs := largest.get("recipe", largest).get("epochs"):
             scale |= {"width": largest.get("width", largest.get("units")) / base[0]}
-            scale |= {"training": largest["recipe"]["epochs"] / base[1]}
+            scale |= {"training": epochs / base[1]}
         if "width" in largest:
             scale |= {"images": largest["images"][0] / 50_000}
         scale = {key: min(1.0, value) for key, value in scale.items()}
@@ -117,57 +117,44 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
     def seeds(specs: Sequence[dict], count: int) -> list[dict]:
         return [spec | {"seed": seed} for spec in specs for seed in range(count)]
 
-    def add_groups(width: float, prefix: str = "") -> None:
-        count, spec = scales["groups"]["networks"], network("groups", width)
-        both = [
-            spec | {"followed": list(scales["groups"]["followed"])},
-            spec | {"labels": PERMUTED},
-        ]
-        early = {"chosen at": [share for share in EARLY if share in both[0]["followed"]]}
-        pairs = [both[0] | {"members": count, "probe": probe} for probe in ("train", "test")]
-        add(f"{prefix}networks", train, seeds(both, count), count / 5)
-        add(f"{prefix}groups", compare_groups, pairs, count / 5)
-        chosen = both[0] | early | {"share of directions": SHARE}
-        add(f"{prefix}directions", follow, seeds([chosen], count), count / 5)
-
-    def add_widths(widths: Sequence[float], prefix: str = "") -> None:
-        count, nets = scales["widths"]["networks"], [network("widths", w) for w in widths]
-        filters = {"filters": round(512 * min(scales["widths"]["widths"])), "draws": 5}
-        add(f"{prefix}width networks", train, seeds(nets, count), count / 5, (7, 100))
-        members = [spec | filters | {"members": count} for spec in nets]
-        add(f"{prefix}widths", compare_widths, members, count / 5, (7, 100))
-
     small, draws = scales["toys"], scales["toys"]["draws"]
     cloud = {"dimensions": 200, "points": 2000}
     clouds = [cloud | {"signal": k, "noise": e} for k in small["signals"] for e in NOISES]
     add("toy", toy, seeds(clouds, draws))
     vanilla = {"units": small["units"], "examples": 20 * small["units"], "steps": small["steps"]}
     add("rotation", rotate, seeds([vanilla | {"alpha": alpha} for alpha in BLENDS], draws))
-    first, *wider = scales["groups"]["widths"]
-    add_groups(first)
-    affordable = [w for w in scales["widths"]["widths"] if w < 1 or profile == "paper"]
-    add_widths(affordable)
 
-    recurrent, followed = scales["recurrent"], list(scales["groups"]["followed"])
-    lstm = {"recipe": RECIPE | {"model": "row_lstm", "epochs": recurrent["epochs"]}}
+    width, count = scales["groups"]["width"], scales["groups"]["networks"]
+    spec = convnet("groups", width)
+    add("networks", train, seeds([spec, spec | {"labels": PERMUTED}], count), count / 5)
+    pairs = [spec | {"members": count, "probe": probe} for probe in ("train", "test")]
+    add("groups", compare_groups, pairs, count / 5)
+    count, followed = scales["directions"]["networks"], list(scales["directions"]["followed"])
+    spec = convnet("groups", width, constant) | {"followed": followed}
+    spec |= {"chosen at": [s for s in EARLY if s in followed], "share of directions": SHARE}
+    add("directions", follow, seeds([spec], count), count / 5)
+
+    count, widths = scales["widths"]["networks"], scales["widths"]["widths"]
+    nets = [convnet("widths", w) for w in widths]
+    add("width networks", train, seeds(nets, count), count / 5, (7, 100))
+    same = {"filters": round(512 * min(widths)), "draws": 5, "members": count}
+    add("widths", compare_widths, [spec | same for spec in nets], count / 5, (7, 100))
+
+    recurrent = scales["recurrent"]
+    lstm = {"recipe": common | {"model": "row_lstm", "epochs": recurrent["epochs"]}}
     lstm["recipe"] |= {"evaluation_images": min(1000, recurrent["rows"][0])}
     lstm |= {"units": recurrent["units"], "followed": followed}
     sizes = {"characters": recurrent["characters"], digits: recurrent["rows"]}
     cases = [lstm | {"data": case, "images": list(size)} for case, size in sizes.items()]
     add("recurrent", recur, seeds(cases, recurrent["networks"]), base=(1150, 500))
 
-    many, sample = scales["population"], []
-    one, count = network("population", many["widths"][0]), many["networks"]
-    for i in range(many["populations"]):
-        members = [[rate, 100 + i * count + j] for j in range(count) for rate in RATES]
-        sample.append(one | {"population": i, "members": members})
-    nets = [one | {"rate": rate, "seed": seed} for p in sample for rate, seed in p["members"]]
-    add("population networks", train, nets, len(nets) / 200)
-    add("population", populate, sample, len(nets) / 200)
-    for width in wider:
-        add_groups(width, "wide ")
-    if wide := [w for w in scales["widths"]["widths"] if w not in affordable]:
-        add_widths(wide, "wide ")
+    known = dataset if dataset in ("mnist", "mnist5k") else "auto"  # notebook 02 takes no others
+    whole = [own | source for own in single_directions.population(profile, known)]
+    several = sorted({own["seed"] for own in whole})
+    blocks = np.array_split(several, min(POPULATIONS, len(several)))
+    members = [[named(own) for own in whole if own["seed"] in block] for block in blocks]
+    specs = [{"population": i, "members": own} for i, own in enumerate(members)]
+    add("population", populate, specs, len(whole) / 200)
     return experiments
 
 
@@ -210,8 +197,7 @@ def letters(counts: Sequence[int]) -> data.Split:
 
 def trained(spec: Mapping, split: data.Split, device: str) -> training.Run:
     """Return the network of a spec: from its stored weights, or trained now."""
-    recipe, memorises = dict(spec["recipe"]), spec.get("labels") == PERMUTED
-    recipe["learning_rate"] = spec.get("rate", recipe["learning_rate"])
+    recipe, memorises = spec["recipe"], spec.get("labels") == PERMUTED
     if recipe["model"] == "row_lstm":
         options = {"units": spec["units"], "layers": 3, "size": split.train.images.shape[-1]}
         options |= {"classes": split.num_classes}
@@ -292,8 +278,8 @@ def _pairs(values: np.ndarray, names: Sequence[dict]) -> list[dict]:
 
 def _members(spec: Mapping, labels: str, split: data.Split, device: str) -> tuple[list, list]:
     """Return the networks of a group, and what tells them apart."""
-    own = {"labels": labels, "followed": spec["followed"] if labels == TRUE else []}
-    runs = [trained(spec | own | {"seed": s}, split, device) for s in range(spec["members"])]
+    seeds = range(spec["members"])
+    runs = [trained(spec | {"labels": labels, "seed": s}, split, device) for s in seeds]
     ends = [run.history.test_accuracy.iloc[-1] for run in runs]
     return runs, [{"kind": labels, "seed": s, "accuracy": end} for s, end in enumerate(ends)]
 
@@ -369,19 +355,18 @@ def follow(spec: dict, device: str = "auto") -> list[dict]:
 
 def populate(spec: dict, device: str = "auto") -> list[dict]:
     """Compare the eighth layer of networks of several learning rates; ablate all their filters."""
-    split, rows, layers = images_of(spec, TRUE, device), [], []
-    probes = split.train.images[:1000], split.train.labels[:1000]
-    for rate, seed in spec["members"]:
-        run = trained(spec | {"rate": rate, "seed": seed}, split, device)
+    rows, layers = [], []
+    for own in (member["net"] for member in spec["members"]):
+        half, run = split_of(own, device).train, network(own, device)
         if run.status != "finished":
             continue  # diverged: it represents nothing
-        layers += recorded(run, split.train.images[:PROBES], CONV[7:8])
-        model = run.model(device=device)
+        layers += recorded(run, half.images[:PROBES], CONV[7:8])
+        probes, model = (half.images[:1000], half.labels[:1000]), run.model(device=device)
         units = sum(z.shape[1] for z in recorded(run, probes[0], CONV))
         counts = np.linspace(0, units, 17).round().astype(int).tolist()
         curve = cumulative_ablation(model, *probes, CONV, orders=3, counts=counts)
-        ends = run.history.iloc[-1][["train_accuracy", "test_accuracy"]].to_dict()
-        rows.append({"rate": rate, "seed": seed, "curve": curve.accuracy.mean(0).tolist()} | ends)
+        row = {"rate": own["rate"], "seed": own["seed"], "curve": curve.accuracy.mean(0).tolist()}
+        rows.append(row | run.history.iloc[-1][["train_accuracy", "test_accuracy"]].to_dict())
     values, null = distances(layers, "PWCCA")
     more = ({"distances": own.tolist(), "null": null.mean()} for own in values)
     return [row | own for row, own in zip(rows, more, strict=True)]
@@ -496,8 +481,8 @@ _TABLE = (  # id, statement, rules, figure, the paper's value, gate, why, why th
       Rule(f"{_LATE}distance of the least stable at the next checkpoint minus half its plateau"),
       _tick(f"{_LATE}distance of the most stable, end minus next checkpoint", "Fig. 1",
             "equivalence")), "Figs. 1d-f", "curves", None,
-     "a rate that decays leaves little to drift by; a constant one would test it",
-     "directions were picked by the end, on the images that judged them"),
+     "of few filters the least stable fifth may be stable too; the paper's width would test it",
+     "directions were picked by the end, on the images that judged them; the rate decayed"),
     ("P6", "The layers of a recurrent network converge from the bottom up",
      (_tick("area under the distance to the end, top minus bottom layer", "Fig. 6", tick=0.1),
       _tick("the same relative to the distance at init", "Fig. 6", tick=0.1)),
@@ -529,7 +514,9 @@ _TABLE = (  # id, statement, rules, figure, the paper's value, gate, why, why th
     ("P12", "When the accuracy is final, many directions have not converged",
      _tick(f"{_LATE}share of correlations with the end below {CONVERGED}, once accuracy stays "
            f"within {PLATEAU}, minus at the last checkpoint but one", "Fig. 1"), "Figs. 1a, A1",
-     "curves", None, "the rate decays, and accuracy with it; a constant one would test it", ""),
+     "curves", None, "a narrow layer has few directions beside those that accuracy needs; the "
+     "paper's width would test it",
+     "the rate decayed, so that accuracy and directions settle together"),
 )  # fmt: skip
 CLAIMS = tuple(
     Claim(
@@ -544,15 +531,11 @@ CLAIMS = tuple(
 
 
 def tables(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the rows by experiment, of groups those of the widest networks that are there."""
-    parts: dict[str, list] = {}
-    for name, rows in results.groupby(level=0, sort=False):
-        own = rows.droplevel(0).dropna(axis=1, how="all")
-        parts.setdefault(name.removeprefix("wide "), []).append(own)
-    joined = {name: pd.concat(rows, ignore_index=True) for name, rows in parts.items()}
-    for name in {"networks", "groups", "directions"} & set(joined):
-        joined[name] = joined[name][joined[name].width == joined[name].width.max()]
-    return joined
+    """Return the rows by experiment."""
+    return {
+        name: rows.droplevel(0).dropna(axis=1, how="all").reset_index(drop=True)
+        for name, rows in results.groupby(level=0, sort=False)
+    }
 
 
 def jackknife(pairs: pd.DataFrame, statistic: Callable[[pd.DataFrame], Any]) -> np.ndarray:

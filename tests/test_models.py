@@ -77,6 +77,19 @@ def test_he_weights_keep_the_size_of_signals_in_a_deep_mlp():
     assert models.build("mlp", init="he").fc1.bias.abs().max() == 0
 
 
+@pytest.mark.parametrize(("name", "last"), [("morcos_convnet", "act11"), ("tiny10", "act8")])
+def test_he_weights_keep_the_size_of_signals_without_batch_norm(name, last):
+    sizes = {}
+    for init in ("torch", "he"):
+        model = models.build(name, batch_norm=False, init=init)
+        maps = activations.record(model, draw(20, 3, 32, 32), [last])[last]
+        sizes[init] = (maps - maps.mean(0)).std()  # what tells examples apart
+    assert sizes["torch"] < 0.01 and 0.1 < sizes["he"] < 5
+    assert model.conv1.bias.abs().max() == 0 and model.fc.bias.abs().max() > 0
+    with pytest.raises(ValueError, match=r"^init: .*'hee'"):
+        models.build(name, init="hee")
+
+
 @pytest.mark.parametrize(
     ("widths", "bias", "extra"),
     [((), True, ("bn", "drop")), ((7, 5, 3), False, ()), ((7, 5), True, ("bn", "drop"))],

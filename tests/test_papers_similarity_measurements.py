@@ -114,6 +114,27 @@ def test_truncated_layers_are_as_alike_as_the_functions_say(tiny):
     assert found["regression"]["value"] == pytest.approx(float(both) / 2, abs=1e-6)
 
 
+def test_untrained_networks_have_the_statistics_of_their_images(tiny):
+    net = tiny[0]
+    images = measured.images_of(net, "cpu")[0].train.images
+    model = measured.model_of(net, 0, "cpu", 0)
+    assert torch.equal(model.conv1.weight, measured.run_of(net, 0, "cpu").model(0).conv1.weight)
+    maps = measured.recorded(model, ["bn8"], images, "flattened")["bn8"]
+    assert maps.mean() == pytest.approx(0, abs=0.01) and maps.std() == pytest.approx(1, abs=0.05)
+    trained, run = measured.model_of(net, 0, "cpu"), measured.run_of(net, 0, "cpu")
+    assert torch.equal(trained.bn8.running_mean, run.model().bn8.running_mean)
+
+
+def test_grids_say_on_how_many_examples_they_rest_and_what_permuted_ones_give(tiny):
+    specs = {name: tiny[1][name].specs[0] for name in ("batch norm", "flattened")}
+    grid, flat = (tiny[1][n].measure(s | {"examples": 40}, "cpu") for n, s in specs.items())
+    assert set(grid.compared) == {40}
+    assert set(grid.p) <= {k / 10 for k in range(1, 11)}  # nine permutations
+    assert (grid.calibrated[grid.p > 0.1] == 0).all() and grid.null.between(0, 1).all()
+    kernels = flat.metric.isin(measured.KERNELS)
+    assert set(flat.compared[kernels]) == {40} == set(flat.compared[~kernels])
+
+
 def test_moved_points_change_no_logit_and_bring_cka_down(tiny):
     options = tiny[0]["recipe"]["model_options"] | {"width": 0.25}  # more units than classes
     net = tiny[0] | {"recipe": tiny[0]["recipe"] | {"model_options": options}}

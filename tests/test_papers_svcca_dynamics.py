@@ -9,13 +9,13 @@ import pytest
 import torch
 from _settling import settled_apart
 
-from replication import data, models
+from replication import activations, data, models, similarity
 from replication.papers import svcca_dynamics as svcca
 from replication.papers._correlation import by_network
 
 WIGGLE = (0.0, 0.004, -0.004, 0.002)  # by seed
 BLOCKS = [f"block{stage}_{i}" for stage in (1, 2, 3) for i in (1, 2)]
-RESNET = ["act1", *[part for b in BLOCKS for part in (f"{b}.bn1", b)]]
+RESNET = ["act1", *[part for b in BLOCKS for part in (f"{b}.act1", b)]]
 NAMES = [f"class {i}" for i in range(10)]  # 0 and 1, 2 and 3 are alike
 HOLDS = {  # the value of each kind in a world in which every claim holds
     "accuracy": lambda method, k: 0.7 if method == "SVCCA" and k >= 2 else 0.3,
@@ -27,8 +27,10 @@ HOLDS = {  # the value of each kind in a world in which every claim holds
     "block": lambda: 1.0,
     "inside": lambda: 0.5,
     "gain": lambda net: 0.02,
-    "end": lambda depth: 0.9 if depth in (0, 7) else 0.5,
+    "end": lambda share, depth: 0.9 if depth == 7 or (share and depth == 0) else 0.5,
+    "end null": lambda share, depth: 0.1,
     "cross": lambda depth: 0.9 - 0.05 * depth + 0.2 * (depth == 4),
+    "cross null": lambda depth: 0.1,
     "class": lambda name, depth: 0.5 + 0.2 * (name > 3) * (1 if depth < 4 else 0.5) + name / 1000,
     "off": lambda: 0.8,
 }
@@ -75,12 +77,13 @@ def world(seeds=range(4), **changed):
         for net, layers in (("convnet", svcca.MAPS + svcca.DENSE), ("resnet", RESNET)):
             for (i, a), (j, b) in product(enumerate(layers), repeat=2):
                 norm = j == i + 1 and b.startswith("bn")
-                value = of["block"]() if norm else of["inside"]() if b.endswith(".bn1") else 0.8
+                value = of["block"]() if norm else of["inside"]() if b.endswith(".act1") else 0.8
                 row = {"row": a, "column": b, "value": value + w * (norm or b in BLOCKS)}
                 add(f"{net} dynamics", seed, what="pane", share=1, **row)
         for depth, name in product(range(9), ("act1", "block3_2")):
             value = of["cross"](depth) if name == "act1" else 0.01 * depth  # the best counts
-            add("architectures", seed, row=name, depth=depth, value=value + w * (depth == 2))
+            row = {"row": name, "depth": depth, "null": of["cross null"](depth)}
+            add("architectures", seed, value=value + w * (depth == 2), **row)
         for (i, name), depth in product(enumerate(NAMES), range(8)):
             confused = [0.3 - 0.1 * (i > 1) if {i, j} in ({0, 1}, {2, 3}) else 0.01 * (j < 9)
                         for j in range(10)]  # fmt: skip
@@ -88,9 +91,11 @@ def world(seeds=range(4), **changed):
             add("classes", seed, value=of["class"](i, depth) + w * (i == 9), **row)
         for kind, off in (("frequencies", 0.1), ("positions", of["off"]() + w)):
             add("covariance", seed, of=kind, off=off)
-    for (seed, other), depth in product(combinations(seeds, 2), range(8)):
-        value = of["end"](depth) + (WIGGLE[seed] + WIGGLE[other]) * (depth in (0, 7))
-        add("initialisations", seed, other=other, depth=depth, value=value, null=0.1)
+    for (seed, other), share, depth in product(combinations(seeds, 2), (0, 1), range(8)):
+        apart = (WIGGLE[seed] + WIGGLE[other]) * share * (depth in (0, 7))
+        row = {"other": other, "share": share, "depth": depth}
+        row |= {"value": of["end"](share, depth) + apart, "null": of["end null"](share, depth)}
+        add("initialisations", seed, **row)
     return {name: pd.DataFrame(rows) for name, rows in tables.items()}
 
 
@@ -116,9 +121,12 @@ OTHER_WORLDS = [  # claim, the part that decides (from 0), and what is otherwise
     ("V3", 5, {"inside": lambda: 0.8}),
     ("V4", 0, {"gain": lambda net: -0.02 * (net == "convnet")}),
     ("V4", 1, {"gain": lambda net: -0.02 * (net == "resnet")}),
-    ("V5", 0, {"end": lambda d: 0.9 if d == 7 else 0.5}),
-    ("V5", 1, {"end": lambda d: 0.9 if d == 0 else 0.2 if d == 7 else 0.5}),
+    ("V5", 0, {"end": lambda share, d: 0.9 if d == 7 else 0.5}),
+    ("V5", 0, {"end": lambda share, d: 0.9 if d in (0, 7) else 0.5}),  # so before training
+    ("V5", 0, {"end null": lambda share, d: 0.5 if share and d == 0 else 0.1}),
+    ("V5", 1, {"end": lambda share, d: 0.9 if d == 7 and not share else 0.5 - 0.3 * (d == 7)}),
     ("V5", 2, {"cross": lambda d: 0.5 - 0.001 * d}),
+    ("V5", 2, {"cross null": lambda d: 0.5 - 0.05 * d}),  # narrow maps are near anything
     ("V5", 3, {"cross": lambda d: 0.3 + 0.05 * d - 0.2 * (d == 4)}),
     ("V6", 0, {"class": lambda i, d: 0.5 + 0.3 * (i in (0, 2)) + 0.15 * (i > 3)}),
     ("V6", 1, {"class": lambda i, d: 0.5 + 0.2 * (i > 3) * (d > 3)}),
@@ -160,6 +168,54 @@ def test_values_by_network_have_the_pairs_mean_and_undo_what_networks_add():
     assert np.isnan(by_network(pairs[pairs.other < 2], lambda rows: [1.0], 1)).all()
 
 
+def test_a_layer_inside_a_block_is_no_linear_map_of_the_sum_before_it():
+    spec = {"model": "resnet", "options": {"depth": 8, "width": 0.5}}
+    layers, followed = svcca.layers_of(spec)
+    assert followed == ["act1", "block1_1", "block2_1", "block3_1"]
+    images = torch.randn(300, 3, 16, 16)
+    model = svcca.with_statistics(models.build("resnet", **spec["options"]), images)
+    acts = activations.record(model, images, [*layers, "block1_1.bn1"])
+    before, inside = (
+        similarity.dft_cca(acts["act1"], acts[f"block1_1.{n}"]).mean for n in ("bn1", "act1")
+    )
+    assert layers[1] == "block1_1.act1" and before > inside + 0.2
+
+
+def test_an_untrained_network_has_the_statistics_of_its_images():
+    model, images = models.build("svcca_convnet", 0, width=0.2), 3 + torch.randn(300, 3, 32, 32)
+    layers = ["bn1", "bn2", "bn3", "bn4"]
+    for z in activations.record(svcca.with_statistics(model, images), images, layers).values():
+        z = z.movedim(1, -1).flatten(0, -2)
+        assert torch.allclose(z.mean(0), torch.zeros(1), atol=0.01)
+        assert torch.allclose(z.std(0), torch.ones(1), atol=0.02)
+
+
+def test_the_lowest_frequencies_are_those_that_smaller_maps_have():
+    waves = torch.randn(2, 3, 7, 7)
+    place = [
+        -2j * torch.pi * torch.outer(torch.arange(n) / n, torch.arange(-3, 4)) for n in (32, 16)
+    ]
+    large, small = (
+        torch.einsum("xf,yg,ncfg->ncxy", e.exp(), e.exp(), waves + 0j).real for e in place
+    )
+    assert torch.allclose(svcca.lowest(large), svcca.lowest(small), atol=1e-4)
+    assert torch.allclose(svcca.lowest(svcca.lowest(large)), svcca.lowest(large), atol=1e-5)
+    fine = torch.cos(torch.arange(32) * 2 * torch.pi * 9 / 32).expand(1, 1, 32, 32)
+    assert svcca.lowest(fine).abs().max() < 1e-5
+
+
+def test_a_first_layer_has_as_many_directions_at_a_frequency_as_there_are_colours():
+    smooth = torch.nn.functional.interpolate(torch.randn(200, 3, 8, 8), 32, mode="bicubic")
+    maps = svcca.lowest(torch.nn.Conv2d(3, 16, 3, padding=1)(smooth).detach())
+    cut = svcca.principal(maps)
+    assert similarity.dft_cca(maps, maps).ranks.max() > 8  # borders
+    ranks = similarity.dft_cca(cut, cut).ranks
+    assert ranks.min() >= 1 and ranks.max() <= 4
+    centred = maps - maps.mean(0)
+    assert 0.99 < cut.square().sum() / centred.square().sum() < 1
+    assert not svcca.principal(torch.zeros(5, 2, 7, 7)).any()
+
+
 def test_bases_start_with_the_directions_and_are_filled():
     x, w = torch.randn(300, 20, dtype=torch.float64) * torch.arange(1, 21), torch.randn(20, 3)
     for fill in svcca.FILLS:
@@ -174,7 +230,7 @@ def test_bases_start_with_the_directions_and_are_filled():
 def test_full_needs_no_images_and_trains_each_network_once(monkeypatch):
     monkeypatch.setattr(data, "load", lambda *a, **k: pytest.fail("loads images"))
     plan = svcca.plan("full")
-    used = [s for name in list(plan)[5:12] for s in plan[name].specs]
+    used = [s for name in list(plan)[5:13] for s in plan[name].specs]
     known = [set(s) for s in plan["convnets"].specs + plan["resnets"].specs]
     assert all(any(keys <= set(s) for keys in known) for s in used)
 

@@ -73,14 +73,14 @@ def depths(same_as_last, flat_from):
 
 
 def widths(late, gap, sign=1):
-    """Return CKA at equal width and to the widest, saturated by 2^(2 + late x depth)."""
+    """Return CKA at equal width and to the widest, saturated by 2^(late x depth)."""
     ring, tables = paper._ring(3), ([], [])
-    for n in (4, 8, 16, 32, 64):
+    for n in (1, 2, 4, 8, 16, 32, 64):
         for table, less in zip(tables, (0, gap), strict=True):
 
             def cka(u, i, j, n=n, less=less):
-                reach = min(4.0, late * i + 0.02 * u)
-                done = min(1, (np.log2(n) - 2 + 0.2) / (reach + 0.2)) if sign > 0 else 1
+                reach = min(6.0, late * i + 0.02 * u)
+                done = min(1, (np.log2(n) + 0.2) / (reach + 0.2)) if sign > 0 else 1
                 slope = 0.02 * (1 + 0.1 * u) * (6 - np.log2(n)) * (sign < 0)
                 return 0.5 + 0.4 * done + slope + 0.01 * np.sin(n + i) - less
 
@@ -230,7 +230,8 @@ def world():
     train = pd.DataFrame({"test_accuracy": [0.9, 0.9]})
     plain = pd.DataFrame({"net": [nets(18), nets(66)], "test_accuracy": [0.9, 0.8]})
     return {
-        "convnets": train, "trained resnets": train, "plain": plain,
+        "convnets": train, "trained resnets": train, "no batch norm": train,
+        "plain": plain[:1], "deep plain": plain[1:],
         "flattened": by_metric(RIGHT), "truncated": cut(), "tokens": tokens(),
         "spatial means": by_metric({"eigenvectors": 0.1}), "five classes, means": five,
         "batch norm": batch_norm(), "within classes": within.assign(within=within.cka + noise),
@@ -291,17 +292,39 @@ def test_each_claim_is_not_reproduced_where_the_opposite_holds(claim):
 
 
 def test_gates_close_where_accuracy_order_or_reliability_is_missing():
-    def verdict(claim, **tables):
-        return settle(world() | {n.replace("_", " "): t for n, t in tables.items()})[claim].verdict
+    of = {claim.id: claim.gate for claim in paper.CLAIMS}
 
-    closed = "not testable at this scale"
-    assert verdict("K1", convnets=pd.DataFrame({"test_accuracy": [0.6]})) == closed
+    def is_open(claim, **tables):
+        gates = paper.gates(world() | {n.replace("_", " "): t for n, t in tables.items()})
+        return of[claim].is_open(gates[claim])
+
+    assert all(is_open(claim) for claim in of if of[claim])
+    few = pd.DataFrame({"test_accuracy": [0.6]})
+    assert not is_open("K1", convnets=few) and is_open("K12", convnets=few)
+    assert not is_open("K12", no_batch_norm=few) and is_open("K1", no_batch_norm=few)
     shallow = pd.DataFrame({"net": [nets(18), nets(66)], "test_accuracy": [0.8, 0.9]})
-    assert verdict("K2", plain=shallow) == closed
-    assert verdict("K2", plain=shallow.assign(test_accuracy=[0.8, 0.1])) == closed
+    for depths in (shallow, shallow.assign(test_accuracy=[0.8, 0.1])):
+        assert not is_open("K2", plain=depths[:1], deep_plain=depths[1:])
+    assert not is_open("K3", same_width=world()["same width"].query("units > 1"))
     noise = np.random.default_rng(0).random(300)
     tunings = world()["fine-tunings"].assign(second=noise)
-    assert settle(world() | {"fine-tunings": tunings})["D3"].verdict == closed
+    item = settle(world() | {"fine-tunings": tunings})["D3"]
+    assert item.verdict == "not testable at this scale"
+
+
+def test_reliability_within_pre_trainings_is_not_that_between_them():
+    tunings = world()["fine-tunings"]
+    between = 10.0 * tunings.seed.str[0]  # all that the halves agree on
+    noise = np.random.default_rng(0).random((2, len(tunings)))
+    tunings = tunings.assign(first=between + noise[0], second=between + noise[1])
+    tables = world() | {"fine-tunings": tunings}
+    found, gates = paper.reliabilities(tables), paper.gates(tables)
+    assert found["crossed, noise"] > 0.99 and found["fine-tuning, noise"] < 0.5
+    assert gates["D2"] == gates["D3"] == gates["D4"] == min(found.values()) < 0.5
+    loose = world()["layers, convnet"].assign(second=lambda t: -t.second)
+    gates = paper.gates(world() | {"layers, convnet": loose})
+    assert gates["D2"] == gates["D3"] < 0 and gates["D4"] > 0.9  # which does not use it
+    assert np.isnan(paper.gates({n: world()[n] for n in paper.OTHERS})["D2"])
 
 
 def test_nothing_measured_decides_nothing():
@@ -328,3 +351,24 @@ def test_what_the_plan_measures_is_of_networks_that_it_trains():
         for spec in plan[name].specs:
             read = zip(map(str, spec["nets"]), spec["seeds"], strict=True)
             assert set(read) <= trained
+
+
+def test_long_networks_come_last_and_what_they_learn_with():
+    plan = paper.plan("full", "cifar10", "cpu")
+    order = ["convnets", "transformers", "trained resnets", "five classes", "fine-tunings"]
+    order += ["no batch norm", "plain", "width", "deep plain"]
+    assert [name for name in plan if name in order] == order
+    depths = [s["net"]["recipe"]["model_options"]["depth"] for s in plan["plain"].specs]
+    assert depths == sorted(depths) and max(depths) == 18
+    decays = {}
+    for spec in (s for e in plan.values() if e.measure is measured.train for s in e.specs):
+        recipe = spec["net"].get("recipe", {})
+        if recipe.get("optimizer") == "SGD":
+            bare = not recipe["model_options"].get("batch_norm", True)
+            key = recipe["model"], recipe["model_options"].get("init", "torch"), bare
+            decays.setdefault(key, set()).add(recipe["optimizer_options"]["weight_decay"])
+    assert decays == {
+        ("tiny10", "torch", False): {2e-4},
+        ("tiny10", "he", True): {1e-4},
+        ("plain", "torch", False): {5e-4},
+    }

@@ -61,10 +61,7 @@ def morcos_convnet(
     maps = (64, 64, *3 * (128,), *3 * (256,), *3 * (512,))
     strides = (1, 1, *3 * (2, 1, 1))
     plan = [(units, 3, stride, 1) for units, stride in zip(maps, strides, strict=True)]
-    network = _plain(plan, classes, channels, width, batch_norm, dropout)
-    if as_choice(init, "init", ("torch", "he")) == "he":
-        initialise(network, nn.init.kaiming_normal_, nn.Conv2d)
-    return network
+    return _plain(plan, classes, channels, width, batch_norm, dropout, init)
 
 
 def tiny10(
@@ -73,19 +70,20 @@ def tiny10(
     width: float = 1.0,
     batch_norm: bool = True,
     units: int | None = None,
+    init: str = "torch",
 ) -> nn.Sequential:
     """Return Tiny-10 of Kornblith et al. 2019 (Table E.1), for images of at least 9x9.
 
     Layers: ``conv1, bn1, act1, ..., conv8, bn8, act8, pool, flatten, fc``. With `units` every
     convolution has so many channels: Width-n (Table E.3). Default: 86,778 parameters. Ours, as the
-    paper does not say: biases beside batch normalisation.
+    paper does not say: biases beside batch normalisation. `init`: as in `morcos_convnet`.
     """
     plan = [(16, 3, 1, 1), (16, 3, 1, 1), (32, 3, 2, 1), (32, 3, 1, 1), (32, 3, 1, 1)]
     plan += [(64, 3, 2, 1), (64, 3, 1, 0), (64, 1, 1, 0)]
     if units is not None:
         maps = as_integer(units, "units", 1)
         plan = [(maps, kernel, stride, pad) for _, kernel, stride, pad in plan]
-    return _plain(plan, classes, channels, width, batch_norm)
+    return _plain(plan, classes, channels, width, batch_norm, init=init)
 
 
 def plain(
@@ -115,6 +113,7 @@ def _plain(
     width: float,
     batch_norm: bool,
     dropout: float = 0.0,
+    init: str = "torch",
 ) -> nn.Sequential:
     """Return convolutions (channels, kernel, stride, padding) in a row and a pooled read-out."""
     layers: dict[str, nn.Module] = {}
@@ -124,4 +123,7 @@ def _plain(
         convolution = nn.Conv2d(fan_in, fan_out, kernel, stride, padding)
         layers |= unit(f"conv{index}", convolution, index, batch_norm, dropout)
         fan_in = fan_out
-    return sequence(layers | pooled_readout(fan_in, classes))
+    network = sequence(layers | pooled_readout(fan_in, classes))
+    if as_choice(init, "init", ("torch", "he")) == "he":
+        initialise(network, nn.init.kaiming_normal_, nn.Conv2d)
+    return network

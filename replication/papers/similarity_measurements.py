@@ -27,6 +27,8 @@ from replication._core.files import atomic
 from replication._core.inputs import choose_device, generator
 from replication.directions.probe import linear_probe
 from replication.papers import svcca_dynamics
+from replication.papers._grids import tidy
+from replication.papers._untrained import with_statistics
 from replication.training.trainer import Trainer
 
 PLACES = {  # of a sublayer, in attention and in MLP
@@ -97,10 +99,14 @@ def fine_tuned(net: Mapping, pretraining: int, seed: int, device: str) -> nn.Mod
 
 
 def model_of(net: Mapping, seed: int | Sequence[int], device: str, epoch: float | None = None):
-    """Return a network in eval mode; of one that was fine-tuned `seed` is a pair."""
+    """Return a network in eval mode; of one that was fine-tuned `seed` is a pair.
+
+    An untrained one, of epoch 0, has the statistics of its training images.
+    """
     if "base" in net:
         return fine_tuned(net, *seed, device)
-    return run_of(net, seed, device).model(epoch, device)
+    model = run_of(net, seed, device).model(epoch, device)
+    return with_statistics(model, images_of(net, device)[0].train.images) if epoch == 0 else model
 
 
 def layers_of(net: Mapping, inside: bool = False) -> list[str]:
@@ -239,6 +245,7 @@ def indices(spec: dict, device: str = "auto") -> pd.DataFrame:
     """Compare all layers of two networks by every index, with more images than neurons.
 
     RBF and debiased CKA are taken on the first ``spec["kernels"]`` images, of every neuron.
+    Columns layer, other, metric, value, and compared, the number of examples.
     """
     models, names = _pair(spec, device), [layers_of(net) for net in spec["nets"]]
     images, read = images_of(spec["nets"][0], device)[0].train.images, spec["read"]
@@ -260,22 +267,20 @@ def indices(spec: dict, device: str = "auto") -> pd.DataFrame:
     order = torch.randperm(len(next(iter(some[0].values()))), generator=generator(0, "rows"))
     some = [{n: z[order[: spec["kernels"]].to(z.device)] for n, z in acts.items()} for acts in some]
     kernels = [compared(some, "cka", **how).assign(metric=m) for m, how in KERNELS.items()]
-    return pd.concat([pd.DataFrame(rows), *kernels], ignore_index=True).astype({"value": "float32"})
+    table = pd.concat([pd.DataFrame(rows).assign(compared=joint.examples), *kernels])
+    return table.reset_index(drop=True).astype({"value": "float32"})
 
 
 def compared(sides: Sequence[Mapping], name: str, **options) -> pd.DataFrame:
-    """Return a grid as rows layer, other, value; with a null also null, p and calibrated.
+    """Return a grid as rows layer, other, value, compared; with a null as `tidy` has it.
 
-    Without warnings: few examples are part of what is studied.
+    ``compared`` is the number of examples. Without warnings: few are part of what is studied.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        grid = similarity.compare(*sides, name, **options)
-    table = grid.to_frame().rename(columns={"row": "layer", "column": "other"})
-    if grid.maxima is None:
-        return table
-    more = {"p": grid.p_values, "calibrated": grid.calibrated()}
-    return table.assign(**{n: v.flatten().double().cpu().numpy() for n, v in more.items()})
+        table = tidy(similarity.compare(*sides, name, **options))
+    table = table.rename(columns={"row": "layer", "column": "other"})
+    return table.assign(compared=len(next(iter(sides[0].values()))))
 
 
 def truncated(spec: dict, device: str = "auto") -> list[dict]:
@@ -307,9 +312,9 @@ def truncated(spec: dict, device: str = "auto") -> list[dict]:
 def grids(spec: dict, device: str = "auto") -> pd.DataFrame:
     """Compare all flattened layers of two networks by linear CKA on test images.
 
-    Columns layer, other, cka, debiased, and where the spec asks for them: within (its mean over
-    classes, each class alone) and deconfounded (the pixels' kernel matrix regressed out, of the
-    same layer only; Cui et al. 2022).
+    Columns layer, other, cka with its null, debiased, compared (examples), and where the spec asks
+    for them: within (its mean over classes, each class alone) and deconfounded (the pixels' kernel
+    matrix regressed out, of the same layer only; Cui et al. 2022).
     """
     names = [layers_of(net, spec.get("inside", False)) for net in spec["nets"]]
     test = images_of(spec.get("shown", spec["nets"][0]), device)[0].test
@@ -318,7 +323,7 @@ def grids(spec: dict, device: str = "auto") -> pd.DataFrame:
     alone = spec["nets"][0] == spec["nets"][1] and len({*spec["seeds"]}) == 1
     sides = [recorded(*net, images, "flattened") for net in (both[:1] if alone else both)]
     sides = sides * (1 + alone)
-    table = compared(sides, "cka").rename(columns={"value": "cka"})
+    table = compared(sides, "cka", null=spec["permutations"]).rename(columns={"value": "cka"})
     table["debiased"] = compared(sides, "cka", unbiased=True).value
     if spec.get("by class"):
         masks = [labels == c for c in labels.unique()]
@@ -330,7 +335,8 @@ def grids(spec: dict, device: str = "auto") -> pd.DataFrame:
             warnings.simplefilter("ignore", UserWarning)
             values = [similarity.cka(*(z[n] for z in sides), confounder=pixels) for n in names[0]]
         table.loc[same, "deconfounded"] = [float(v) for v in values]
-    return table.astype({n: "float32" for n in table if n not in ("layer", "other")})
+    exact = ("layer", "other", "compared", "p")
+    return table.astype({n: "float32" for n in table if n not in exact})
 
 
 def calibrated(spec: dict, device: str = "auto") -> pd.DataFrame:

@@ -25,6 +25,8 @@ from replication.claims import Claim, Gate, Rule
 from replication.directions.projection import Projection, onto_directions, onto_neurons, projected
 from replication.papers import Experiment, cifar10, correlation, runs
 from replication.papers._correlation import by_network
+from replication.papers._grids import tidy
+from replication.papers._untrained import with_statistics
 from replication.papers.imagenet_classes import at_hand, imagenet_classes
 
 NOTEBOOK = "03_svcca_dynamics"
@@ -34,10 +36,11 @@ _SCALES = {  # smoke, quick, full, and the paper's where it is stated
     "convnet": ((1 / 16, 2), (1 / 8, 3), (1.0, 40), (1.0, 205)),  # width; epochs of 64 a step
     "resnet": ((8, 1 / 8, 1), (8, 1 / 8, 2), (32, 1.0, 30), (32, 1.0, 205)),  # depth first
     "seeds": ((2, 1), (2, 1), (5, 3), (10, 10)),  # of the convnet, of the ResNet
-    "precision": ("float32", "float32", "bfloat16", "float32"),
+    "precision": ("float32", "float32", "auto", "auto"),
     "shares": ((0, 1), (0, 0.35, 1), _SHARES, _SHARES),  # of training, looked at
     "panes": ((60, 60), (120, 100), (2500, 1000), (10_000, 10_000)),  # images, by network
     "examples": ((16, 200), (20, 500), (1000, 10_000), (2000, 50_000)),  # of maps, dense layers
+    "permutations": (1, 3, 19, 19),  # of examples, for a grid's null
     "flat": (320, 500, 25_000, 50_000),  # images on which p2 is reduced
     "toy": ((2, 20, 60), (2, 100, 80), (10, 3000, 200), (10, 20_000, 200)),  # seeds, steps, units
     "imagenet": ((20, 64), (200, 96), (4000, 128), (10_000, 128)),  # images, enlarged to this side
@@ -56,6 +59,7 @@ NEURONS = {"p2": (150 / 4096, 300 / 4096), "fc1": (50 / 512, 100 / 512), "fc2": 
 SPREAD = (10, 20, 30, 50)  # directions that are brought onto so many neurons
 KEPT = (0.1, 0.22, 0.35, 0.45, 0.63, 0.8)  # share of directions
 RANKED = ("weights", "shared variance", "random")  # how neurons are chosen
+LOWEST = 7  # frequencies along each side at which architectures are compared: all maps have them
 TOY = (1, 2, 4, 6, 10, 15, 20, 30, 40, 50)
 FILLS = ("variance", "chance")  # what takes the directions that ten logits leave open
 CHANCE = 0.1
@@ -91,6 +95,7 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
     number, steps, units = settings["toy"]
     toys = [{"seed": seed, "steps": steps, "units": units} for seed in range(number)]
     shown, (wide, deep) = {"examples": list(settings["examples"])}, settings["panes"]
+    drawn = {"permutations": settings["permutations"]}
     dense, net, both = settings["examples"][1], scale(count / 3, epochs), scale(fewest / 3, fewer)
     imagenet = scale(fewest / 3, fewer, images=counts[0] / 1_281_167)
     table = {  # what is measured, of what, more of the spec, ours over the paper's
@@ -100,12 +105,13 @@ def plan(profile: str, dataset: str = "auto", device: str = "auto") -> dict[str,
         "frozen resnets": (train, kept, {}, scale(fewest / 10, fewer)),
         "toy": (toy, toys, {}, {"training": min(1, steps / 3000)}),
         "restriction": (restriction, partners, {"flat": settings["flat"]}, net),
-        "convnet dynamics": (dynamics, convnets, shown | {"panes": wide}, net),
-        "resnet dynamics": (dynamics, resnets, shown | {"panes": deep}, both),
+        "convnet dynamics": (dynamics, convnets, shown | drawn | {"panes": wide}, net),
+        "resnet dynamics": (dynamics, resnets, shown | drawn | {"panes": deep}, both),
         "initialisations": (initialisations, pairs, shown, net),
-        "architectures": (architectures, crossed, {"panes": deep}, both),
-        "classes": (classes, crossed, {"shown": dense}, imagenet),
+        "architectures": (architectures, crossed, drawn | {"panes": wide}, both),
+        "classes": (classes, crossed, drawn | {"shown": dense}, imagenet),
         "covariance": (covariance, convnets, {"shown": dense // 2}, imagenet),
+        "distortion": (distortion, convnets[:1], {"shown": dense}, net),
     }
     committed = paths.evidence() / NOTEBOOK / f"{imagenet_classes.__name__}.parquet"
     if name == "cifar10" and (at_hand() or (profile in EVIDENCE and committed.exists())):
@@ -168,13 +174,19 @@ def loaded(spec: Mapping, device: str, *seeds: int) -> tuple:
     return split, *(trained(s, split, device).model(device=device) for s in specs)
 
 
+def network_at(run: training.Run, share: float, images: Tensor) -> nn.Module:
+    """Return a network at a share of its training; untrained with `images`' statistics."""
+    model = run.model(share * run.spec.epochs, str(images.device))
+    return model if share else with_statistics(model, images)
+
+
 def layers_of(spec: Mapping) -> tuple[list[str], list[str]]:
     """Return the layers of the panes, and those that are followed: no last bn, no logits."""
     if spec["model"] == "svcca_convnet":
         return MAPS + DENSE, MAPS + DENSE[:3]
     number = (spec["options"]["depth"] - 2) // 6
     blocks = [f"block{stage}_{i + 1}" for stage in (1, 2, 3) for i in range(number)]
-    inside = [part for block in blocks for part in (f"{block}.bn1", block)]
+    inside = [part for block in blocks for part in (f"{block}.act1", block)]
     return ["act1", *inside, "fc"], ["act1", *blocks]
 
 
@@ -331,7 +343,7 @@ def dynamics(spec: dict, device: str = "auto") -> pd.DataFrame:
     last = _recorded(end, images, followed, spec["examples"])
     final, tables = activations.record(end, images[: spec["panes"]], layers), []
     for share in spec["shares"]:
-        now = run.model(share * spec["epochs"], device)
+        now = network_at(run, share, images)
         if share in PANES:
             there = final  # held once at the end, as maps are large
             if share < 1:
@@ -341,23 +353,56 @@ def dynamics(spec: dict, device: str = "auto") -> pd.DataFrame:
             tables.append(grid.assign(what="pane", share=share))
         own = _same(_recorded(now, images, followed, spec["examples"]), last, followed)
         tables.append(own.assign(what="curve", share=share))
+    if spec["seed"] == 0:  # dense layers would set the largest value of a permuted grid
+        maps = {name: z for name, z in final.items() if z.ndim == 4}
+        grid = similarity.compare(maps, metric="dft_cca", null=spec["permutations"])
+        tables.append(tidy(grid).assign(what="calibrated", share=1))
     return pd.concat(tables, ignore_index=True)
 
 
 def initialisations(spec: dict, device: str = "auto") -> pd.DataFrame:
-    """Compare each layer of a convnet with itself in another convnet."""
-    split, *nets = loaded(spec, device, spec["seed"], spec["other"])
-    sides = [_recorded(net, split.train.images, WEIGHTED, spec["examples"]) for net in nets]
-    return _same(*sides, WEIGHTED, null=2)
+    """Compare each layer of a convnet with itself in another convnet, before and after training."""
+    split, tables = loaded(spec, device)[0], []
+    both = [trained(spec | {"seed": spec[which]}, split, device) for which in ("seed", "other")]
+    for share in (0, 1):
+        nets = [network_at(run, share, split.train.images) for run in both]
+        sides = [_recorded(net, split.train.images, WEIGHTED, spec["examples"]) for net in nets]
+        tables.append(_same(*sides, WEIGHTED, null=2).assign(share=share))
+    return pd.concat(tables, ignore_index=True)
+
+
+def lowest(maps: Tensor) -> Tensor:
+    """Return maps at their lowest frequencies only, as maps of so many positions a side."""
+    rows, columns = (torch.fft.fftfreq(n, 1 / n).abs() <= LOWEST // 2 for n in maps.shape[2:])
+    frequencies = torch.fft.fft2(maps, norm="forward")[:, :, rows][..., columns]
+    return torch.fft.ifft2(frequencies, norm="forward").real  # an odd number: f comes with -f
+
+
+def principal(maps: Tensor, share: float = 0.99) -> Tensor:
+    """Return centred maps on the first directions of their channels at each frequency.
+
+    As many as hold `share` of the variance there: SVCCA's cut before DFT-CCA. Of a first layer's
+    linear filters a frequency has as many as there are colours; the borders make up the rest.
+    """
+    spectrum = torch.fft.fft2(maps - maps.mean(0), norm="ortho").permute(2, 3, 0, 1)
+    u, s, vh = torch.linalg.svd(spectrum, full_matrices=False)
+    held = s.square()
+    kept = held.cumsum(-1) - held < share * held.sum(-1, keepdim=True)
+    spectrum = (u * (s * kept)[..., None, :]) @ vh
+    return torch.fft.ifft2(spectrum.permute(2, 3, 0, 1), norm="ortho").real
 
 
 def architectures(spec: dict, device: str = "auto") -> pd.DataFrame:
-    """Compare the layers of a ResNet with the maps of a convnet."""
+    """Compare the layers of a ResNet with a convnet's maps, all at the same frequencies, cut."""
     split, first = loaded(spec, device, spec["seed"])
     second = trained(spec["convnet"], split, device).model(device=device)
     images, (*layers, _) = split.train.images[: spec["panes"]], layers_of(spec)[0]
-    sides = activations.record(first, images, layers), activations.record(second, images, MAPS)
-    table = similarity.compare(*sides, "dft_cca", null=1).to_frame()
+    sides = [
+        activations.record(net, images, names, reduction=lowest)
+        for net, names in ((first, layers), (second, MAPS))
+    ]
+    sides = [{name: principal(maps) for name, maps in acts.items()} for acts in sides]
+    table = tidy(similarity.compare(*sides, "dft_cca", null=spec["permutations"]))
     return table.assign(depth=table.column.map(MAPS.index))
 
 
@@ -375,7 +420,8 @@ def classes(spec: dict, device: str = "auto") -> pd.DataFrame:
     confused = (confused + confused.mT).fill_diagonal_(0) / len(labels)
     grids = []
     for index, name in enumerate(split.classes):
-        grid = similarity.compare(shown, {name: logits[:, [index]]}, "cca", null=3).to_frame()
+        column = {name: logits[:, [index]]}
+        grid = tidy(similarity.compare(shown, column, "cca", null=spec["permutations"]))
         row = [confused[index].tolist()] * len(grid)
         grids.append(grid.assign(depth=range(len(grid)), confused=row))
     return pd.concat(grids, ignore_index=True).rename(columns={"row": "layer", "column": "name"})
@@ -393,6 +439,38 @@ def covariance(spec: dict, device: str = "auto") -> list[dict]:
         off = 1 - squares.diagonal(dim1=1, dim2=2).sum(1) / squares.sum((1, 2))
         busiest = (squares[0] / squares[0].max()).sqrt().tolist()
         rows.append({"of": kind, "off": off.mean().item(), "matrix": busiest})
+    return rows
+
+
+def distortion(spec: dict, device: str = "auto") -> list[dict]:
+    """Compare three neurons with themselves distorted, and layers that share 50 of 200 directions.
+
+    The neurons are the most active of the last hidden layer, permuted, rotated and scaled. Of the
+    layers the other 150 directions are noise, 1000 times smaller, or as large as those shared.
+    """
+    split, net = loaded(spec, device, spec["seed"])
+    images, labels = split.train.images[: spec["shown"]], split.train.labels[: spec["shown"]]
+    x = activations.record(net, images, ["act7"])["act7"].double()
+    x = x[:, x.mean(0).argsort(descending=True)[:3]]
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=generator(spec["seed"], "distortion")))[0]
+    y = x[:, [1, 2, 0]] @ turn.to(x) * torch.tensor([0.1, 1.0, 10.0]).to(x)
+    found, rows = similarity.cca(x, y), []
+    some = labels.argsort(stable=True)[:: max(1, len(labels) // 60)]  # by class
+    for i in range(3):
+        pairs = {"before": (x[:, i], y[:, i])}
+        pairs["after"] = found.x_variates[:, i], found.y_variates[:, i]
+        for when, pair in pairs.items():
+            r = torch.corrcoef(torch.stack(pair))[0, 1].abs().item()
+            curves = [((z - z.mean()) / z.std())[some].tolist() for z in pair]
+            rows.append({"what": "neurons", "of": when, "place": i, "r": r, "curves": curves})
+    for kind, size in (("noise", 1e-3), ("useful", 1.0)):
+        shared, *own = torch.randn(
+            3, 5000, 150, generator=generator(spec["seed"], "shared", kind), dtype=torch.float64
+        )
+        layers = [torch.cat([shared[:, :50], size * z], 1) for z in own]
+        for name, function in (("CCA", similarity.cca), ("SVCCA", similarity.svcca)):
+            r = function(*layers).mean.item()
+            rows.append({"what": "directions", "of": kind, "method": name, "r": r})
     return rows
 
 
@@ -428,8 +506,9 @@ _TABLE = {  # id: experiment, statement, rules, figure, gate, corrected, why
                ("", ", relative to its start")), test="correlation") +
         _rules(0.1, OURS, "convnet: similarity of batch norm to the layer before it minus to the "
                "next best neighbour", "ResNet: similarity of successive sums minus of the first "
-               "to the inside of the second's block, where the size stays"),
-        "Fig. 4", PLATEAU, "no threshold; relative to the start too; smallest effects",
+               "to the inside of the second's block, after ReLU, where the size stays"),
+        "Fig. 4", PLATEAU, "no threshold; relative to the start too; smallest effects; the inside "
+        "after ReLU, as before it it is linear in the sum",
         "what holds for areas but not relative to the start is due to the initial weights"),
     "V4": ("frozen resnets",
         "Freezing layers from the bottom up improves test accuracy",
@@ -441,13 +520,15 @@ _TABLE = {  # id: experiment, statement, rules, figure, gate, corrected, why
     "V5": ("architectures",
         "Between two initialisations first and last layers are alike, middle ones less; between "
         "a ResNet and a convnet low layers are alike, and less so with height",
-        _rules(0.1, "a tick of the colour bar", *(f"similarity of {end}{ABOVE}" for end in
-               ("the first layer", "the logits")), "best match among the ResNet's layers, of c1 "
-               "minus of p2") +
-        _rules(0.5, OURS, "minus the Spearman correlation of depth (c1 to p2) with the best match",
-               test="correlation"),
-        "App. 4, Fig. 7", PLATEAU, "neither dense layers nor logits are in Fig. 7",
-        "pooled maps meet at few, low frequencies, where all nets agree; unpooled ones differ"),
+        _rules(0.1, "a tick of the colour bar", f"similarity of the first layer{ABOVE}, after "
+               "training minus before", f"similarity of the logits{ABOVE}", "best match among the "
+               "ResNet's layers, beyond the null, of c1 minus of p2") +
+        _rules(0.5, OURS, "minus the Spearman correlation of depth (c1 to p2) with the best match "
+               "beyond the null", test="correlation"),
+        "App. 4, Fig. 7", PLATEAU, "neither dense layers nor logits are in Fig. 7; untrained first "
+        "layers span the same, so that what training adds counts; architectures beyond the null, "
+        "at the same frequencies, cut at 99% of their variance",
+        "only the lowest 7 x 7 frequencies are compared; higher ones would test it"),
     "V6": ("classes",
         "Logits of like classes share a curve over layers; an unlike class rises earlier",
         _rules(0.05, "half a tick of Fig. 6", "distance of curves to the unlike class minus within "
@@ -575,8 +656,12 @@ def _bottom_up(rows: pd.DataFrame) -> list[float]:
 
 
 def pane(rows: pd.DataFrame, share: float = 1, value: str = "value") -> pd.DataFrame:
-    """Return the similarity of layers at a time (rows) to those at the end, mean over seeds."""
-    rows = rows[(rows.what == "pane") & (rows.share == share)]
+    """Return the similarity of layers at a time (rows) to those at the end, mean over seeds.
+
+    The `value` "calibrated" is known of maps at the end.
+    """
+    what = "calibrated" if value == "calibrated" else "pane"
+    rows = rows[(rows.what == what) & (rows.share == share)]
     names = list(dict.fromkeys(rows.column))
     return rows.pivot_table(index="row", columns="column", values=value).loc[names, names]
 
@@ -593,18 +678,19 @@ def _batch_norm(rows: pd.DataFrame) -> list[float]:
 def _stripes(rows: pd.DataFrame) -> list[float]:
     value, gaps = pane(rows), []
     for before, inside, block in zip(value, value.columns[1:], value.columns[2:], strict=False):
-        if inside == f"{block}.bn1" and (block == "block1_1" or not block.endswith("_1")):
+        if inside == f"{block}.act1" and (block == "block1_1" or not block.endswith("_1")):
             gaps.append(value[block][before] - value[inside][before])
     return [float(np.mean(gaps))]
 
 
 def _ends(rows: pd.DataFrame) -> list[float]:
-    beyond = (rows.value - rows.null).groupby(rows.depth).mean()
-    return [beyond.iloc[end] - beyond.iloc[1:-1].mean() for end in (0, -1)]
+    beyond = (rows.value - rows.null).groupby([rows.share, rows.depth]).mean().unstack()
+    beyond = beyond.sub(beyond.iloc[:, 1:-1].mean(axis=1), axis=0)
+    return [beyond.iloc[:, 0][1] - beyond.iloc[:, 0][0], beyond.iloc[:, -1][1]]
 
 
 def _architectures(rows: pd.DataFrame) -> list[float]:
-    best = rows.groupby("depth").value.max()
+    best = (rows.value - rows.null).groupby(rows.depth).max()
     return [best.iloc[0] - best.iloc[-1], -_order(best)]
 
 

@@ -28,6 +28,7 @@ from replication._core.profiles import EVIDENCE
 from replication.claims import Claim, Gate, Rule
 from replication.directions import cumulative_ablation
 from replication.papers import Experiment, cifar10, runs, single_directions
+from replication.papers._untrained import with_statistics
 from replication.papers.direction_measurements import named, network, split_of
 from replication.papers.experiment import by_profile
 
@@ -224,11 +225,7 @@ def recorded(
     epoch = share * run.spec.epochs
     model = run.model(epoch, str(images.device))
     if run.checkpoints[epoch] < 50:  # batch norm's running averages know nothing yet
-        for module in model.modules():
-            module.momentum = 1.0
-        with torch.no_grad():
-            model.train()(images[:1000])
-            model.eval()
+        with_statistics(model, images)
     return [*activations.record(model, images, layers, reduction="spatial_mean").values()]
 
 

@@ -48,7 +48,8 @@ def test_where_they_do_not_agree_ours_are_what_the_table_says():
             "PWCCA": sim.pwcca(X, Y),
         }
     table = {row[0]: float(row[3]) for row in ROWS if row[3][:2] == "0."}
-    assert table == {name: round(float(value), 4) for name, value in values.items()}
+    # Four digits, and what rounding on another processor does to the fourth.
+    assert table == pytest.approx({k: float(v) for k, v in values.items()}, abs=0.51e-4, rel=0)
 
 
 def test_each_of_our_expressions_is_in_the_table():

@@ -77,9 +77,10 @@ def named_net(
     """Return a network and its key; `scale` is its data set, (channels, side) and image counts.
 
     `changed` may be settings of the result, or ``hidden`` (units a layer), ``factor`` (of the
-    learning rate, an epoch of 50,000 images), ``curve`` (checkpoints each time the steps double),
-    ``seen`` (other checkpoints), ``every`` (epochs between evaluations), ``precision`` and
-    ``stop``: the train accuracy at which training stops, but for true labels and images.
+    learning rate, an epoch of 50,000 images), ``curve`` (so many checkpoints each time the steps
+    double, of long runs from the 16th on), ``seen`` (other checkpoints), ``every`` (epochs between
+    evaluations), ``precision`` and ``stop``: the train accuracy at which training stops, but for
+    true labels and images.
     """
     dataset, (channels, side), images = scale
     net = {"name": name, "arm": "none", "kind": TRUE, "level": None, "noise": 0.0, "strength": 0.0}
